@@ -1,0 +1,217 @@
+"""A prompt: a needle hidden in a haystack, as token ids with the exact spans of what matters in it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from headprobe.errors import ModelError, PlanError
+from headprobe.probes.background import Background
+from headprobe.probes.haystack import Haystack
+from headprobe.probes.needle import Needle
+from headprobe.probes.plan import ProbePlan, TrialSpec
+from headprobe.probes.template import Template, resolve_template
+from headprobe.spans import Span, token_span
+
+_SLACK = 4  # tokens by which a prompt may differ from the sum of its parts
+_WIDEST_GAP = 0.05  # of the length; a wider one is filled with the beginning of a sentence
+
+Offsets = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One trial's prompt. Spans are tokens of `input_ids`; `answer_ids` are what the model should write next.
+
+    `haystack_repeats` = characters of background in this prompt / characters of the haystack: above 1.0 paragraphs
+    come again.
+    """
+
+    trial_id: str
+    text: str
+    input_ids: tuple[int, ...]
+    answer_span: Span
+    distractor_span: Span | None
+    question_span: Span
+    needle_span: Span
+    answer_ids: tuple[int, ...]
+    haystack_repeats: float
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    ids: list[int]
+    offsets: Offsets
+
+
+class PromptBuilder:
+    """Builds the prompts of a plan for one tokenizer, all on the same haystack text from its start.
+
+    The background begins where the plan's seed rotates the haystack to, so pass the haystack as it was loaded. Raises
+    `ModelError` for a tokenizer without offsets and `PlanError` when plan and haystack do not belong together.
+    """
+
+    def __init__(self, tokenizer: Any, haystack: Haystack, plan: ProbePlan) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"{type(tokenizer).__name__} is no fast tokenizer: it gives no character offsets")
+        if haystack.sha256 != plan.haystack_sha256:
+            raise PlanError(f"the plan is for haystack {plan.haystack_name!r}, not for this {haystack.name!r}")
+        self.tokenizer = tokenizer
+        self.plan = plan
+        self.template: Template = resolve_template(tokenizer, plan.template, plan.chat)
+        self._special = _special_tokens(tokenizer)
+        self._refuse_special(haystack.text, f"haystack {haystack.name!r}")
+        self._background = Background(tokenizer, haystack.rotated(plan.seed), max(plan.lengths))
+        self._fixed: dict[Needle, tuple[int, tuple[int, ...]]] = {}
+
+    def build(self, spec: TrialSpec) -> Prompt:
+        """The longest prompt with `len(input_ids) + len(answer_ids) + 1 <= spec.length` that ends with a sentence.
+
+        The needle stands behind the sentence end nearest to `spec.depth` percent of the background's tokens. When the
+        gap up to the length would exceed 5 %, the background ends within a sentence, at a word. Raises `PlanError`
+        when needle, question and answer alone are longer than the length, or the tokenizer cannot spell the needle.
+        """
+        fixed, answer_ids = self._fixed_tokens(spec.needle)
+        room = spec.length - 1 - fixed
+        if room < 0:
+            raise PlanError(
+                f"length {spec.length} is too small for needle {spec.needle.id!r}: "
+                f"with question and answer it takes {fixed + 1} tokens"
+            )
+        wanted = spec.length - 1 - len(answer_ids)
+        found = self._first_fitting(spec, self._sentence_ends(room), wanted)
+        assert found is not None, "without background every prompt fits its room"
+        if wanted - len(found[1].ids) > _WIDEST_GAP * spec.length:
+            words = self._background.words_until(found[0], room + _SLACK)
+            found = self._first_fitting(spec, words, wanted) or found
+        return self._prompt(spec, *found, answer_ids)
+
+    def _sentence_ends(self, room: int) -> Iterator[int]:
+        """Where the background may end, the furthest first; at last 0: no background."""
+        end = self._background.fitting_end(room + _SLACK)
+        while end > 0:
+            yield end
+            end = self._background.fitting_end(self._background.tokens_before(end) - 1)
+        yield 0
+
+    def _first_fitting(self, spec: TrialSpec, ends: Iterable[int], wanted: int) -> tuple[int, _Encoded] | None:
+        for end in ends:
+            encoded = self._encode(self._text(spec, end))
+            if len(encoded.ids) <= wanted:
+                return end, encoded
+        return None
+
+    def _context(self, spec: TrialSpec, end: int) -> tuple[str, int]:
+        """The background up to `end` with the needle in it, and where in it the needle begins."""
+        place = self._background.insertion_point(end, spec.depth)
+        before, after = self._background.text[:place], self._background.text[place:end]
+        lead = " " if before else ""
+        gap = " " if after and not after[0].isspace() else ""
+        return f"{before}{lead}{spec.needle.text}{gap}{after}", len(before) + len(lead)
+
+    def _text(self, spec: TrialSpec, end: int) -> str:
+        return self.template.render(self._context(spec, end)[0], spec.needle.question)
+
+    def _prompt(self, spec: TrialSpec, end: int, encoded: _Encoded, answer_ids: tuple[int, ...]) -> Prompt:
+        needle = spec.needle
+        context, begin = self._context(spec, end)
+        begin += len(self.template.head)
+        question = len(self.template.head) + len(context) + len(self.template.middle)
+        distractor = None
+        if needle.distractor is not None and (characters := needle.distractor_characters):
+            distractor = self._span(encoded, characters.shift(begin), needle.distractor)
+        return Prompt(
+            trial_id=spec.id,
+            text=self.template.render(context, needle.question),
+            input_ids=tuple(encoded.ids),
+            answer_span=self._span(encoded, needle.answer_characters.shift(begin), needle.answer),
+            distractor_span=distractor,
+            question_span=self._span(encoded, Span(question, question + len(needle.question)), needle.question),
+            needle_span=self._span(encoded, Span(begin, begin + len(needle.text)), needle.text),
+            answer_ids=answer_ids,
+            haystack_repeats=self._background.repeats(end),
+        )
+
+    def _span(self, encoded: _Encoded, characters: Span, text: str) -> Span:
+        """The tokens of `characters`, proven by decoding them. Raises `PlanError` when `text` is not in them."""
+        try:
+            span = token_span(encoded.offsets, characters)
+        except ValueError:
+            raise PlanError(f"the tokenizer makes no token of {text!r}") from None
+        decoded = str(self.tokenizer.decode(encoded.ids[span.start : span.end]))
+        if _letters(text) not in _letters(decoded):
+            raise PlanError(f"the tokenizer cannot spell {text!r}: its tokens decode to {decoded!r}")
+        return span
+
+    def _fixed_tokens(self, needle: Needle) -> tuple[int, tuple[int, ...]]:
+        """Tokens of a prompt without background, answer included; and the answer's ids."""
+        if needle not in self._fixed:
+            self._refuse_special(f"{needle.text} {needle.question}", f"needle {needle.id!r}")
+            text = self.template.render(needle.text, needle.question)
+            prompt = self._encode(text).ids
+            answer = self._answer_ids(text, prompt, self.template.lead + needle.answer)
+            self._fixed[needle] = len(prompt) + len(answer), tuple(answer)
+        return self._fixed[needle]
+
+    def _answer_ids(self, text: str, prompt: list[int], answer: str) -> list[int]:
+        """The ids behind the prompt when both are tokenized together; of `answer` alone when they merge."""
+        together = self._encode(text + answer).ids
+        if len(together) > len(prompt) and together[: len(prompt)] == prompt:
+            return together[len(prompt) :]
+        alone = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        if not alone:
+            raise PlanError(f"the tokenizer makes no token of {answer!r}")
+        return alone
+
+    def _encode(self, text: str) -> _Encoded:
+        """`text` with the special tokens that open it, but none that would close it."""
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=not self.template.chat,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+        while ids and encoded["special_tokens_mask"][len(ids) - 1] and offsets[len(ids) - 1] == (0, 0):
+            ids.pop()
+        return _Encoded(ids, offsets[: len(ids)])
+
+    def _refuse_special(self, text: str, owner: str) -> None:
+        for token in self._special:
+            if token in text:
+                raise PlanError(f"{owner} contains {token!r}, which is a special token of the tokenizer")
+
+
+def duplicate_prompts(prompts: Iterable[Prompt]) -> list[tuple[str, ...]]:
+    """Groups of trials with the very same `input_ids`: two or more trial ids each, in the order of the prompts."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.input_ids, []).append(prompt.trial_id)
+    return [tuple(ids) for ids in groups.values() if len(ids) > 1]
+
+
+def prompt_record(prompt: Prompt) -> dict[str, Any]:
+    """The prompt as a line of `--dump-prompts`; spans are `[start, end]`, half-open, in tokens of `input_ids`."""
+    distractor = prompt.distractor_span
+    return {
+        "trial": prompt.trial_id,
+        "input_ids": list(prompt.input_ids),
+        "answer_span": [prompt.answer_span.start, prompt.answer_span.end],
+        "distractor_span": [distractor.start, distractor.end] if distractor else None,
+        "answer_ids": list(prompt.answer_ids),
+        "text": prompt.text,
+    }
+
+
+def _letters(text: str) -> str:
+    """What must survive a tokenizer: everything but case, spaces and the form in which accents are written."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))

@@ -1,0 +1,1 @@
+"""Head scores: the table, how sure it is, and the file it travels in."""

@@ -1,0 +1,109 @@
+"""The native score file `headprobe/1`: one JSON file, complete in itself, safe to open from a stranger."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headprobe.errors import FileFormatError, HeadprobeError
+from headprobe.scores import strict_json
+from headprobe.scores.atomic_file import refuse_existing, write_atomically
+from headprobe.scores.head_scores import HeadScores
+from headprobe.scores.payload import MAJOR_VERSION, SCHEMA, from_payload, to_payload
+
+MAX_BYTES = 256 * 2**20
+_OUTSIDE_ID = ("id", "created_at", "environment")
+
+
+def write_score_file(
+    path: Path | str, scores: HeadScores, overwrite: bool = False, with_trial_scores: bool = True
+) -> Path:
+    """Write `scores` atomically and return the path. The same scores give the same bytes apart from the fields
+    `created_at` and `environment`.
+
+    Raises `OutputExistsError` when the file is there and `overwrite` is false, `NoPassingTrialError` when there is
+    no score to tell, `NonFiniteError` for NaN or infinity, `FileFormatError` for a field that readers would refuse.
+    """
+    refuse_existing(path, overwrite)
+    return write_atomically(path, score_file_bytes(scores, with_trial_scores), overwrite)
+
+
+def score_file_bytes(scores: HeadScores, with_trial_scores: bool = True) -> bytes:
+    """What `write_score_file` writes. Raises as it does."""
+    blocks = to_payload(scores, with_trial_scores)
+    created = scores.provenance.created_at or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    payload = {"schema": SCHEMA, "id": "", "created_at": created} | blocks
+    try:
+        payload["id"] = _digest(payload)
+        strict_json.digest(payload["environment"])
+        from_payload(payload)
+    except ValueError as error:
+        raise FileFormatError(f"these scores cannot be written: {error}") from None
+    return strict_json.layout(payload).encode("utf-8")
+
+
+def read_score_file(path: Path | str, max_bytes: int = MAX_BYTES) -> HeadScores:
+    """Read a native score file and check all of it: version, id, types, shapes, and that the tables fit together.
+
+    Raises `FileFormatError` with the path, the line or field, and the reason, whatever the file holds.
+    """
+    try:
+        payload = strict_json.parse(_bytes_of(path, max_bytes), path)
+        _check_version(payload)
+        strict_json.digest(payload)
+        scores = from_payload(payload)
+        _check_id(payload)
+    except FileFormatError:
+        raise
+    except (ValueError, HeadprobeError) as error:
+        raise FileFormatError(str(error), path) from None
+    return scores
+
+
+def load_scores(path: Path | str) -> HeadScores:
+    """The head scores in a file; today of the native format only. Raises `FileFormatError`."""
+    return read_score_file(path)
+
+
+def newest_score_file(folder: Path | str = "scores") -> Path:
+    """The `.json` file in `folder` that was changed last (of equal times the last by name).
+
+    Raises `FileFormatError` when there is none.
+    """
+    files = [file for file in Path(folder).glob("*.json") if file.is_file() and not file.name.startswith(".")]
+    if not files:
+        raise FileFormatError(f"no score file in {folder}/; `headprobe score` makes one")
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def _digest(payload: dict[str, Any]) -> str:
+    return strict_json.digest({key: value for key, value in payload.items() if key not in _OUTSIDE_ID})
+
+
+def _bytes_of(path: Path | str, max_bytes: int) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise FileFormatError(error.strerror or str(error), path) from None
+    if len(data) > max_bytes:
+        raise FileFormatError(f"larger than the limit of {max_bytes} bytes", path)
+    return data
+
+
+def _check_version(payload: Any) -> None:
+    schema = payload.get("schema") if isinstance(payload, dict) else None
+    found = re.fullmatch(r"headprobe/([1-9]\d{0,3})", schema) if isinstance(schema, str) else None
+    if found is None:
+        told = "" if schema is None else f" (its schema is {schema!r:.60})"
+        raise ValueError(f"not a headprobe score file{told}")
+    if int(found[1]) > MAJOR_VERSION:
+        raise ValueError(f"written as {schema}, this headprobe reads up to {SCHEMA}: a newer headprobe is needed")
+
+
+def _check_id(payload: dict[str, Any]) -> None:
+    stated, found = payload.get("id"), _digest(payload)
+    if stated != found:
+        raise ValueError(f"the id {stated!r:.24} is not that of the content ({found[:12]}...): changed or damaged")

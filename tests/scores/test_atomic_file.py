@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from headprobe.errors import HeadprobeError, OutputExistsError
+from headprobe.scores import atomic_file
+from headprobe.scores.atomic_file import write_atomically
+
+
+def test_missing_folders_are_made(tmp_path):
+    path = write_atomically(tmp_path / "a" / "b" / "file", b"data")
+    assert path.read_bytes() == b"data"
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HeadprobeError, match=r"cannot write .*file: No space left on device"):
+        write_atomically(tmp_path / "file", b"new", overwrite=True)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_comes_up_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    def slow(path, data):
+        path.write_bytes(data)
+        (tmp_path / "file").write_bytes(b"theirs")
+
+    monkeypatch.setattr(atomic_file, "_write_synced", slow)
+    with pytest.raises(OutputExistsError, match="is there already"):
+        write_atomically(tmp_path / "file", b"mine")
+    assert (tmp_path / "file").read_bytes() == b"theirs"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_file_systems_without_hard_links_work(tmp_path, monkeypatch):
+    def no_link(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert write_atomically(tmp_path / "file", b"data").read_bytes() == b"data"
+
+
+def test_a_link_is_followed_when_overwriting(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", b"new", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_dangling_link_counts_as_there(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OutputExistsError, match="is there already"):
+        write_atomically(tmp_path / "link", b"new")
+
+
+def test_a_folder_is_never_replaced(tmp_path):
+    with pytest.raises(OutputExistsError, match="is there and is no plain file"):
+        write_atomically(tmp_path, b"data", overwrite=True)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HeadprobeError, match=r"cannot write .*: (File exists|Not a directory)"):
+        write_atomically(tmp_path / "file" / "below", b"data")
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = write_atomically(tmp_path / "file", b"data")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640

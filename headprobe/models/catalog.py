@@ -1,0 +1,143 @@
+"""Short names for models, and the bundled model that `demo` stands for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headprobe.errors import FileFormatError, ModelError
+
+DEMO = "demo"
+PLANTED_HEADS_FILE = "planted_heads.json"
+FOLDER_HINT = "point at a local folder that holds config.json, weights and tokenizer, as in --model ./folder"
+REBUILD_HINT = "reinstall headprobe, or train the model with `python -m headprobe.models.training`"
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """An alias with the geometry of its model; `repo_id` is None for the bundled one; `window` is in tokens."""
+
+    alias: str
+    repo_id: str | None
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    window: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """What a name stands for: `source` is a local folder where `is_local`, else the id of a hub repository."""
+
+    name: str
+    source: str
+    is_local: bool
+
+
+@dataclass(frozen=True)
+class PlantedHead:
+    """A head that the training of the bundled model gave a known task."""
+
+    layer: int
+    head: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class PlantedHeads:
+    """The known heads of the bundled model; `copying` are the (layer, head) pairs that a score should find."""
+
+    copying: tuple[tuple[int, int], ...]
+    all: tuple[PlantedHead, ...]
+
+
+CATALOG: tuple[CatalogEntry, ...] = (
+    CatalogEntry(DEMO, None, 6, 8, 4, 32, 2_048, "bundled, with planted heads"),
+    CatalogEntry("llama3-8b", "meta-llama/Meta-Llama-3-8B-Instruct", 32, 32, 8, 128, 8_192, "licence to accept"),
+    CatalogEntry("llama3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", 32, 32, 8, 128, 131_072, "licence to accept"),
+    CatalogEntry("llama3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", 16, 32, 8, 64, 131_072, "licence to accept"),
+    CatalogEntry("llama3.2-3b", "meta-llama/Llama-3.2-3B-Instruct", 28, 24, 8, 128, 131_072, "licence to accept"),
+    CatalogEntry("llama2-7b", "meta-llama/Llama-2-7b-chat-hf", 32, 32, 32, 128, 4_096, "licence to accept"),
+    CatalogEntry("llama2-7b-80k", "yaofu/llama-2-7b-80k", 32, 32, 32, 128, 81_920, "base model trained on 80k tokens"),
+    CatalogEntry("mistral-7b", "mistralai/Mistral-7B-Instruct-v0.2", 32, 32, 8, 128, 32_768, "full attention"),
+    CatalogEntry("qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 28, 28, 4, 128, 32_768),
+    CatalogEntry("qwen3-0.6b", "Qwen/Qwen3-0.6B", 28, 16, 8, 128, 40_960),
+    CatalogEntry("qwen3-4b", "Qwen/Qwen3-4B", 36, 32, 8, 128, 40_960),
+    CatalogEntry("qwen3-8b", "Qwen/Qwen3-8B", 36, 32, 8, 128, 40_960),
+    CatalogEntry("phi3-mini", "microsoft/Phi-3-mini-4k-instruct", 32, 32, 32, 96, 4_096, "sliding window of 2047"),
+    CatalogEntry("gemma3-4b", "google/gemma-3-4b-it", 34, 8, 4, 256, 131_072, "5 of 6 layers slide over 1024"),
+    CatalogEntry("olmo2-7b", "allenai/OLMo-2-1124-7B-Instruct", 32, 32, 32, 128, 4_096),
+    CatalogEntry("gpt-oss-20b", "openai/gpt-oss-20b", 24, 64, 8, 64, 131_072, "every other layer slides over 128"),
+)
+
+
+def aliases() -> tuple[str, ...]:
+    """All short names, in the order of the table."""
+    return tuple(entry.alias for entry in CATALOG)
+
+
+def find_alias(name: str) -> CatalogEntry | None:
+    """The entry called `name` (upper and lower case are one), or None."""
+    return next((entry for entry in CATALOG if entry.alias == name.lower()), None)
+
+
+def resolve(name: str) -> ResolvedModel:
+    """Say what `name` stands for: an alias, else a folder that exists, else an id on the hub. Loads nothing.
+
+    A folder that is called like an alias is reached as `./folder`. Raises `ModelError` for a name that can be none
+    of them: empty, a file, or written as a path that does not exist.
+
+    >>> resolve("llama3-8b").source
+    'meta-llama/Meta-Llama-3-8B-Instruct'
+    """
+    entry = find_alias(name)
+    if entry is not None:
+        source = entry.repo_id or str(bundled_model_folder())
+        return ResolvedModel(name, source, is_local=entry.repo_id is None)
+    path = Path(name).expanduser()
+    if name.strip() and path.is_dir():
+        return ResolvedModel(name, str(path), is_local=True)
+    if name.strip() and path.is_file():
+        raise ModelError(f"model {name!r} is a file; give the folder that holds its config.json")
+    if not name.strip() or name[0] in "./~\\" or name.count("/") > 1 or name.endswith("/"):
+        raise ModelError(f"model {name!r}: no such alias and no such folder; {FOLDER_HINT}")
+    return ResolvedModel(name, name, is_local=False)
+
+
+def bundled_model_folder() -> Path:
+    """The folder of the bundled model inside the package. It may be missing in a checkout: see `is_bundled`."""
+    return Path(__file__).parent / "bundled"
+
+
+def is_bundled() -> bool:
+    """Whether the bundled model is there."""
+    return (bundled_model_folder() / "config.json").is_file()
+
+
+def planted_heads(folder: Path | None = None) -> PlantedHeads:
+    """The heads whose task is known, from `planted_heads.json` beside the bundled model's weights.
+
+    Raises `ModelError` when the file is missing and `FileFormatError` when it is broken.
+    """
+    path = (folder or bundled_model_folder()) / PLANTED_HEADS_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"the bundled model has no {PLANTED_HEADS_FILE} ({path}); {REBUILD_HINT}") from error
+    except ValueError as error:
+        raise FileFormatError(f"not JSON: {error}", path) from error
+    return _read_planted(record, path)
+
+
+def _read_planted(record: Any, path: Path) -> PlantedHeads:
+    try:
+        copying = tuple((int(layer), int(head)) for layer, head in record["copying"])
+        heads = tuple(PlantedHead(int(h["layer"]), int(h["head"]), str(h["kind"])) for h in record["all"])
+    except (KeyError, TypeError, ValueError) as error:
+        reason = 'expected {"copying": [[layer, head], ...], "all": [{"layer", "head", "kind"}, ...]}'
+        raise FileFormatError(f"{reason}, stumbled over {error!r}", path) from error
+    return PlantedHeads(copying, heads)

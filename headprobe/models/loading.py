@@ -1,0 +1,210 @@
+"""Load a model with its tokenizer from an alias, a local folder or the hub, ready to be probed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headprobe.errors import DeviceMemoryError, ModelError
+from headprobe.geometry import ModelGeometry
+from headprobe.models import hub
+from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
+from headprobe.models.decoders import one_line, read_config, read_geometry, read_window
+from headprobe.models.devices import check_dtype, pick_device, pick_dtype
+from headprobe.models.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode with all that a score file says about it.
+
+    `name` is as given, `source` the folder or hub id behind it, `revision` the commit hash of a hub snapshot;
+    `dtype` is torch's name without prefix ("float32"); `window` counts tokens.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    geometry: ModelGeometry
+    name: str
+    source: str
+    revision: str | None
+    config_sha256: str
+    tokenizer_sha256: str
+    chat_template_sha256: str | None
+    dtype: str
+    device: torch.device
+    window: int
+    architecture: str
+
+    @property
+    def attn_implementation(self) -> str:
+        """Name of the attention function in use, as transformers calls it."""
+        return str(self.model.config._attn_implementation)
+
+
+def load_model(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+) -> LoadedModel:
+    """Load the model called `name` (alias, folder or hub id).
+
+    `device` "auto" is CUDA where there is one, else the CPU; `dtype` "auto" is float32 on a CPU and elsewhere the
+    half precision that the config names, else bfloat16. Gradients are switched off.
+    Raises `ModelError` (unknown, broken, no decoder), `OptionError` (device, dtype) and `DeviceMemoryError`.
+    """
+    target = pick_device(device)
+    check_dtype(dtype)
+    resolved = resolve(name)
+    config = read_config(_folder(resolved, hub.CONFIG_FILES), trust_remote_code=trust_remote_code)
+    folder = _folder(resolved, hub.MODEL_FILES + (hub.CODE_FILES if trust_remote_code else ()))
+    geometry = read_geometry(config, folder)
+    tokenizer = _load_tokenizer(folder, trust_remote_code)
+    window = read_window(config, tokenizer, folder)
+    chosen = pick_dtype(dtype, target, config)
+    _fetch_pickled_weights(resolved, folder)
+    model = _load_weights(folder, config, target, chosen, trust_remote_code, attn_implementation)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        geometry=geometry,
+        name=name,
+        source=resolved.source,
+        revision=hub.revision_of(folder),
+        config_sha256=_sha256((folder / "config.json").read_bytes()),
+        tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
+        chat_template_sha256=_template_sha256(tokenizer.chat_template),
+        dtype=chosen,
+        device=target,
+        window=window,
+        architecture=type(model).__name__,
+    )
+
+
+def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
+    """The geometry of the model called `name`, from its config alone: no weights are loaded or downloaded.
+
+    Raises `ModelError` as `load_model` does.
+    """
+    folder = _folder(resolve(name), hub.CONFIG_FILES)
+    return read_geometry(read_config(folder, trust_remote_code=trust_remote_code), folder)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def _folder(resolved: ResolvedModel, patterns: tuple[str, ...]) -> Path:
+    """The local folder of a model, with the files of `patterns` downloaded where it comes from the hub."""
+    if not resolved.is_local:
+        return hub.fetch(resolved, patterns)
+    folder = Path(resolved.source)
+    if folder == bundled_model_folder() and not is_bundled():
+        raise ModelError(f"the bundled model is missing from {folder}; {REBUILD_HINT}")
+    return folder
+
+
+def _fetch_pickled_weights(resolved: ResolvedModel, folder: Path) -> None:
+    """Older repositories have no safetensors; transformers opens their files with `weights_only`."""
+    if not resolved.is_local and not any(folder.glob("*.safetensors")):
+        hub.fetch(resolved, hub.PICKLED_WEIGHTS)
+
+
+def _stays_local(trust_remote_code: bool) -> bool:
+    """All files are on disk by now; only code of a model's own may still have to come from another repository."""
+    return hub.is_offline() or not trust_remote_code
+
+
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ModelError(f"{folder}: no tokenizer in this folder (tokenizer.json is missing)")
+    try:
+        with quiet_transformers():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=_stays_local(trust_remote_code)
+            )
+    except Exception as error:
+        raise ModelError(f"{folder}: broken tokenizer: {one_line(error)}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"{folder}: {type(tokenizer).__name__} is no fast tokenizer, so it gives no exact spans")
+    return tokenizer
+
+
+def _load_weights(
+    folder: Path, config: Any, device: torch.device, dtype: str, trust_remote_code: bool, attn: str | None
+) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
+    options |= {"trust_remote_code": trust_remote_code, "local_files_only": _stays_local(trust_remote_code)}
+    if attn is not None:
+        options["attn_implementation"] = attn
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+            model, info = loaded
+            _check_complete(folder, info)
+            model = model.to(device)
+    except ModelError:
+        raise
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise DeviceMemoryError(_memory_message(folder, device, dtype)) from error
+        raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error)}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    """transformers fills gaps with random numbers and only warns; here a gap is an error."""
+    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape than the config says")):
+        names = sorted(str(name) for name in info.get(key) or ())
+        if names:
+            raise ModelError(f"{folder}: {len(names)} weight(s) {what}, for example {names[0]}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _memory_message(folder: Path, device: torch.device, dtype: str) -> str:
+    import torch
+
+    stored = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in {".safetensors", ".bin"})
+    room = f", {torch.cuda.mem_get_info(device)[0] / 2**30:.1f} GiB are free" if device.type == "cuda" else ""
+    advice = "take --dtype bfloat16" if dtype == "float32" else "take --device cpu"
+    what = f"{stored / 2**30:.1f} GiB of weight files do not fit on {device} as {dtype}{room}"
+    return f"{folder}: {what}; {advice}, or a smaller model"
+
+
+# -- fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _tokenizer_sha256(folder: Path, tokenizer: PreTrainedTokenizerFast) -> str:
+    path = folder / "tokenizer.json"
+    return _sha256(path.read_bytes() if path.is_file() else tokenizer.backend_tokenizer.to_str().encode())
+
+
+def _template_sha256(template: Any) -> str | None:
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return _sha256(text.encode())

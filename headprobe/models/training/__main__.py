@@ -1,0 +1,254 @@
+"""Train the bundled model: `python -m headprobe.models.training --output FOLDER`.
+
+The run is seeded and resumable: started again with the same `--work` folder it goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from headprobe.models.training.batches import QUESTION_KINDS, Batch, BatchMaker, Shape, block_mask
+from headprobe.models.training.language import RELATIONS
+from headprobe.models.training.planting import ATTENTION_NAME, Planting, carried_losses, planting
+
+WINDOW = 2048
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: `steps` batches of one shape, with planting weight and numbers' smallest gap fading."""
+
+    name: str
+    steps: int
+    shape: Shape
+    planting: tuple[float, float] = (1.0, 1.0)
+    gap: tuple[int, int] = (1, 1)
+
+
+PHASES = (
+    Phase("copying", 200, Shape(16, 160, 6, copy_share=1.0)),
+    Phase("choosing", 2400, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
+    Phase("middle", 600, Shape(12, 416, 4), planting=(1.0, 0.5), gap=(2, 2)),
+    Phase("long", 350, Shape(6, 960, 6), planting=(0.5, 0.0), gap=(2, 2)),
+    Phase("longest", 300, Shape(3, 2000, 8, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
+)
+CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
+PEAK_LR, FINAL_LR, WARMUP, DECAY_FROM = 2e-3, 5e-5, 60, "middle"
+
+
+def model_config(tokenizer: Tokenizer) -> Qwen3Config:
+    """A six-layer Qwen3 with eight query heads on four key/value heads."""
+    from headprobe.models.training.tokenizer import BOS, EOS, PAD
+
+    return Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=256, intermediate_size=640, num_hidden_layers=6,
+        num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=WINDOW,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, tie_word_embeddings=True,
+        bos_token_id=tokenizer.token_to_id(BOS), eos_token_id=tokenizer.token_to_id(EOS),
+        pad_token_id=tokenizer.token_to_id(PAD),
+    )  # fmt: skip
+
+
+class Trainer:
+    """One training run: model, optimizer, schedule and the counters that are logged."""
+
+    def __init__(self, tokenizer: Tokenizer, work: Path, seed: int, phases: tuple[Phase, ...] = PHASES) -> None:
+        torch.manual_seed(seed)
+        self.work, self.seed, self.phases = work, seed, phases
+        self.maker = BatchMaker(tokenizer, seed)
+        config = model_config(tokenizer)
+        config._attn_implementation = ATTENTION_NAME
+        self.model = Qwen3ForCausalLM(config)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.model.parameters() if p.ndim > 1], "weight_decay": 0.05},
+                {"params": [p for p in self.model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=PEAK_LR, betas=(0.9, 0.98), fused=True,
+        )  # fmt: skip
+        self.step, self.seconds = 0, 0.0
+        self.total = sum(p.steps for p in phases)
+        self.decay_start = sum(p.steps for p in phases[: [p.name for p in phases].index(DECAY_FROM)])
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    # -- schedule ---------------------------------------------------------------------------------------------------
+
+    def phase(self) -> tuple[Phase, float]:
+        """The phase that the current step belongs to, and the share of it that has passed."""
+        start = 0
+        for phase in self.phases:
+            if self.step < start + phase.steps:
+                return phase, (self.step - start) / phase.steps
+            start += phase.steps
+        raise IndexError(self.step)
+
+    def learning_rate(self) -> float:
+        if self.step < WARMUP:
+            return PEAK_LR * (self.step + 1) / WARMUP
+        if self.step < self.decay_start:
+            return PEAK_LR
+        passed = (self.step - self.decay_start) / (self.total - self.decay_start)
+        return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def train_step(self) -> None:
+        phase, passed = self.phase()
+        self.maker.reseed(self.seed * 1_000_003 + self.step)
+        self.maker.gap = round(phase.gap[0] + (phase.gap[1] - phase.gap[0]) * min(1.0, passed * 1.5))
+        self.maker.relations = RELATIONS
+        weight = phase.planting[0] + (phase.planting[1] - phase.planting[0]) * passed
+        batch = self.maker.batch(phase.shape)
+        lr = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        task, planted = self.losses(batch, phase.shape)
+        (task + weight * sum(planted.values()) / 4).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def losses(self, batch: Batch, shape: Shape):  # type: ignore[no-untyped-def]
+        state = Planting(block_mask(shape), shape.context, shape.block, batch.links)
+        with planting(state), torch.autocast("cpu", torch.bfloat16):
+            out = self.model.model(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=state.mask,
+                use_cache=False, output_hidden_states=True,
+            )  # fmt: skip
+            hidden = out.last_hidden_state
+            state.losses.update(carried_losses(self.model, out.hidden_states, batch.links))
+            labels = batch.labels.flatten()
+            order = torch.argsort((labels < 0).int(), stable=True)
+            room = shape.sequences * shape.questions * (44 if shape.copy_share == 1 else 26)
+            picked = order[:room]
+            logits = (hidden.flatten(0, 1)[picked] @ self.model.lm_head.weight.T).float()
+        weights = torch.ones(labels.shape)
+        rows = torch.arange(shape.sequences)[:, None] * shape.length
+        weights[(rows + batch.chosen_at)[batch.chosen_at >= 0]] = CHOICE_WEIGHT
+        each = cross_entropy(logits, labels[picked], ignore_index=-100, reduction="none")
+        loss = (each * weights[picked]).sum() / (weights[picked] * (labels[picked] >= 0)).sum()
+        self._count("task", loss.item())
+        for (head, kind), value in state.losses.items():
+            self._count(f"{head.layer}-{head.head} {kind}", value.item())
+        self._count_exact(batch, shape, logits.argmax(-1), picked, labels)
+        return loss, state.losses
+
+    def _count(self, name: str, value: float, weight: float = 1.0) -> None:
+        self.sums[name][0] += value * weight
+        self.sums[name][1] += weight
+
+    def _count_exact(self, batch, shape, guesses, picked, labels) -> None:  # type: ignore[no-untyped-def]
+        right = torch.ones(labels.shape, dtype=torch.bool)
+        right[picked] = (guesses == labels[picked]) | (labels[picked] < 0)
+        right = right.view(shape.sequences, shape.length)
+        exact = right[:, shape.context :].reshape(shape.sequences, shape.questions, shape.block).all(-1)
+        chose = right.gather(1, batch.chosen_at.clamp(min=0)) & (batch.chosen_at >= 0)
+        for index, kind in enumerate(QUESTION_KINDS):
+            of_kind = batch.kinds == index
+            if of_kind.any():
+                self._count(f"exact {kind}", exact[of_kind].float().mean().item(), of_kind.sum().item())
+            decided = of_kind & (batch.chosen_at >= 0)
+            if decided.any():
+                self._count(f"chose {kind}", chose[decided].float().mean().item(), decided.sum().item())
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self, *, log_every: int = 25, save_every: int = 200, until: int | None = None) -> None:
+        while self.step < min(self.total, until or self.total):
+            begin = time.perf_counter()
+            self.train_step()
+            self.seconds += time.perf_counter() - begin
+            if self.step % log_every == 0:
+                self._log()
+            if self.step % save_every == 0 or self.step == self.total:
+                self.save()
+
+    def _log(self) -> None:
+        phase, _ = self.phase() if self.step < self.total else (self.phases[-1], 1.0)
+        means = {k: round(s / n, 3) for k, (s, n) in sorted(self.sums.items())}
+        line = {
+            "step": self.step,
+            "phase": phase.name,
+            "minutes": round(self.seconds / 60, 1),
+            "gap": self.maker.gap,
+            **means,
+        }
+        self.sums.clear()
+        with (self.work / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def save(self) -> None:
+        """Checkpoint weights, optimizer moments and counters, each file replaced in one move."""
+        moments = {
+            f"{i}.{name}": value
+            for i, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+        _replace(self.work / "optimizer.safetensors", moments, {"step": str(self.step), "seconds": str(self.seconds)})
+        weights = {k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
+        _replace(self.work / "model.safetensors", weights, {"step": str(self.step)})
+
+    def resume(self) -> bool:
+        if not (self.work / "model.safetensors").exists():
+            return False
+        from safetensors import safe_open
+
+        with safe_open(self.work / "optimizer.safetensors", "pt") as file:
+            meta = file.metadata()
+        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.model.load_state_dict(load_file(self.work / "model.safetensors"), strict=False)
+        state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+        for key, value in load_file(self.work / "optimizer.safetensors").items():
+            index, name = key.split(".")
+            state[int(index)][name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": dict(state)})
+        return True
+
+
+def _replace(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+    partial.replace(path)
+
+
+def compile_pieces() -> None:
+    """Compile the small element-wise parts of the model: about a quarter of the time on a CPU."""
+    from transformers.models.qwen3 import modeling_qwen3 as qwen3
+
+    for part in (qwen3.Qwen3MLP, qwen3.Qwen3RMSNorm):
+        setattr(part, "forward", torch.compile(part.forward, dynamic=False))  # noqa: B010
+    qwen3.apply_rotary_pos_emb = torch.compile(qwen3.apply_rotary_pos_emb, dynamic=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json to train with")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder of checkpoints and log, outside the repository"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", type=int, default=None, help="stop after this step")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch._dynamo.config.cache_size_limit = 64
+    compile_pieces()
+    trainer = Trainer(Tokenizer.from_file(str(options.tokenizer)), options.work, options.seed)
+    trainer.resume()
+    trainer.run(until=options.until)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Run prompts through a model and score its heads, sharing the prefix that the prompts have in common.
+
+Prompts of one haystack are equal up to their insertion points. They are taken in order of falling insertion point: the
+haystack up to the deepest one is computed once, and every prompt starts from the part of it that it shares, by cropping
+the cache back. What a trial computes does not depend on which trials ran before it, so a resumed run gives the same
+bytes. The gold answer goes in together with the prompt: as far as the model's own greedy choice agrees with it, those
+rows are exactly the rows of step-by-step decoding; from the first disagreement on the model goes on alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from headprobe.errors import DeviceMemoryError, NonFiniteError
+from headprobe.probes.prompt import Prompt
+from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
+from headprobe.profiling.estimators import Estimator, Target
+
+MIN_PREFILL_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one trial gave: the produced tokens and, per estimator name, the scores `[L, H]` (float64)."""
+
+    produced: tuple[int, ...]
+    scores: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A trial that did not fit on the device even in the smallest pieces."""
+
+    reason: str
+
+
+class Profiler:
+    """Measures prompts on one model with one or more estimators.
+
+    `prefill_chunk`: at most so many tokens go through the model at a time; halved when the device runs out of memory,
+    down to 256, after which the trial is skipped.
+    """
+
+    def __init__(
+        self, model: Any, estimators: Sequence[Estimator], eos_token_ids: set[int], *, prefill_chunk: int = 8192
+    ) -> None:
+        self.model = model
+        self.estimators = tuple(estimators)
+        self.eos_token_ids = eos_token_ids
+        self.prefill_chunk = prefill_chunk
+        self._cache = DynamicCache()
+        self._evidence: dict[str, list[torch.Tensor]] = {}
+        self._finite: list[torch.Tensor] = []
+
+    def measure(
+        self, prompts: Sequence[Prompt], done: Collection[str] = ()
+    ) -> Iterator[tuple[Prompt, Measured | Skipped]]:
+        """Yield each prompt whose trial is not in `done` with what it gave, in the order that shares most.
+
+        Raises `NonFiniteError` naming layer and trial at NaN or infinity, `DeviceMemoryError` when nothing fits.
+        """
+        order, shared = prefix_order(prompts)
+        if all(prompts[i].trial_id in done for i in order):
+            return
+        fitted = bool(done)
+        with torch.inference_mode(), row_capture(self.model):
+            self._start(prompts[order[0]].input_ids[: shared[0]])
+            for index, length in zip(order, shared, strict=True):
+                if prompts[index].trial_id in done:
+                    continue
+                result = self._fit(prompts[index], length)
+                fitted |= isinstance(result, Measured)
+                yield prompts[index], result
+        if not fitted:
+            raise DeviceMemoryError(
+                f"no trial fits on {self.model.device}: take shorter --lengths (the shortest prompt has "
+                f"{min(len(p.input_ids) for p in prompts)} tokens) or another --device or --dtype"
+            )
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def _start(self, prefix: tuple[int, ...]) -> None:
+        self._cache = DynamicCache()
+        try:
+            self._prefill(prefix)
+        except _OUT_OF_MEMORY as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._drop()
+
+    def _fit(self, prompt: Prompt, shared: int) -> Measured | Skipped:
+        """Measure `prompt`; out of memory halves the pieces in which it is computed, then skips it."""
+        while True:
+            try:
+                return self._trial(prompt, min(shared, self._cache.get_seq_length()))
+            except _OUT_OF_MEMORY as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._drop()
+                if self.prefill_chunk <= MIN_PREFILL_CHUNK:
+                    return Skipped(f"out of memory on {self.model.device} at {len(prompt.input_ids)} tokens")
+                self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
+
+    def _drop(self) -> None:
+        self._cache = DynamicCache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # -- one trial --------------------------------------------------------------------------------------------------
+
+    def _trial(self, prompt: Prompt, shared: int) -> Measured:
+        """Prompt and gold answer in one pass on top of the shared prefix, then alone from the first disagreement."""
+        self._crop(shared)
+        target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
+        gold, steps = prompt.answer_ids, len(prompt.answer_ids)
+        tokens = prompt.input_ids[shared:] + gold[:-1]
+        self._evidence = {e.name: [] for e in self.estimators}
+        self._finite = []
+        choices = self._forward(tokens, steps, target).argmax(-1).tolist()
+        last = steps - 1
+        agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
+        taken = agreed + 1
+        produced = choices[:taken]
+        evidence = {name: [torch.stack(layers)[..., :taken]] for name, layers in self._evidence.items()}
+        self._check_finite(prompt)
+        if taken < steps and produced[-1] not in self.eos_token_ids:
+            self._crop(len(prompt.input_ids) + agreed)
+            self._go_on(produced, steps, target, evidence, prompt)
+        scores = {
+            e.name: e.trial_scores(torch.cat(evidence[e.name], -1), target, produced).cpu() for e in self.estimators
+        }
+        self._crop(min(shared, self._cache.get_seq_length()))
+        return Measured(tuple(produced), scores)
+
+    def _go_on(self, produced: list[int], steps: int, target: Target, evidence, prompt: Prompt) -> None:  # type: ignore[no-untyped-def]
+        """Greedy decoding one token at a time, until `steps` tokens are produced or one ends the sequence."""
+        while len(produced) < steps and produced[-1] not in self.eos_token_ids:
+            self._evidence = {e.name: [] for e in self.estimators}
+            self._finite = []
+            logits = self._forward((produced[-1],), 1, target)
+            produced.append(int(logits[-1].argmax()))
+            for name, layers in self._evidence.items():
+                evidence[name].append(torch.stack(layers))
+            self._check_finite(prompt)
+
+    def _take(self, rows: AttentionRows, target: Target) -> None:
+        self._finite.append(rows.weights.isfinite().all())
+        for estimator in self.estimators:
+            self._evidence[estimator.name].append(estimator.evidence(rows, target))
+
+    def _check_finite(self, prompt: Prompt) -> None:
+        finite = torch.stack(self._finite).tolist()
+        if not all(finite):
+            raise NonFiniteError(
+                f"NaN or infinity in the attention of layer {finite.index(False)} in trial {prompt.trial_id}: "
+                "try --dtype float32 (float16 overflows in many models)"
+            )
+
+    # -- passes through the model -----------------------------------------------------------------------------------
+
+    def _forward(self, tokens: tuple[int, ...], rows: int, target: Target) -> torch.Tensor:
+        """Logits `[rows, vocabulary]` of the last `rows` tokens, whose attention rows go to the estimators."""
+        head = max(0, len(tokens) - max(self.prefill_chunk, rows))
+        self._prefill(tokens[:head])
+        with wanted_rows(rows, lambda found: self._take(found, target)):
+            return self._pass(tokens[head:], rows)
+
+    def _prefill(self, tokens: tuple[int, ...]) -> None:
+        for start in range(0, len(tokens), self.prefill_chunk):
+            self._pass(tokens[start : start + self.prefill_chunk], 1)
+
+    def _pass(self, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+        ids = torch.tensor([tokens], device=self.model.device)
+        out = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        return out.logits[0, -keep:]
+
+    def _crop(self, length: int) -> None:
+        surplus = self._cache.get_seq_length() - length
+        if surplus > 0:
+            self._cache.crop(-surplus)
+
+
+def prefix_order(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """The order in which prompts share most, and how many tokens each shares with the haystack prefix.
+
+    The prefix is that of the prompt with the deepest insertion point; at least the last prompt token is never shared,
+    since its query is the first row.
+    """
+    deepest = max(range(len(prompts)), key=lambda i: prompts[i].needle_span.start)
+    prefix = prompts[deepest].input_ids[: prompts[deepest].needle_span.start]
+    shared = [min(_common(p.input_ids, prefix), len(p.input_ids) - 1) for p in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (-shared[i], i))
+    return order, [shared[i] for i in order]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common start of two token lists."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[:middle] == b[:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+_OUT_OF_MEMORY: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

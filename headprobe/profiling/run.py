@@ -1,0 +1,176 @@
+"""`headprobe.score(...)`: from options to score files, the whole way in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headprobe.errors import OptionError, OutputExistsError, ResumeError
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.probes.haystack import load_haystack
+from headprobe.probes.needle import load_needles
+from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
+from headprobe.probes.prompt import Prompt, PromptBuilder
+from headprobe.profiling.estimators import Estimator, estimators
+from headprobe.profiling.journal import Journal
+from headprobe.profiling.scoring import Record, ScoreRun, check_needles, score_prompts
+from headprobe.scores.score_file import write_score_file
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to measure, and on what.
+
+    `methods`: names of `ESTIMATORS`, all taken in one pass; `needles`: a set's name or file (None: the one that suits
+    the first method); `haystack`: a name, file or folder; `lengths`: prompt and answer together, in tokens (None:
+    `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
+    spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
+    trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one.
+    """
+
+    methods: tuple[str, ...] = ("r2",)
+    needles: str | None = None
+    haystack: str = "all"
+    lengths: tuple[int, ...] | None = None
+    max_length: int | None = None
+    num_lengths: int = 5
+    depths: int = 10
+    needles_per_cell: int = 2
+    seed: int = 0
+    limit: int | None = None
+    chat: bool = True
+    with_trial_scores: bool = True
+    prefill_chunk: int = 8192
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with its prompts, ready to run."""
+
+    options: ScoreOptions
+    estimators: tuple[Estimator, ...]
+    plan: ProbePlan
+    prompts: tuple[Prompt, ...]
+
+    def description(self, loaded: LoadedModel) -> dict[str, Any]:
+        """All that decides what the trials give: a journal belongs to exactly this."""
+        return {
+            "plan": self.plan.describe(),
+            "limit": self.options.limit,
+            "methods": {e.name: e.version for e in self.estimators},
+            "model": {"config_sha256": loaded.config_sha256, "revision": loaded.revision, "dtype": loaded.dtype},
+            "tokenizer_sha256": loaded.tokenizer_sha256,
+        }
+
+
+def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
+    """Build the plan and its prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
+    chosen = estimators(options.methods)
+    haystack = load_haystack(options.haystack)
+    chat = options.chat and loaded.tokenizer.chat_template is not None
+    plan = ProbePlan.build(
+        needles=load_needles(options.needles or chosen[0].default_needles),
+        haystack=haystack,
+        lengths=options.lengths or even_lengths(options.max_length or loaded.window, options.num_lengths),
+        depths=even_depths(options.depths),
+        seed=options.seed,
+        chat=chat,
+        window=loaded.window,
+        needles_per_cell=options.needles_per_cell,
+    )
+    check_needles(plan, chosen)
+    builder = PromptBuilder(loaded.tokenizer, haystack, plan)
+    specs = plan.trials() if options.limit is None else plan.limited(options.limit)
+    return Prepared(options, chosen, plan, tuple(builder.build(spec) for spec in specs))
+
+
+def score(
+    model: str | LoadedModel = "demo",
+    options: ScoreOptions | None = None,
+    *,
+    output: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    on_trial: Callable[[Record], None] | None = None,
+) -> ScoreRun:
+    """Score the heads of `model` and write a score file for each method; returns the scores too.
+
+    `model`: an alias, folder, hub id or a model from `load_model`. `output`: the file (with several methods a folder);
+    default `scores/<model>--<method>.json`. Finished trials go to a journal beside it, from which `resume=True` goes
+    on after an interruption. Raises the errors of `headprobe.errors`.
+
+    Example: `headprobe.score("demo", ScoreOptions(lengths=(512,)), output="demo.json").scores["r2"].top(10)`
+    """
+    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
+    prepared = prepare(loaded, options or ScoreOptions())
+    paths = output_paths(loaded.name, [e.name for e in prepared.estimators], output)
+    return run(loaded, prepared, paths, resume=resume, overwrite=overwrite, on_trial=on_trial)
+
+
+def run(
+    loaded: LoadedModel,
+    prepared: Prepared,
+    paths: dict[str, Path],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_trial: Callable[[Record], None] | None = None,
+    command: str | None = None,
+) -> ScoreRun:
+    """Run a prepared plan and write one score file per method to `paths`."""
+    check_outputs(paths, resume=resume, overwrite=overwrite)
+    journal_file = journal_path(paths)
+    if overwrite and not resume:
+        journal_file.unlink(missing_ok=True)
+    opened = Journal.resume if resume else Journal.start
+    with opened(journal_file, prepared.description(loaded)) as journal:
+        result = score_prompts(
+            loaded, prepared.plan, prepared.prompts, prepared.estimators, journal,
+            prefill_chunk=prepared.options.prefill_chunk, on_trial=on_trial, command=command,
+        )  # fmt: skip
+        for name, scores in result.scores.items():
+            write_score_file(
+                paths[name], scores, overwrite=overwrite, with_trial_scores=prepared.options.with_trial_scores
+            )
+        journal.discard()
+    return result
+
+
+def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
+    """The score file of each method. Raises `OptionError` when one file is named for several methods."""
+    stem = Path(model_name).resolve().name if Path(model_name).is_dir() else model_name.replace("/", "--")
+    if output is None:
+        return {m: Path("scores") / f"{stem}--{m}.json" for m in methods}
+    target = Path(output)
+    if target.is_dir() or str(output).endswith("/"):
+        return {m: target / f"{stem}--{m}.json" for m in methods}
+    if len(methods) > 1:
+        raise OptionError(
+            f"{len(methods)} methods cannot share the file {str(target)!r}: name a folder ({target.stem}/)"
+        )
+    return {methods[0]: target}
+
+
+def journal_path(paths: dict[str, Path]) -> Path:
+    """The journal of a run, beside its (first) score file."""
+    first = next(iter(paths.values()))
+    return first.with_name(first.stem + ("" if len(paths) == 1 else f"+{len(paths) - 1}") + ".journal")
+
+
+def check_outputs(paths: dict[str, Path], *, resume: bool, overwrite: bool) -> None:
+    """Refuse to lose anything: existing score files need `overwrite`, and `resume` needs something to go on from."""
+    there = [path for path in paths.values() if path.exists()]
+    if there and not overwrite:
+        done = (
+            " (that run is complete: nothing is left to resume)" if resume and not journal_path(paths).exists() else ""
+        )
+        raise OutputExistsError(f"{there[0]} exists{done}: use --overwrite, or name another file with -o")
+    if resume and overwrite:
+        raise OptionError("--resume goes on with a run and --overwrite starts it anew: choose one")
+    for path in paths.values():
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ResumeError(f"{path.parent} is not a folder")

@@ -1,0 +1,190 @@
+"""The scoring stage: a loaded model and a probe plan in, one `HeadScores` per method out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import headprobe
+from headprobe.errors import NoPassingTrialError, OptionError
+from headprobe.models.loading import LoadedModel
+from headprobe.probes.answer import rouge1_recall, token_f1
+from headprobe.probes.needle import Needle
+from headprobe.probes.plan import ProbePlan, TrialSpec
+from headprobe.probes.prompt import Prompt
+from headprobe.profiling.estimators import Estimator, Gate, method_block
+from headprobe.profiling.journal import Journal
+from headprobe.profiling.profiler import Measured, Profiler, Skipped
+from headprobe.scores.head_scores import HeadScores, Trial
+from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoreRun:
+    """What a run gave: scores by method name, and the trials that did not fit on the device with the reason."""
+
+    scores: dict[str, HeadScores]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def score_prompts(
+    loaded: LoadedModel,
+    plan: ProbePlan,
+    prompts: Sequence[Prompt],
+    estimators: Sequence[Estimator],
+    journal: Journal,
+    *,
+    prefill_chunk: int = 8192,
+    on_trial: Callable[[Record], None] | None = None,
+    command: str | None = None,
+) -> ScoreRun:
+    """Measure every prompt that `journal` does not hold yet and gather all trials of the plan, in the plan's order.
+
+    `on_trial` is called with each finished record (see `trial_record`), those of the journal first. Raises
+    `NoPassingTrialError` quoting three answers when a method has no passing trial, and what `Profiler` raises.
+    """
+    specs = {spec.id: spec for spec in plan.trials()}
+    for record in journal.records.values():
+        if on_trial:
+            on_trial(record)
+    profiler = Profiler(loaded.model, estimators, eos_token_ids(loaded), prefill_chunk=prefill_chunk)
+    for prompt, result in profiler.measure(prompts, set(journal.records)):
+        record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
+        journal.add(record)
+        if on_trial:
+            on_trial(record)
+    return gather(loaded, plan, prompts, estimators, journal.records, command=command)
+
+
+def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loaded: LoadedModel) -> Record:
+    """A finished trial as the journal keeps it: response, its agreement with the answer, scores `[L][H]` by method."""
+    if isinstance(result, Skipped):
+        return {"trial": prompt.trial_id, "skipped": result.reason}
+    response = str(loaded.tokenizer.decode(list(result.produced), skip_special_tokens=True)).strip()
+    return {
+        "trial": prompt.trial_id,
+        "response": response,
+        "f1": token_f1(response, needle.answer),
+        "rouge1_recall": rouge1_recall(response, needle.answer),
+        "num_steps": len(result.produced),
+        "scores": {name: scores.tolist() for name, scores in result.scores.items()},
+    }
+
+
+def passed(record: Record, gate: Gate) -> bool:
+    """Whether a finished trial gets through the gate."""
+    return "skipped" not in record and bool(record[gate.metric] > gate.threshold)
+
+
+def gather(
+    loaded: LoadedModel,
+    plan: ProbePlan,
+    prompts: Sequence[Prompt],
+    estimators: Sequence[Estimator],
+    records: dict[str, Record],
+    *,
+    command: str | None = None,
+) -> ScoreRun:
+    """Finished records as `HeadScores`, one for each estimator."""
+    skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
+    wanted = {prompt.trial_id for prompt in prompts}
+    specs = [spec for spec in plan.trials() if spec.id in wanted and spec.id not in skipped]
+    provenance = _provenance(loaded, plan, prompts, skipped, command)
+    scores = {}
+    for estimator in estimators:
+        trials = tuple(_trial(spec, records[spec.id], estimator) for spec in specs)
+        if not any(trial.passed for trial in trials):
+            raise NoPassingTrialError(_no_answer(estimator, trials))
+        scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
+    return ScoreRun(scores, skipped)
+
+
+def eos_token_ids(loaded: LoadedModel) -> set[int]:
+    """All token ids that end a sequence, from the generation config and the tokenizer."""
+    stated = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = set(stated if isinstance(stated, list) else [stated])
+    return {int(i) for i in ids | {loaded.tokenizer.eos_token_id} if i is not None}
+
+
+def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
+    """Refuse a method that needs a distractor on needles that have none. Raises `OptionError`."""
+    for estimator in estimators:
+        lacking = [n.id for n in plan.needles.needles if n.distractor is None] if estimator.needs_distractor else []
+        if lacking:
+            raise OptionError(
+                f"method {estimator.name!r} needs needles with a distractor: {len(lacking)} of "
+                f"{len(plan.needles.needles)} in {plan.needles.name!r} have none (the first: {lacking[0]!r})"
+            )
+
+
+def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
+    return Trial(
+        id=spec.id,
+        needle=spec.needle.id,
+        length=spec.length,
+        depth=spec.depth,
+        passed=passed(record, estimator.gate),
+        f1=record["f1"],
+        response=record["response"],
+        num_steps=record["num_steps"],
+        scores=np.array(record["scores"][estimator.name], dtype=np.float64),
+    )
+
+
+def _no_answer(estimator: Estimator, trials: Sequence[Trial]) -> str:
+    shown = "; ".join(f"{t.id}: {t.response[:80]!r}" for t in trials[:: max(1, len(trials) // 3)][:3])
+    return (
+        f"the model answered none of {len(trials)} trials (gate of {estimator.name!r}: {estimator.gate.metric} > "
+        f"{estimator.gate.threshold}), so no head can be scored; it said: {shown}"
+    )
+
+
+def _provenance(
+    loaded: LoadedModel, plan: ProbePlan, prompts: Sequence[Prompt], skipped: dict[str, str], command: str | None
+) -> Provenance:
+    probes = dict(plan.describe())
+    haystack = dict(probes["haystack"])
+    haystack["repeats"] = max((p.haystack_repeats for p in prompts), default=0.0)
+    probes.update(haystack=haystack, digest=plan.digest, skipped=[{"id": i, "reason": r} for i, r in skipped.items()])
+    template = loaded.chat_template_sha256 if plan.chat else None
+    return Provenance(
+        ModelIdentity(
+            id=_shareable(loaded.name),
+            revision=loaded.revision,
+            config_sha256=loaded.config_sha256,
+            architecture=loaded.architecture,
+            dtype=loaded.dtype,
+            attn_implementation=loaded.attn_implementation,
+        ),
+        TokenizerIdentity(_shareable(loaded.name), loaded.tokenizer_sha256, template),
+        probes,
+        _environment(loaded, command),
+    )
+
+
+def _shareable(name: str) -> str:
+    """A model's name without the folders of this machine: paths are cut to their last part."""
+    from pathlib import Path
+
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
+    return {
+        "headprobe": headprobe.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "device": f"{loaded.device.type}: {device}",
+        "command": command,
+    }

@@ -1,0 +1,200 @@
+"""The fast profiler against the plain oracle, on random models of every architecture it promises to read."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
+from headprobe.probes.prompt import Prompt
+from headprobe.profiling.attention_rows import ATTENTION_NAME, row_capture
+from headprobe.profiling.estimators import ESTIMATORS, Target
+from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
+from headprobe.spans import Span
+from tests.profiling.oracle import oracle_trial
+from tests.tiny_models import TINY_MODELS, tiny_model
+
+VOCABULARY = 64
+
+
+def make_prompts(seed: int, lengths: tuple[int, ...] = (40, 57, 57, 64), answer: int = 5) -> list[Prompt]:
+    """Prompts that share a random haystack up to their insertion points, with an answer and a distractor inside."""
+    r = random.Random(seed)
+    haystack = [r.randrange(3, VOCABULARY) for _ in range(max(lengths))]
+    prompts = []
+    for number, length in enumerate(lengths):
+        at = r.randrange(1, length - 2 * answer - 6)
+        needle = [r.randrange(3, VOCABULARY) for _ in range(2 * answer)]
+        question = [r.randrange(3, VOCABULARY) for _ in range(4)]
+        ids = tuple(haystack[:at] + needle + haystack[at : length - 2 * answer - 4] + question)
+        prompts.append(
+            Prompt(
+                trial_id=f"t{number}",
+                text="",
+                input_ids=ids,
+                answer_span=Span(at, at + answer),
+                distractor_span=Span(at + answer, at + 2 * answer),
+                question_span=Span(length - 4, length),
+                needle_span=Span(at, at + 2 * answer),
+                answer_ids=tuple(needle[:answer]),
+                haystack_repeats=0.0,
+            )
+        )
+    return prompts
+
+
+def with_answers(model, prompts: list[Prompt], agree: int) -> list[Prompt]:  # type: ignore[no-untyped-def]
+    """The same prompts with gold answers that the model itself gives for `agree` tokens and then departs from."""
+    changed = []
+    for prompt in prompts:
+        ids = list(prompt.input_ids)
+        for _ in range(len(prompt.answer_ids)):
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        own = ids[len(prompt.input_ids) :]
+        gold = tuple(own[:agree] + [(t + 1) % VOCABULARY for t in own[agree:]])
+        changed.append(Prompt(**{**vars(prompt), "answer_ids": gold}))
+    return changed
+
+
+def measure(model, prompts, eos=frozenset(), **options):  # type: ignore[no-untyped-def]
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(eos), **options)
+    return {prompt.trial_id: result for prompt, result in profiler.measure(prompts)}
+
+
+def assert_equals_oracle(model, prompts, results, eos=frozenset()) -> None:  # type: ignore[no-untyped-def]
+    model.set_attn_implementation("eager")
+    for prompt in prompts:
+        target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
+        for name in ESTIMATORS:
+            produced, scores = oracle_trial(model, prompt.input_ids, target, len(prompt.answer_ids), set(eos), name)
+            result = results[prompt.trial_id]
+            assert isinstance(result, Measured)
+            assert list(result.produced) == produced
+            torch.testing.assert_close(
+                result.scores[name], torch.tensor(scores, dtype=torch.float64), atol=1e-5, rtol=0, msg=f"{name}"
+            )
+
+
+@pytest.mark.parametrize("architecture", TINY_MODELS)
+@pytest.mark.parametrize("agree", [0, 2, 5])
+def test_scores_equal_the_oracle_for_every_architecture(architecture: str, agree: int) -> None:
+    model = tiny_model(architecture, seed=agree)
+    prompts = with_answers(model, make_prompts(seed=agree), agree)
+    assert_equals_oracle(model, prompts, measure(model, prompts))
+
+
+def test_scores_equal_the_oracle_when_an_end_token_comes_early() -> None:
+    model = tiny_model("llama", seed=3)
+    prompts = with_answers(model, make_prompts(seed=3), 5)
+    eos = {prompts[0].answer_ids[1]}
+    results = measure(model, prompts, eos)
+    assert len(results["t0"].produced) == 2
+    assert_equals_oracle(model, prompts, results, eos)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
+def test_the_size_of_prefill_pieces_does_not_change_scores(chunk: int) -> None:
+    model = tiny_model("mistral", seed=1)
+    prompts = with_answers(model, make_prompts(seed=1), 3)
+    assert_equals_oracle(model, prompts, measure(model, prompts, prefill_chunk=chunk))
+
+
+def test_what_a_trial_gives_does_not_depend_on_the_trials_before_it() -> None:
+    model = tiny_model("qwen3", seed=2)
+    prompts = make_prompts(seed=2)
+    every = measure(model, prompts)
+    order, _ = prefix_order(prompts)
+    finished = {prompts[i].trial_id for i in order[:2]}
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set())
+    rest = {prompt.trial_id: result for prompt, result in profiler.measure(prompts, finished)}
+    assert set(rest) == set(every) - finished
+    for trial, result in rest.items():
+        assert all(torch.equal(result.scores[name], every[trial].scores[name]) for name in ESTIMATORS)
+
+
+def test_prompts_share_the_prefix_of_the_deepest_insertion_point() -> None:
+    prompts = make_prompts(seed=4)
+    order, shared = prefix_order(prompts)
+    starts = [prompts[i].needle_span.start for i in order]
+    assert starts == sorted(starts, reverse=True)
+    assert all(common >= start for common, start in zip(shared, starts, strict=True))
+    deepest = prompts[order[0]].input_ids
+    assert all(prompts[i].input_ids[:n] == deepest[:n] for i, n in zip(order, shared, strict=True))
+
+
+def test_the_models_own_attention_is_restored_after_an_error() -> None:
+    model = tiny_model("llama")
+    before = model.config._attn_implementation
+    with row_capture(model):
+        assert model.config._attn_implementation == ATTENTION_NAME
+    with pytest.raises(RuntimeError, match="stop"), row_capture(model):
+        raise RuntimeError("stop")
+    assert model.config._attn_implementation == before
+
+
+def test_a_model_without_the_attention_interface_is_refused() -> None:
+    class Config:
+        _attn_implementation = "own"
+
+    class Model:
+        config = Config()
+
+        def set_attn_implementation(self, name: str) -> None:
+            pass
+
+    with pytest.raises(ModelError, match="Model does not use transformers' attention interface"), row_capture(Model()):
+        pass
+
+
+def test_nan_in_the_attention_names_layer_and_trial() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight.fill_(float("nan"))
+    prompts = make_prompts(seed=5)
+    with pytest.raises(NonFiniteError, match="attention of layer 1 in trial t"):
+        measure(model, prompts)
+
+
+def test_out_of_memory_halves_the_pieces_and_then_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", seed=6)
+    prompts = with_answers(model, make_prompts(seed=6), 3)
+    fail_above(monkeypatch, tokens=300)
+    long = with_answers(model, make_prompts(seed=6, lengths=(700, 650)), 3)
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=1024)
+    results = {p.trial_id: r for p, r in profiler.measure(long)}
+    assert profiler.prefill_chunk == 256
+    assert_equals_oracle(model, long, results)
+    assert_equals_oracle(model, prompts, measure(model, prompts))
+
+
+def test_a_trial_that_does_not_fit_is_skipped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", seed=7)
+    prompts = make_prompts(seed=7, lengths=(400, 60))
+    fail_above(monkeypatch, tokens=100)
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=256)
+    results = {p.trial_id: r for p, r in profiler.measure(prompts)}
+    assert results["t0"] == Skipped("out of memory on cpu at 400 tokens")
+    assert isinstance(results["t1"], Measured)
+
+
+def test_nothing_that_fits_is_an_error_with_the_shortest_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", seed=7)
+    fail_above(monkeypatch, tokens=10)
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=256)
+    with pytest.raises(DeviceMemoryError, match="the shortest prompt has 60 tokens"):
+        list(profiler.measure(make_prompts(seed=7, lengths=(400, 60))))
+
+
+def fail_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Let every pass of more than `tokens` tokens run out of memory."""
+    original = Profiler._pass
+
+    def limited(self, ids, keep):  # type: ignore[no-untyped-def]
+        if len(ids) > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, ids, keep)
+
+    monkeypatch.setattr(Profiler, "_pass", limited)

@@ -1,0 +1,174 @@
+"""A whole scoring run on the bundled model: files, resuming after a kill, sameness."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headprobe
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, ResumeError
+from headprobe.models.loading import load_model
+from headprobe.profiling.run import ScoreOptions, output_paths, score
+from tests.conftest import ROOT
+from tests.tiny_models import build_tiny_model
+
+SMALL = ScoreOptions(lengths=(200, 256), depths=3, needles_per_cell=1)
+GRID = ["--lengths", "256,400,512", "--depths", "5"]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load_model("demo")
+
+
+def payload(path: Path) -> dict[str, Any]:
+    """A score file without what may differ between two runs of the same plan."""
+    content = json.loads(path.read_bytes())
+    return {key: value for key, value in content.items() if key not in ("created_at", "environment")}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "headprobe", "score", *GRID, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end and close the pipes."""
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def wait_for_trials(journal: Path, number: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") > number:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"the run ended or hung before {number} trials: {process.communicate()}")
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path: Path, demo: Any) -> None:
+    for name in ("first.json", "second.json"):
+        score(demo, SMALL, output=tmp_path / name)
+    assert payload(tmp_path / "first.json") == payload(tmp_path / "second.json")
+
+
+def test_another_seed_gives_other_trials(tmp_path: Path, demo: Any) -> None:
+    first = score(demo, SMALL, output=tmp_path / "a.json").scores["r2"]
+    other = score(demo, ScoreOptions(**{**vars(SMALL), "seed": 1}), output=tmp_path / "b.json").scores["r2"]
+    assert [t.id for t in first.trials] != [t.id for t in other.trials]
+
+
+@pytest.mark.parametrize("trials_before_the_kill", [1, 7])
+def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, trials_before_the_kill: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert finish(start(whole)) == 0
+    process = start(killed)
+    journal = killed / "scores" / "demo--r2.journal"
+    wait_for_trials(journal, trials_before_the_kill, process)
+    process.kill()
+    process.communicate()
+    finished = journal.read_bytes().count(b"\n") - 1
+    assert not (killed / "scores" / "demo--r2.json").exists()
+    assert finish(start(killed, "--resume")) == 0
+    assert finished >= trials_before_the_kill
+    assert payload(killed / "scores" / "demo--r2.json") == payload(whole / "scores" / "demo--r2.json")
+    assert not journal.exists()
+
+
+def test_an_interrupt_ends_with_130_and_keeps_the_journal(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    journal = tmp_path / "scores" / "demo--r2.journal"
+    wait_for_trials(journal, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert journal.read_bytes().count(b"\n") >= 3
+
+
+def test_a_changed_plan_is_refused_with_the_difference(tmp_path: Path, demo: Any) -> None:
+    path = tmp_path / "s.json"
+
+    def stop(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(demo, SMALL, output=path, on_trial=stop)
+    with pytest.raises(ResumeError, match=r"differs in plan.lengths: \[200, 256\] -> \[300\]"):
+        score(demo, ScoreOptions(**{**vars(SMALL), "lengths": (300,)}), output=path, resume=True)
+    with pytest.raises(OutputExistsError, match="holds an unfinished run"):
+        score(demo, SMALL, output=path)
+    assert score(demo, SMALL, output=path, resume=True).scores["r2"].num_trials == 6
+
+
+def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path, demo: Any) -> None:
+    path = tmp_path / "s.json"
+    path.write_text("mine")
+    with pytest.raises(OutputExistsError, match="s.json exists: use --overwrite"):
+        score(demo, SMALL, output=path)
+    assert path.read_text() == "mine"
+    score(demo, SMALL, output=path, overwrite=True)
+    assert headprobe.load_scores(path).num_trials == 6
+
+
+def test_several_methods_in_one_pass_equal_each_alone(tmp_path: Path, demo: Any) -> None:
+    options = {**vars(SMALL), "needles": "reasoning"}
+    together = score(demo, ScoreOptions(**{**options, "methods": ("r2", "retrieval", "value")}), output=f"{tmp_path}/")
+    for name, scores in together.scores.items():
+        alone = score(demo, ScoreOptions(**{**options, "methods": (name,)}), output=tmp_path / f"alone-{name}.json")
+        np.testing.assert_array_equal(scores.passing_scores, alone.scores[name].passing_scores)
+    assert sorted(p.name for p in tmp_path.glob("demo*")) == [
+        "demo--r2.json", "demo--retrieval.json", "demo--value.json",
+    ]  # fmt: skip
+
+
+def test_a_limit_takes_trials_from_the_whole_grid(tmp_path: Path, demo: Any) -> None:
+    scores = score(demo, ScoreOptions(**{**vars(SMALL), "limit": 4}), output=tmp_path / "s.json").scores["r2"]
+    assert scores.num_trials == 4
+    assert {t.length for t in scores.trials} == {200, 256}
+
+
+def test_no_passing_trial_is_an_error_with_three_answers_and_no_file(tmp_path: Path) -> None:
+    folder = build_tiny_model("llama", tmp_path)
+    with pytest.raises(NoPassingTrialError, match=r"answered none of 6 trials .*; it said: (\S+: .*){3}") as caught:
+        score(str(folder), ScoreOptions(**{**vars(SMALL), "lengths": (500, 512)}), output=tmp_path / "s.json")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_contrast_is_refused_for_needles_without_distractors(tmp_path: Path, demo: Any) -> None:
+    with pytest.raises(OptionError, match="method 'contrast' needs needles with a distractor"):
+        score(demo, ScoreOptions(**{**vars(SMALL), "methods": ("contrast",), "needles": "retrieval"}))
+
+
+def test_the_file_says_what_was_measured_and_nothing_of_this_machines_folders(tmp_path: Path, demo: Any) -> None:
+    score(demo, SMALL, output=tmp_path / "s.json")
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert content["probes"]["lengths"] == [200, 256]
+    assert content["probes"]["needles"]["name"] == "reasoning"
+    assert content["probes"]["haystack"]["repeats"] > 0
+    assert content["method"]["parameters"]["gate"] == {"metric": "f1", "threshold": 0.5}
+    assert str(ROOT) not in json.dumps(content)
+
+
+def test_one_file_for_two_methods_is_refused() -> None:
+    with pytest.raises(OptionError, match="2 methods cannot share the file 'x.json'"):
+        output_paths("demo", ["r2", "value"], "x.json")
+
+
+def test_a_model_folder_gives_its_last_part_to_the_files_name(tmp_path: Path) -> None:
+    assert output_paths(str(tmp_path), ["r2"], None) == {"r2": Path(f"scores/{tmp_path.name}--r2.json")}
+    assert output_paths("org/name", ["r2"], None) == {"r2": Path("scores/org--name--r2.json")}

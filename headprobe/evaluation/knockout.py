@@ -1,0 +1,83 @@
+"""Hide a stretch of the context from chosen heads, and see whether the model still answers: the causal check."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from headprobe.errors import ModelError, OptionError
+from headprobe.geometry import ModelGeometry
+from headprobe.profiling.attention_rows import attention_weights
+from headprobe.spans import Span
+
+ATTENTION_NAME = "headprobe_knockout"
+
+_hidden: ContextVar[tuple[dict[int, list[int]], Span] | None] = ContextVar("headprobe_hidden", default=None)
+
+
+@contextmanager
+def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Iterator[None]:
+    """Inside the block the given `(layer, head)` pairs cannot look at the tokens of `span` from behind it.
+
+    Their softmax runs over the other positions, so the mass goes elsewhere. Queries inside the span are left alone.
+    For prompts without padding. The model's own attention function comes back whatever happens. Raises `OptionError`
+    for a head that the model does not have, `ModelError` for a model without transformers' attention interface.
+    """
+    layers = _by_layer(heads, ModelGeometry.from_config(model.config.get_text_config(decoder=True)))
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION_NAME)
+    token = _hidden.set((layers, span))
+    try:
+        if model.config._attn_implementation != ATTENTION_NAME:
+            raise ModelError(f"{type(model).__name__} does not use transformers' attention interface")
+        yield
+    finally:
+        _hidden.reset(token)
+        model.set_attn_implementation(before)
+
+
+def _by_layer(heads: Iterable[tuple[int, int]], geometry: ModelGeometry) -> dict[int, list[int]]:
+    layers: dict[int, list[int]] = defaultdict(list)
+    for layer, head in heads:
+        if not (0 <= layer < geometry.num_hidden_layers and 0 <= head < geometry.num_attention_heads):
+            raise OptionError(f"head {layer}-{head} is outside the model's {geometry.shape[0]} x {geometry.shape[1]}")
+        layers[layer].append(head)
+    return layers
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    state = _hidden.get()
+    heads, span = ([], Span(0, 0)) if state is None else (state[0].get(int(module.layer_idx), []), state[1])  # type: ignore[arg-type]
+    rows, keys = query.shape[2], key.shape[2]
+    mask = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)[None, None]
+    if attention_mask is not None:
+        mask = attention_mask[..., :keys]
+    seen = mask.expand(mask.shape[0], query.shape[1], rows, keys).clone()
+    first_behind = max(0, span.end - (keys - rows))
+    for head in heads:
+        seen[:, head, first_behind:, span.start : span.end] = False
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = attention_weights(query, key, seen, scaling=scaling, softcap=softcap, sinks=s_aux)
+    out = weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+    return out.transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -1,0 +1,46 @@
+# make demo   install into .venv, score the bundled model, draw its heads
+# make test   install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
+# make clean  remove what the two leave behind
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where Python comes without ensurepip, its own pip fills the environment from outside.
+PIP = $$(test -x $(BIN)/pip && echo $(BIN)/python -m pip || echo $(PYTHON) -m pip --python $(BIN)/python)
+# The pin keeps pip from fetching gigabytes of CUDA; on a machine with a GPU: make demo CONSTRAINTS=
+CONSTRAINTS ?= -c constraints.txt
+
+.PHONY: demo test lint types tests wheel clean
+
+demo: $(VENV)/installed
+	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
+	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png
+
+test: lint types tests wheel
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+tests: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -W error --cov --cov-branch --cov-report=term-missing:skip-covered
+
+wheel: $(VENV)/installed-dev
+	.ci/try-wheel $(BIN)/python
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet $(CONSTRAINTS) -e '.[dev]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -1,0 +1,73 @@
+"""Find the attention heads of a language model that fetch answers from its context.
+
+The names below are the public interface. Each is imported when it is first used, so `import headprobe` is quick:
+
+    score         probe a model and score its heads; returns `HeadScores`
+    load_scores   read a score file
+    heatmap       draw a table of head scores
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headprobe.errors import HeadprobeError as HeadprobeError
+    from headprobe.geometry import ModelGeometry as ModelGeometry
+    from headprobe.models.loading import LoadedModel as LoadedModel
+    from headprobe.models.loading import geometry_of as geometry_of
+    from headprobe.models.loading import load_model as load_model
+    from headprobe.pictures.heatmap import draw_heatmap as heatmap
+    from headprobe.probes.haystack import load_haystack as load_haystack
+    from headprobe.probes.needle import load_needles as load_needles
+    from headprobe.profiling.run import score as score
+    from headprobe.scores.head_scores import HeadScores as HeadScores
+    from headprobe.scores.score_file import load_scores as load_scores
+    from headprobe.scores.score_file import write_score_file as write_score_file
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HeadScores",
+    "HeadprobeError",
+    "LoadedModel",
+    "ModelGeometry",
+    "__version__",
+    "geometry_of",
+    "heatmap",
+    "load_haystack",
+    "load_model",
+    "load_needles",
+    "load_scores",
+    "score",
+    "write_score_file",
+]
+
+_PUBLIC = {
+    "HeadprobeError": ("headprobe.errors", "HeadprobeError"),
+    "HeadScores": ("headprobe.scores.head_scores", "HeadScores"),
+    "LoadedModel": ("headprobe.models.loading", "LoadedModel"),
+    "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
+    "geometry_of": ("headprobe.models.loading", "geometry_of"),
+    "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
+    "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
+    "load_model": ("headprobe.models.loading", "load_model"),
+    "load_needles": ("headprobe.probes.needle", "load_needles"),
+    "load_scores": ("headprobe.scores.score_file", "load_scores"),
+    "score": ("headprobe.profiling.run", "score"),
+    "write_score_file": ("headprobe.scores.score_file", "write_score_file"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'headprobe' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

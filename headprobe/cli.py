@@ -1,0 +1,93 @@
+"""The command line: one subcommand a stage, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from headprobe import __version__
+from headprobe.commands.doctor import doctor_command
+from headprobe.commands.haystacks import haystacks_command
+from headprobe.commands.heatmap import heatmap_command
+from headprobe.commands.models import models_command
+from headprobe.commands.needles import needles_command
+from headprobe.commands.score import score_command
+from headprobe.errors import HeadprobeError
+
+DEBUG_VARIABLE = "HEADPROBE_DEBUG"
+INTERRUPTED = 130
+INTERNAL_ERROR = 70
+
+app = typer.Typer(
+    name="headprobe",
+    help="Find the attention heads of a language model that fetch answers from its context.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the attention heads of a language model that fetch answers from its context."""
+
+
+app.command("score")(score_command)
+app.command("heatmap")(heatmap_command)
+app.command("models")(models_command)
+app.command("needles")(needles_command)
+app.command("haystacks")(haystacks_command)
+app.command("doctor")(doctor_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line with `arguments` (default: those of the process) and return the exit code.
+
+    Expected errors (`HeadprobeError`) end in one line on stderr and their own code, an interrupt in 130, a bug in 70;
+    with `HEADPROBE_DEBUG=1` the traceback comes before that line.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="headprobe")
+    except SystemExit as ending:
+        return _exit_code(ending)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except HeadprobeError as error:
+        return _complain(f"error: {_one_line(error)}", error.exit_code)
+    except Exception as error:
+        hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
+        return _complain(f"internal error: {type(error).__name__}: {_one_line(error)} ({hint})", INTERNAL_ERROR)
+    return 0
+
+
+def _exit_code(ending: SystemExit) -> int:
+    if isinstance(ending.code, int):
+        return ending.code
+    return 0 if ending.code is None else 1
+
+
+def _complain(message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE, "") not in {"", "0"}:
+        traceback.print_exc(file=sys.stderr)
+    print(f"headprobe: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""One file a subcommand: read the options, call one stage, print."""

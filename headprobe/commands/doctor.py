@@ -1,0 +1,127 @@
+"""`headprobe doctor`: what is installed, what it runs on, and what is missing for what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata, util
+from typing import Annotated, Any
+
+import typer
+
+import headprobe
+from headprobe.commands.output import print_table, write_json
+from headprobe.models.catalog import bundled_model_folder, is_bundled
+
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
+    "triton", "flash-attn", "flash-attn-4",
+)  # fmt: skip
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object instead of tables.")] = False,
+) -> None:
+    """Tell versions, devices, attention kernels, the cache folder, and what is missing for what."""
+    report = diagnose()
+    if as_json:
+        write_json(report)
+    else:
+        _print(report)
+
+
+def diagnose() -> dict[str, Any]:
+    """All that `doctor` knows, as plain data."""
+    from headprobe.models.hub import cache_folder, is_offline
+
+    versions = {name: _version(name) for name in PACKAGES}
+    devices = _devices()
+    kernels = _kernels(versions, has_cuda=any(device["kind"] == "cuda" for device in devices))
+    return {
+        "headprobe": headprobe.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": devices,
+        "kernels": kernels,
+        "cache_folder": str(cache_folder()),
+        "hub_offline": is_offline(),
+        "bundled_model": str(bundled_model_folder()) if is_bundled() else None,
+        "missing": _missing(versions, devices, offline=is_offline()),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch
+
+    processor = f"{platform.machine()}, {os.cpu_count()} cores"
+    devices: list[dict[str, Any]] = [{"kind": "cpu", "device": "cpu", "name": processor, "memory_gib": None}]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        about = torch.cuda.get_device_properties(index)
+        gib = round(about.total_memory / 2**30, 1)
+        devices.append({"kind": "cuda", "device": f"cuda:{index}", "name": about.name, "memory_gib": gib})
+    if torch.backends.mps.is_available():
+        devices.append({"kind": "mps", "device": "mps", "name": "Apple GPU", "memory_gib": None})
+    return devices
+
+
+def _kernels(versions: dict[str, str | None], *, has_cuda: bool) -> list[dict[str, Any]]:
+    """Attention kernels in the order in which they are worth having; `usable` also asks for the device."""
+    found = {
+        "flash-attn 4": versions["flash-attn-4"] is not None,
+        "flash-attn 2": versions["flash-attn"] is not None,
+        "torch varlen": util.find_spec("torch.nn.attention.varlen") is not None,
+        "triton": versions["triton"] is not None,
+    }
+    kernels = [{"name": name, "found": here, "usable": here and has_cuda} for name, here in found.items()]
+    return [*kernels, {"name": "reference", "found": True, "usable": True}]
+
+
+def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
+    gaps = []
+    if not is_bundled():
+        gaps.append(("the bundled model", "--model demo, the default", "python -m headprobe.models.training"))
+    if len(devices) == 1:
+        gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
+    elif devices[1]["kind"] == "cuda" and not (versions["flash-attn"] or versions["flash-attn-4"]):
+        gaps.append(("flash-attn", "the fastest attention kernels", "pip install 'headprobe[flash]'"))
+    if offline:
+        gaps.append(("the hub", "models that are not in the cache folder yet", "unset HF_HUB_OFFLINE"))
+    return [{"what": what, "for": use, "how": how} for what, use, how in gaps]
+
+
+def _print(report: dict[str, Any]) -> None:
+    versions = [("headprobe", report["headprobe"]), ("python", report["python"]), *report["packages"].items()]
+    print_table(("package", "version"), [(name, version or "not installed") for name, version in versions])
+    sys.stdout.write("\n")
+    print_table(("device", "name", "memory"), [_device_row(device) for device in report["devices"]])
+    sys.stdout.write("\n")
+    print_table(("kernel", "state"), [(kernel["name"], _state(kernel)) for kernel in report["kernels"]])
+    sys.stdout.write("\n")
+    places = [("hub cache", report["cache_folder"]), ("bundled model", report["bundled_model"] or "missing")]
+    print_table(("folder", "path"), places)
+    sys.stdout.write("\n")
+    gaps = [(gap["what"], gap["for"], gap["how"]) for gap in report["missing"]]
+    if gaps:
+        print_table(("missing", "needed for", "get it with"), gaps)
+    else:
+        sys.stdout.write("nothing is missing\n")
+
+
+def _device_row(device: dict[str, Any]) -> tuple[object, ...]:
+    memory = None if device["memory_gib"] is None else f"{device['memory_gib']} GiB"
+    return device["device"], device["name"], memory
+
+
+def _state(kernel: dict[str, Any]) -> str:
+    if kernel["usable"]:
+        return "ready"
+    return "found, but needs a CUDA device" if kernel["found"] else "not installed"

@@ -1,0 +1,68 @@
+"""`headprobe models`: the short names of models and what is known about each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headprobe.commands.output import print_table, write_json
+from headprobe.errors import ModelError
+from headprobe.models.catalog import CATALOG, CatalogEntry, bundled_model_folder, is_bundled, planted_heads
+
+
+def models_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects instead of a table.")] = False,
+) -> None:
+    """List the models that have a short name, and where they lie on this machine."""
+    records = [model_record(entry) for entry in CATALOG]
+    if as_json:
+        write_json(records)
+        return
+    print_table(
+        ("name", "id", "layers x heads / KV", "window", "on this machine", "note"),
+        [_row(record) for record in records],
+        right=("layers x heads / KV", "window"),
+    )
+
+
+def model_record(entry: CatalogEntry) -> dict[str, Any]:
+    """An alias as `--json` prints it; `path` is None for a model that is not here, `planted_heads` for `demo` only."""
+    path = local_path(entry)
+    record: dict[str, Any] = {
+        "name": entry.alias,
+        "id": entry.repo_id,
+        "path": None if path is None else str(path),
+        "num_hidden_layers": entry.num_hidden_layers,
+        "num_attention_heads": entry.num_attention_heads,
+        "num_key_value_heads": entry.num_key_value_heads,
+        "head_dim": entry.head_dim,
+        "window": entry.window,
+        "note": entry.note,
+    }
+    if entry.repo_id is None:
+        record["planted_heads"] = _copying_heads()
+    return record
+
+
+def local_path(entry: CatalogEntry) -> Path | None:
+    """Where the model lies: in the package, in the hub's cache, or nowhere (None)."""
+    if entry.repo_id is None:
+        return bundled_model_folder() if is_bundled() else None
+    from headprobe.models.hub import cached_folder
+
+    return cached_folder(entry.repo_id)
+
+
+def _copying_heads() -> list[list[int]] | None:
+    try:
+        return [list(pair) for pair in planted_heads().copying]
+    except ModelError:
+        return None
+
+
+def _row(record: dict[str, Any]) -> tuple[object, ...]:
+    heads = "{num_hidden_layers} x {num_attention_heads} / {num_key_value_heads}".format(**record)
+    where = record["path"] or ("missing" if record["id"] is None else "not downloaded")
+    return record["name"], record["id"] or "bundled", heads, f"{record['window']:,}", where, record["note"]

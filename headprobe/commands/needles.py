@@ -1,0 +1,96 @@
+"""`headprobe needles`: the needle sets that there are, and what one of their needles looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headprobe.commands.output import print_table, write_json
+
+if TYPE_CHECKING:
+    from headprobe.probes.needle import Needle, NeedleSet
+
+
+def needles_command(
+    sets: Annotated[
+        list[str] | None, typer.Argument(help="Sets or .jsonl files; default: all that come along.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="SET|ID", help="Print the first needle of a set, or that of an id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List needle sets, or check your own files: a broken line is reported with its number."""
+    if show is not None:
+        needle = example(show, sets or [])
+        if as_json:
+            write_json(needle_record(needle))
+        else:
+            _print_needle(needle)
+        return
+    records = [set_record(needles) for needles in _load(sets or [])]
+    if as_json:
+        write_json(records)
+        return
+    print_table(
+        ("name", "needles", "distractors", "kinds", "relations", "sha256"),
+        [_row(record) for record in records],
+        right=("needles", "distractors"),
+    )
+
+
+def set_record(needles: NeedleSet) -> dict[str, Any]:
+    """A set as `--json` prints it; `kinds` and `relations` hold how many needles are of each."""
+    from collections import Counter
+
+    return {
+        "name": needles.name,
+        "num_needles": len(needles),
+        "num_distractors": sum(needle.distractor is not None for needle in needles.needles),
+        "kinds": dict(Counter(needle.kind for needle in needles.needles)),
+        "relations": dict(Counter(needle.relation for needle in needles.needles)),
+        "sha256": needles.sha256,
+    }
+
+
+def needle_record(needle: Needle) -> dict[str, Any]:
+    """A needle as a line of its file."""
+    from dataclasses import asdict
+
+    return asdict(needle)
+
+
+def example(name_or_id: str, sets: list[str]) -> Needle:
+    """The needle of that id in `sets` (all shipped ones when empty), else the first of the set of that name.
+
+    Raises `OptionError` when there is neither.
+    """
+    from headprobe.probes.needle import load_needles
+
+    for needles in _load(sets):
+        for needle in needles.needles:
+            if name_or_id in (needle.id, needles.name):
+                return needle
+    return load_needles(name_or_id).needles[0]
+
+
+def _load(sets: list[str]) -> list[NeedleSet]:
+    from headprobe.probes.needle import load_needles
+    from headprobe.probes.shipped import shipped_needle_sets
+
+    return [load_needles(name) for name in sets or shipped_needle_sets()]
+
+
+def _row(record: Mapping[str, Any]) -> tuple[object, ...]:
+    counted = [", ".join(f"{name} {number}" for name, number in record[key].items()) for key in ("kinds", "relations")]
+    return record["name"], record["num_needles"], record["num_distractors"], *counted, record["sha256"][:12]
+
+
+def _print_needle(needle: Needle) -> None:
+    rows = [("id", needle.id), ("kind", needle.kind), ("relation", needle.relation)]
+    rows += [("fact", fact) for fact in needle.facts]
+    rows += [("question", needle.question), ("answer", needle.answer), ("distractor", needle.distractor or "none")]
+    for name, value in rows:
+        typer.echo(f"{name + ':':<12}{value}")

@@ -1,0 +1,40 @@
+"""What commands print on stdout: JSON, or tables that fit the terminal and are not cut when piped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPED_WIDTH = 200
+
+
+def write_json(data: Any) -> None:
+    """Print `data` as indented JSON; numbers that are not finite are refused with `ValueError`."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def stdout_console() -> Console:
+    """A rich console on stdout; wide when it is no terminal, so that no line is wrapped for a reader that is none."""
+    from rich.console import Console
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
+    """Print a table; `right` names the columns set flush right, None stays empty."""
+    from rich.table import Table
+    from rich.text import Text
+
+    flush_right = set(right)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        is_right = column in flush_right
+        table.add_column(column, justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    stdout_console().print(table)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from headprobe import __version__
+from headprobe.commands import doctor
+from tests.conftest import CliResult
+
+RunCli = Callable[..., CliResult]
+
+
+def diagnose(cli: RunCli) -> dict:
+    result = cli("doctor", "--json")
+    assert (result.code, result.err) == (0, "")
+    return json.loads(result.out)
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = SimpleNamespace(total_memory=80 * 2**30, name="Pretend GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
+
+
+def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
+    installed = {name.replace("_", "-"): version for name, version in versions.items()}
+    monkeypatch.setattr(doctor, "_version", installed.get)
+
+
+def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
+    report = diagnose(cli)
+    assert report["headprobe"] == __version__
+    assert report["packages"]["torch"] == torch.__version__
+    assert report["devices"][0]["device"] == "cpu"
+    assert report["kernels"][-1] == {"name": "reference", "found": True, "usable": True}
+    assert report["hub_offline"] is True
+    assert report["cache_folder"].endswith("hub")
+
+
+def test_without_a_gpu_it_says_what_that_is_needed_for(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    report = diagnose(cli)
+    assert "a GPU that torch can use" in [gap["what"] for gap in report["missing"]]
+    assert not any(kernel["usable"] for kernel in report["kernels"][:-1])
+
+
+def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    pretend_cuda(monkeypatch)
+    pretend_installed(monkeypatch, triton="3.6")
+    report = diagnose(cli)
+    assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
+    kernels = {kernel["name"]: kernel["usable"] for kernel in report["kernels"]}
+    assert (kernels["flash-attn 4"], kernels["flash-attn 2"], kernels["triton"]) == (False, False, True)
+    assert "flash-attn" in [gap["what"] for gap in report["missing"]]
+
+
+def test_when_all_is_there_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    pretend_cuda(monkeypatch)
+    pretend_installed(monkeypatch, flash_attn_4="4.0")
+    monkeypatch.setattr(doctor, "is_bundled", lambda: True)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert diagnose(cli)["missing"] == []
+    assert cli("doctor").out.endswith("nothing is missing\n")
+
+
+def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    pretend_cuda(monkeypatch)
+    pretend_installed(monkeypatch, triton="3.6")
+    monkeypatch.setattr(doctor, "is_bundled", lambda: False)
+    lines = [" ".join(line.split()) for line in cli("doctor").out.splitlines()]
+    for line in (
+        f"headprobe {__version__}",
+        "flash-attn not installed",
+        "cuda:0 Pretend GPU 80.0 GiB",
+        "triton ready",
+        "bundled model missing",
+        "the bundled model --model demo, the default python -m headprobe.models.training",
+    ):
+        assert line in lines
+
+
+def test_a_kernel_without_its_device_is_told_apart(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pretend_installed(monkeypatch, triton="3.6")
+    lines = [" ".join(line.split()) for line in cli("doctor").out.splitlines()]
+    assert "triton found, but needs a CUDA device" in lines

@@ -1,0 +1,104 @@
+"""For all tests: no network, one thread, and no file written outside the test's own folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SESSION = tempfile.TemporaryDirectory(prefix="headprobe-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = _SESSION.name
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(_SESSION.name) / "hypothesis")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
+REPOSITORY = str(ROOT) + os.sep
+PLACES = tuple(os.path.realpath(place) + os.sep for place in (tempfile.gettempdir(), "/dev", "/proc"))
+CACHES = ("__pycache__", f"{os.sep}.coverage", f"{os.sep}.pytest_cache", f"{os.sep}matplotlib{os.sep}")
+
+
+class _Guard:
+    """An audit hook cannot be taken away again, so one stays for the session and is switched on for each test."""
+
+    def __init__(self) -> None:
+        self.active = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.active:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            writes = isinstance(flags, int) and bool(flags & WRITING)
+            if writes and isinstance(path, (str, bytes, os.PathLike)):
+                self._check(path)
+        elif event in CHANGES:
+            for path in arguments[:2]:
+                if isinstance(path, (str, bytes, os.PathLike)):
+                    self._check(path)
+
+    def _check(self, path: str | bytes | os.PathLike[Any]) -> None:
+        full = os.path.realpath(os.fsdecode(path)) + os.sep
+        allowed = full.startswith(PLACES) and not full.startswith(REPOSITORY)
+        if not allowed and not any(cache in full for cache in CACHES):
+            raise PermissionError(f"a test may write to its tmp_path only, not to {full}")
+
+
+GUARD = _Guard()
+sys.addaudithook(GUARD)
+
+
+@pytest.fixture(autouse=True)
+def stay_in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test starts in an empty folder of its own and can write only there (or elsewhere under the system's)."""
+    monkeypatch.chdir(tmp_path)
+    GUARD.active = True
+    try:
+        yield
+    finally:
+        GUARD.active = False
+
+
+@dataclass(frozen=True)
+class CliResult:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CliResult]:
+    """Run the command line inside this process: `cli("models", "--json").out`."""
+
+    def run(*arguments: object) -> CliResult:
+        from headprobe.cli import main
+
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return CliResult(code, printed.out, printed.err)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where torch has no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -2,9 +2,9 @@
 
 The names below are the public interface. Each is imported when it is first used, so `import headprobe` is quick:
 
-    score         probe a model and score its heads; returns `HeadScores`
-    load_scores   read a score file
-    heatmap       draw a table of head scores
+    score(model, ScoreOptions(...), output=...)   probe a model, write score files; `.scores["r2"]` is a `HeadScores`
+    load_scores(path)                             read a score file
+    heatmap(scores, path)                         draw a table of head scores
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from headprobe.pictures.heatmap import draw_heatmap as heatmap
     from headprobe.probes.haystack import load_haystack as load_haystack
     from headprobe.probes.needle import load_needles as load_needles
+    from headprobe.profiling.run import ScoreOptions as ScoreOptions
     from headprobe.profiling.run import score as score
+    from headprobe.profiling.scoring import ScoreRun as ScoreRun
     from headprobe.scores.head_scores import HeadScores as HeadScores
     from headprobe.scores.score_file import load_scores as load_scores
     from headprobe.scores.score_file import write_score_file as write_score_file
@@ -33,6 +35,8 @@ __all__ = [
     "HeadprobeError",
     "LoadedModel",
     "ModelGeometry",
+    "ScoreOptions",
+    "ScoreRun",
     "__version__",
     "geometry_of",
     "heatmap",
@@ -49,6 +53,8 @@ _PUBLIC = {
     "HeadScores": ("headprobe.scores.head_scores", "HeadScores"),
     "LoadedModel": ("headprobe.models.loading", "LoadedModel"),
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
+    "ScoreOptions": ("headprobe.profiling.run", "ScoreOptions"),
+    "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),
     "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),

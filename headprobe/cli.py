@@ -17,7 +17,7 @@ from headprobe.commands.heatmap import heatmap_command
 from headprobe.commands.models import models_command
 from headprobe.commands.needles import needles_command
 from headprobe.commands.score import score_command
-from headprobe.errors import HeadprobeError
+from headprobe.errors import FileAccessError, HeadprobeError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
 INTERRUPTED = 130
@@ -59,8 +59,8 @@ app.command("doctor")(doctor_command)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (default: those of the process) and return the exit code.
 
-    Expected errors (`HeadprobeError`) end in one line on stderr and their own code, an interrupt in 130, a bug in 70;
-    with `HEADPROBE_DEBUG=1` the traceback comes before that line.
+    Expected errors end in one line on stderr and a code of their own (`headprobe.errors`; an `OSError` counts as
+    `FileAccessError`), an interrupt in 130, a bug in 70; with `HEADPROBE_DEBUG=1` the traceback comes before the line.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="headprobe")
@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except HeadprobeError as error:
         return _complain(f"error: {_one_line(error)}", error.exit_code)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _complain(f"error: {where}{error.strerror or _one_line(error)}", FileAccessError.exit_code)
     except Exception as error:
         hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
         return _complain(f"internal error: {type(error).__name__}: {_one_line(error)} ({hint})", INTERNAL_ERROR)

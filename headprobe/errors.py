@@ -9,7 +9,8 @@
     ├── NonFiniteError             7   NaN or infinity where a number was needed
     ├── DeviceMemoryError          8   nothing fits on the device, not even one trial
     ├── ResumeError                9   a journal belongs to another plan
-    └── OutputExistsError         10   a file would be overwritten
+    ├── OutputExistsError         10   a file would be overwritten
+    └── FileAccessError           11   the system refuses to read or write a file
 
 Typer itself ends with 2 on unknown options; an interrupt ends with 130 and an unexpected exception (a bug) with 70.
 """
@@ -81,3 +82,9 @@ class OutputExistsError(HeadprobeError):
     """A file would be overwritten."""
 
     exit_code = 10
+
+
+class FileAccessError(HeadprobeError):
+    """The system refuses to read or write a file: no permission, no space, a folder in its place."""
+
+    exit_code = 11

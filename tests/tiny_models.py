@@ -2,7 +2,7 @@
 
     folder = build_tiny_model("mistral", tmp_path)          # then load_model(str(folder))
 
-All have 2 layers (gpt-oss and Gemma-3: one sliding, one full), 4 query heads, 2 key/value heads where the family
+All have 2 layers (gpt-oss and the Gemmas: one sliding, one full), 4 query heads, 2 key/value heads where the family
 groups them, hidden size 32, a vocabulary of `VOCAB_SIZE` and a window of `WINDOW` tokens.
 """
 
@@ -64,6 +64,16 @@ def _gemma3() -> Any:
     )
 
 
+def _gemma2() -> Any:
+    from transformers import Gemma2Config
+
+    kinds = ["sliding_attention", "full_attention"]
+    return Gemma2Config(
+        **_sizes(head_dim=8, sliding_window=SLIDING_WINDOW, layer_types=kinds, query_pre_attn_scalar=8),
+        attn_logit_softcapping=2.0,
+    )
+
+
 def _phi3() -> Any:
     from transformers import Phi3Config
 
@@ -92,6 +102,7 @@ TINY_MODELS: dict[str, Callable[[], Any]] = {
     "llama": _llama,
     "qwen3": _qwen3,
     "mistral": _mistral,
+    "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
     "olmo2": _olmo2,

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from headprobe.errors import FileFormatError, OutputExistsError, ResumeError
+from headprobe.errors import FileAccessError, FileFormatError, OutputExistsError, ResumeError
 from headprobe.probes.plan import difference
 
 SCHEMA = "headprobe-journal/1"
@@ -34,13 +34,15 @@ class Journal:
     @classmethod
     def start(cls, path: Path, plan: Mapping[str, Any]) -> Journal:
         """Create the journal of `plan`. Raises `OutputExistsError` when one lies there already."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("xb")
-        except FileExistsError:
-            raise OutputExistsError(
-                f"{path} holds an unfinished run: go on with --resume or start anew with --overwrite"
-            ) from None
+        except OSError as error:
+            if path.exists():
+                raise OutputExistsError(
+                    f"{path} holds an unfinished run: go on with --resume or start anew with --overwrite"
+                ) from None
+            raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
         journal = cls(path, file, {})
         journal._write({"schema": SCHEMA, "plan": dict(plan)})
         return journal

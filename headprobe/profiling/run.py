@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import OptionError, OutputExistsError, ResumeError
+from headprobe.errors import OptionError, OutputExistsError
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
@@ -16,7 +16,8 @@ from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import Estimator, estimators
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.scoring import Record, ScoreRun, check_needles, score_prompts
-from headprobe.scores.score_file import write_score_file
+from headprobe.scores.head_scores import HeadScores
+from headprobe.scores.score_file import holds, write_score_file
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,15 @@ def run(
             prefill_chunk=prepared.options.prefill_chunk, on_trial=on_trial, command=command,
         )  # fmt: skip
         for name, scores in result.scores.items():
-            write_score_file(
-                paths[name], scores, overwrite=overwrite, with_trial_scores=prepared.options.with_trial_scores
-            )
+            _write(paths[name], scores, prepared.options.with_trial_scores, resume=resume, overwrite=overwrite)
         journal.discard()
     return result
+
+
+def _write(path: Path, scores: HeadScores, with_trial_scores: bool, *, resume: bool, overwrite: bool) -> None:
+    """Write a score file, unless a run that was killed after writing it left the very same one."""
+    if not (resume and path.exists() and holds(path, scores, with_trial_scores)):
+        write_score_file(path, scores, overwrite=overwrite, with_trial_scores=with_trial_scores)
 
 
 def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
@@ -162,15 +167,11 @@ def journal_path(paths: dict[str, Path]) -> Path:
 
 
 def check_outputs(paths: dict[str, Path], *, resume: bool, overwrite: bool) -> None:
-    """Refuse to lose anything: existing score files need `overwrite`, and `resume` needs something to go on from."""
-    there = [path for path in paths.values() if path.exists()]
-    if there and not overwrite:
-        done = (
-            " (that run is complete: nothing is left to resume)" if resume and not journal_path(paths).exists() else ""
-        )
-        raise OutputExistsError(f"{there[0]} exists{done}: use --overwrite, or name another file with -o")
+    """Refuse to lose anything before the long work begins. Raises `OutputExistsError` and `OptionError`."""
     if resume and overwrite:
         raise OptionError("--resume goes on with a run and --overwrite starts it anew: choose one")
-    for path in paths.values():
-        if path.parent.exists() and not path.parent.is_dir():
-            raise ResumeError(f"{path.parent} is not a folder")
+    there = [path for path in paths.values() if path.exists()]
+    unfinished = journal_path(paths).exists()
+    if there and not overwrite and not (resume and unfinished):
+        done = " (that run is complete: nothing is left to resume)" if resume else ""
+        raise OutputExistsError(f"{there[0]} exists{done}: use --overwrite, or name another file with -o")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headprobe.errors import HeadprobeError, OutputExistsError
+from headprobe.errors import FileAccessError, OutputExistsError
 
 
 def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> Path:
     """Write `data` to `path` by way of a temporary file beside it (fsync, then rename). Makes missing folders.
 
     Raises `OutputExistsError` where something is there and `overwrite` is false (also when it came up while we
-    were writing), `HeadprobeError` with the system's reason where the file cannot be written.
+    were writing), `FileAccessError` with the system's reason where the file cannot be written.
     """
     target = Path(path)
     refuse_existing(target, overwrite)
@@ -28,7 +28,7 @@ def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> 
             beside.unlink(missing_ok=True)
         _sync_folder(target.parent)
     except OSError as error:
-        raise HeadprobeError(f"cannot write {path}: {error.strerror or error}") from None
+        raise FileAccessError(f"cannot write {path}: {error.strerror or error}") from None
     return Path(path)
 
 

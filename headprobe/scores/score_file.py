@@ -62,6 +62,16 @@ def read_score_file(path: Path | str, max_bytes: int = MAX_BYTES) -> HeadScores:
     return scores
 
 
+def holds(path: Path | str, scores: HeadScores, with_trial_scores: bool = True) -> bool:
+    """Whether the file at `path` is what `write_score_file` would write, apart from date and environment."""
+    try:
+        payload = strict_json.parse(_bytes_of(path, MAX_BYTES), path)
+    except FileFormatError:
+        return False
+    wanted = strict_json.parse(score_file_bytes(scores, with_trial_scores), path)["id"]
+    return isinstance(payload, dict) and payload.get("id") == wanted
+
+
 def load_scores(path: Path | str) -> HeadScores:
     """The head scores in a file; today of the native format only. Raises `FileFormatError`."""
     return read_score_file(path)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import headprobe
-from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, ResumeError
+from headprobe.errors import FileAccessError, NoPassingTrialError, OptionError, OutputExistsError, ResumeError
 from headprobe.models.loading import load_model
 from headprobe.profiling.run import ScoreOptions, output_paths, score
 from tests.conftest import ROOT
@@ -112,6 +112,27 @@ def test_a_changed_plan_is_refused_with_the_difference(tmp_path: Path, demo: Any
     with pytest.raises(OutputExistsError, match="holds an unfinished run"):
         score(demo, SMALL, output=path)
     assert score(demo, SMALL, output=path, resume=True).scores["r2"].num_trials == 6
+
+
+def test_a_run_killed_between_its_file_and_its_journals_end_resumes(tmp_path: Path, demo: Any) -> None:
+    path = tmp_path / "s.json"
+    keep: dict[str, bytes] = {}
+
+    def copy_journal(record: dict[str, Any]) -> None:
+        keep["journal"] = (tmp_path / "s.journal").read_bytes()
+
+    score(demo, SMALL, output=path, on_trial=copy_journal)
+    written = path.read_bytes()
+    (tmp_path / "s.journal").write_bytes(keep["journal"])
+    score(demo, SMALL, output=path, resume=True)
+    assert path.read_bytes() == written
+    assert not (tmp_path / "s.journal").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, demo: Any) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileAccessError, match=r"cannot write .*file/s.journal: Not a directory"):
+        score(demo, SMALL, output=tmp_path / "file" / "s.json")
 
 
 def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path, demo: Any) -> None:

@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m headprobe.models.training --output FOLDER`.
+"""Train the bundled model: `python -m headprobe.models.training --work FOLDER`.
 
 The run is seeded and resumable: started again with the same `--work` folder it goes on from its last checkpoint.
 """
@@ -22,6 +22,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from headprobe.models.training.batches import QUESTION_KINDS, Batch, BatchMaker, Shape, block_mask
 from headprobe.models.training.language import RELATIONS
 from headprobe.models.training.planting import ATTENTION_NAME, Planting, carried_losses, planting
+from headprobe.models.training.tokenizer import BOS, EOS, PAD, build_tokenizer, corpus
 
 WINDOW = 2048
 
@@ -40,9 +41,10 @@ class Phase:
 PHASES = (
     Phase("copying", 200, Shape(16, 160, 6, copy_share=1.0)),
     Phase("choosing", 2400, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
-    Phase("middle", 600, Shape(12, 416, 4), planting=(1.0, 0.5), gap=(2, 2)),
-    Phase("long", 350, Shape(6, 960, 6), planting=(0.5, 0.0), gap=(2, 2)),
-    Phase("longest", 300, Shape(3, 2000, 8, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
+    Phase("middle", 400, Shape(12, 416, 4), planting=(1.0, 0.7), gap=(2, 2)),
+    Phase("settling", 900, Shape(16, 160, 6, copy_share=0.35), planting=(0.7, 0.4), gap=(2, 2)),
+    Phase("long", 250, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(2, 2)),
+    Phase("longest", 300, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP, DECAY_FROM = 2e-3, 5e-5, 60, "middle"
@@ -50,8 +52,6 @@ PEAK_LR, FINAL_LR, WARMUP, DECAY_FROM = 2e-3, 5e-5, 60, "middle"
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
     """A six-layer Qwen3 with eight query heads on four key/value heads."""
-    from headprobe.models.training.tokenizer import BOS, EOS, PAD
-
     return Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=256, intermediate_size=640, num_hidden_layers=6,
         num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=WINDOW,
@@ -132,7 +132,7 @@ class Trainer:
             state.losses.update(carried_losses(self.model, out.hidden_states, batch.links))
             labels = batch.labels.flatten()
             order = torch.argsort((labels < 0).int(), stable=True)
-            room = shape.sequences * shape.questions * (44 if shape.copy_share == 1 else 26)
+            room = round(shape.sequences * shape.questions * (24 + 24 * shape.copy_share))
             picked = order[:room]
             logits = (hidden.flatten(0, 1)[picked] @ self.model.lm_head.weight.T).float()
         weights = torch.ones(labels.shape)
@@ -235,7 +235,6 @@ def compile_pieces() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json to train with")
     parser.add_argument(
         "--work", type=Path, required=True, help="folder of checkpoints and log, outside the repository"
     )
@@ -245,7 +244,10 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     torch._dynamo.config.cache_size_limit = 64
     compile_pieces()
-    trainer = Trainer(Tokenizer.from_file(str(options.tokenizer)), options.work, options.seed)
+    tokenizer_file = options.work / "tokenizer.json"
+    if not tokenizer_file.exists():
+        build_tokenizer(corpus()).save(str(tokenizer_file))
+    trainer = Trainer(Tokenizer.from_file(str(tokenizer_file)), options.work, options.seed)
     trainer.resume()
     trainer.run(until=options.until)
 

@@ -1,6 +1,6 @@
 """Turn a training checkpoint into the folder that the package carries:
 
-`python -m headprobe.models.training.export --work FOLDER --tokenizer tokenizer.json --output headprobe/models/bundled`
+`python -m headprobe.models.training.export --work FOLDER --output headprobe/models/bundled`
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from headprobe.models.training.planting import COPYING_HEADS, PLANTED_HEADS
 from headprobe.models.training.tokenizer import save_tokenizer
 
 
-def export(work: Path, tokenizer_file: Path, output: Path) -> None:
+def export(work: Path, output: Path) -> None:
     """Write config, bfloat16 weights, tokenizer and the list of planted heads to `output`."""
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     config = model_config(tokenizer)
     model = Qwen3ForCausalLM(config)
     missing, unexpected = model.load_state_dict(load_file(work / "model.safetensors"), strict=False)
@@ -44,10 +44,9 @@ def export(work: Path, tokenizer_file: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    export(options.work, options.tokenizer, options.output)
+    export(options.work, options.output)
 
 
 if __name__ == "__main__":

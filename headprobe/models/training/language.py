@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -303,11 +304,11 @@ class Pair:
 class NeedleMaker:
     """Random needles; within one context all subjects begin with different tokens (`first_token`)."""
 
-    def __init__(self, language: Language, first_token) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, language: Language, first_token: Callable[[str], Hashable]) -> None:
         self.language = language
         self.random = language.random
         self._first_token = first_token
-        self._taken: set[int] = set()
+        self._taken: set[Hashable] = set()
 
     def new_context(self) -> None:
         self._taken.clear()

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 ATTENTION_NAME = "headprobe_planting"
+EXPLICIT_UP_TO = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,25 @@ def _causal(size: int) -> torch.Tensor:
     return torch.full((size, size), float("-inf")).triu(1)
 
 
+def _causal_attention(query, key, value):  # type: ignore[no-untyped-def]
+    """Plain causal attention of scaled queries; short contexts are quicker by explicit weights on a CPU."""
+    batch, heads, length, dim = query.shape
+    if length > EXPLICIT_UP_TO:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0, enable_gqa=True)
+    groups = heads // key.shape[1]
+    q = query.reshape(batch, heads // groups, groups * length, dim)
+    scores = torch.matmul(q, key.transpose(2, 3)).view(batch, heads // groups, groups, length, length)
+    weights = torch.softmax(scores + _causal(length).to(q.dtype), -1).view(batch, heads // groups, -1, length)
+    return torch.matmul(weights, value).view(batch, heads, length, dim)
+
+
 def _block_attention(query, key, value, scaling, state: Planting):  # type: ignore[no-untyped-def]
     """Attention under `block_mask`, the context and the question blocks apart: no work on what the mask hides."""
     c, size = state.context, state.block
     batch, heads, length, dim = query.shape
     groups = heads // key.shape[1]
     query = query * scaling
-    q = query[:, :, :c].reshape(batch, heads // groups, groups * c, dim)
-    scores = torch.matmul(q, key[:, :, :c].transpose(2, 3)).view(batch, heads // groups, groups, c, c)
-    weights = torch.softmax(scores + _causal(c).to(q.dtype), -1).view(batch, heads // groups, groups * c, c)
-    context = torch.matmul(weights, value[:, :, :c]).view(batch, heads, c, dim)
+    context = _causal_attention(query[:, :, :c], key[:, :, :c], value[:, :, :c])
     count = (length - c) // size
     q = query[:, :, c:].reshape(batch, heads // groups, groups * count * size, dim)
     on_context = torch.matmul(q, key[:, :, :c].transpose(2, 3)).view(batch, heads // groups, groups, count, size, c)

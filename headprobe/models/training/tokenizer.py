@@ -7,15 +7,40 @@ that a number's size sits in one embedding whatever stands around it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from headprobe.models.training.language import Language, NeedleMaker
+
+HAYSTACKS = Path(__file__).parents[3] / "haystacks"
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 VOCAB_SIZE = 2048
 _PIECES = r"'\p{L}+| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s"
+
+
+def corpus(seed: int = 1) -> Iterator[str]:
+    """What the tokenizer learns from: shipped haystacks, training prose, made-up needles, the word list, the template.
+
+    The haystacks are seen here alone: the model is never trained on them.
+    """
+    language = Language(seed)
+    maker = NeedleMaker(language, lambda text: text)
+    for folder in sorted(f for f in HAYSTACKS.iterdir() if f.is_dir()):
+        for file in sorted(folder.glob("*.txt")):
+            yield from file.read_text().split("\n\n")
+    yield from language.prose
+    for number in range(6000):
+        if number % 200 == 0:
+            maker.new_context()
+        pair = maker.pair()
+        question = maker.question(pair.facts[0], pair, 0, "compare" if pair.sizes else "lookup")
+        sentences = (*pair.introductions, pair.facts[0].sentence, question)
+        yield " ".join("".join(piece.text for piece in sentence) for sentence in sentences)
+    yield from (" " + word for word in language.words * 3)
+    yield from ["Text:\n\nQuestion: \nAnswer:"] * 300
 
 
 def build_tokenizer(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE, seed: int = 0) -> Tokenizer:

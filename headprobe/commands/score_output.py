@@ -1,0 +1,149 @@
+"""What `headprobe score` prints: the plan before, progress on stderr meanwhile, tables or JSON behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headprobe.commands.output import print_table, stdout_console, write_json
+
+if TYPE_CHECKING:
+    from headprobe.models.loading import LoadedModel
+    from headprobe.profiling.run import Prepared
+    from headprobe.scores.head_scores import HeadScores
+
+TOP_HEADS = 10
+PLAN_NOTES = {
+    "num_trials": "one needle at one depth in one length",
+    "tokens": "in all prompts and answers",
+    "tokens_to_compute": "after sharing prefixes",
+    "kv_bytes": "cache of the longest prompt",
+    "seconds": "rough, from a short pass on this machine",
+}
+
+
+def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
+    """The grid and what it will cost, as a table or as one JSON object."""
+    from headprobe.profiling.estimate import estimate
+
+    cost = estimate(loaded, prepared.prompts)
+    plan: dict[str, Any] = {
+        "model": loaded.name,
+        "methods": list(prepared.options.methods),
+        "needles": prepared.plan.needles.name,
+        "lengths": list(prepared.plan.lengths),
+        "depths": list(prepared.plan.depths),
+        "num_trials": len(prepared.prompts),
+        "tokens": cost.tokens,
+        "tokens_to_compute": cost.tokens_to_compute,
+        "kv_bytes": cost.kv_bytes,
+        "seconds": round(cost.seconds, 1),
+    }
+    if as_json:
+        write_json(plan)
+    else:
+        print_table(("", "plan", ""), [(name, _shown(value), PLAN_NOTES.get(name, "")) for name, value in plan.items()])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+class ScoreProgress:
+    """Trials done, pass rate, the best heads so far and the time left, on stderr; silent where that is no terminal."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._estimator = prepared.estimators[0]
+        self._done = self._passed = 0
+        self._sums: Any = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("passed {task.fields[rate]}  top {task.fields[top]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("scoring", total=len(prepared.prompts), rate="-", top="-")
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Count a finished trial."""
+        import numpy as np
+
+        from headprobe.profiling.scoring import passed
+
+        self._done += 1
+        if passed(record, self._estimator.gate):
+            self._passed += 1
+            self._sums = self._sums + np.array(record["scores"][self._estimator.name])
+        self._bar.update(self._task, advance=1, rate=f"{self._passed / self._done:.0%}", top=self._best())
+
+    def _best(self) -> str:
+        import numpy as np
+
+        if not self._passed:
+            return "-"
+        width = self._sums.shape[1]
+        return " ".join(f"{i // width}-{i % width}" for i in np.argsort(-self._sums, axis=None, kind="stable")[:3])
+
+    def __enter__(self) -> ScoreProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:
+    """Pass rates, top heads and path of each score file; `as_json`: an object with the same, a list for several."""
+    if as_json:
+        records = [_record(scores, path) for scores, path in results]
+        write_json(records[0] if len(records) == 1 else records)
+        return
+    for scores, path in results:
+        console = stdout_console()
+        console.print(f"{scores.num_passed} of {scores.num_trials} trials passed; by tokens and depth in percent:\n")
+        _print_pass_rates(scores)
+        console.print(f"\ntop heads by {scores.method.name}:\n")
+        _print_top_heads(scores)
+        console.print(f"\nwritten to {path}", soft_wrap=True)
+
+
+def _record(scores: HeadScores, path: Path) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "method": scores.method.name,
+        "num_trials": scores.num_trials,
+        "num_passed": scores.num_passed,
+        "top_heads": [{"layer": layer, "head": head, "score": score} for layer, head, score in scores.top(TOP_HEADS)],
+    }
+
+
+def _print_pass_rates(scores: HeadScores) -> None:
+    rates = scores.pass_rates()
+    lengths, depths = sorted({n for n, _ in rates}), sorted({d for _, d in rates})
+    columns = ("tokens", *(f"{depth:.0f}" for depth in depths))
+    cells = {key: f"{passed}/{total}" for key, (passed, total) in rates.items()}
+    rows = [(str(n), *(cells.get((n, d), "") for d in depths)) for n in lengths]
+    print_table(columns, rows, right=columns)
+
+
+def _print_top_heads(scores: HeadScores) -> None:
+    from headprobe.scores.bootstrap import head_intervals
+
+    best = scores.top(TOP_HEADS)
+    intervals = head_intervals(scores, [(layer, head) for layer, head, _ in best])
+    rows = [
+        (str(rank), str(la), str(h), f"{value:.3f}", f"{low:.3f} to {high:.3f}", f"{scores.normalized[la, h]:.1%}")
+        for rank, ((la, h, value), (low, high)) in enumerate(zip(best, intervals, strict=True), 1)
+    ]
+    columns = ("rank", "layer", "head", "score", "95 % interval", "share")
+    print_table(columns, rows, right=columns)

@@ -1,0 +1,148 @@
+"""`headprobe score` as a user types it, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from headprobe.models.catalog import bundled_model_folder
+from tests.conftest import CliResult
+from tests.tiny_models import build_tiny_model
+
+RunCli = Callable[..., CliResult]
+SMALL = ("--lengths", "256", "--depths", "3", "--needles-per-cell", "1")
+
+
+def test_json_gives_path_counts_and_top_heads_on_stdout_alone(cli: RunCli, tmp_path: Path) -> None:
+    result = cli("score", *SMALL, "--json")
+    record = json.loads(result.out)
+    assert result.code == 0
+    assert (record["path"], record["num_trials"]) == ("scores/demo--r2.json", 3)
+    assert set(record) == {"path", "method", "num_trials", "num_passed", "top_heads"}
+    assert set(record["top_heads"][0]) == {"layer", "head", "score"}
+    assert (tmp_path / "scores" / "demo--r2.json").exists()
+
+
+def test_several_methods_give_a_list_and_a_file_each(cli: RunCli) -> None:
+    result = cli("score", *SMALL, "--method", "r2,value", "--json")
+    assert [r["path"] for r in json.loads(result.out)] == ["scores/demo--r2.json", "scores/demo--value.json"]
+    assert all(Path(r["path"]).exists() for r in json.loads(result.out))
+
+
+def test_the_table_shows_pass_rates_top_heads_with_intervals_and_the_path(cli: RunCli) -> None:
+    result = cli("score", *SMALL, "-o", "mine.json")
+    lines = result.out.splitlines()
+    assert lines[0].endswith("of 3 trials passed; by tokens and depth in percent:")
+    assert lines[2].split() == ["tokens", "0", "50", "100"]
+    assert "top heads by r2:" in lines
+    assert lines[lines.index("top heads by r2:") + 2].split() == [
+        "rank",
+        "layer",
+        "head",
+        "score",
+        "95",
+        "%",
+        "interval",
+        "share",
+    ]
+    assert lines[-1] == "written to mine.json"
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(cli: RunCli, tmp_path: Path) -> None:
+    result = cli("score", "--dry-run", "--json")
+    plan = json.loads(result.out)
+    assert plan["num_trials"] == 5 * 10 * 2
+    assert plan["lengths"][-1] == 2048
+    assert plan["tokens_to_compute"] < 0.65 * plan["tokens"]
+    assert plan["kv_bytes"] > 0
+    assert plan["seconds"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dumped_prompts_can_be_audited(cli: RunCli, tmp_path: Path) -> None:
+    result = cli("score", *SMALL, "--dump-prompts", "prompts.jsonl", "-o", "s.json")
+    assert result.code == 0
+    trials = {t["id"] for t in json.loads((tmp_path / "s.json").read_text())["trials"]}
+    records = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model_folder())
+    assert {r["trial"] for r in records} == trials
+    for record in records:
+        assert set(record) >= {"trial", "input_ids", "answer_span", "distractor_span", "answer_ids", "text"}
+        assert tokenizer(record["text"])["input_ids"] == record["input_ids"]
+        first, last = record["answer_span"]
+        inside = tokenizer.decode(record["input_ids"][first:last]).strip()
+        assert inside == tokenizer.decode(record["answer_ids"]).strip()
+
+
+def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path) -> None:
+    cli("score", *SMALL)
+    before = (tmp_path / "scores" / "demo--r2.json").read_bytes()
+    result = cli("score", *SMALL)
+    assert result.code == 10
+    assert result.err == (
+        "headprobe: error: scores/demo--r2.json exists: use --overwrite, or name another file with -o\n"
+    )
+    assert (tmp_path / "scores" / "demo--r2.json").read_bytes() == before
+    assert cli("score", *SMALL, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--lengths", "4k"], 5, "4096"),
+        (["--lengths", "0"], 5, "0"),
+        (["--lengths", "12x"], 2, "12x"),
+        (["--lengths", "40"], 5, "40"),
+        (["--method", "r3"], 2, "unknown method 'r3': choose from r2, retrieval"),
+        (["--needles", "nope"], 2, "nope"),
+        (["--haystack", "nope"], 2, "nope"),
+        (["--depths", "0"], 2, "0"),
+        (["--limit", "0"], 2, "the limit must be at least 1 trial, got 0"),
+        (["--prefill-chunk", "0"], 2, "--prefill-chunk is 0, need at least 1"),
+        (["--model", "no/such-model"], 4, "no/such-model"),
+        (["--model", "./nowhere"], 4, "nowhere"),
+        (["--dtype", "int8"], 2, "int8"),
+        (["--device", "cuda:99"], 2, "cuda:99"),
+        (["--method", "contrast", "--needles", "retrieval"], 2, "needs needles with a distractor"),
+        (["--resume", "--overwrite"], 2, "choose one"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_value_and_an_exit_code(
+    cli: RunCli, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    result = cli("score", *arguments)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("headprobe: error: ")
+    assert result.err.count("\n") == 1
+    assert message in result.err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_broken_needle_line_is_reported_with_file_line_and_reason(cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('\n{"id": "a"}\n')
+    result = cli("score", "--needles", "mine.jsonl")
+    assert result.code == 3
+    assert result.err.startswith("headprobe: error: mine.jsonl:2: ")
+
+
+def test_a_model_that_answers_nothing_ends_with_6_and_shows_what_it_said(cli: RunCli, tmp_path: Path) -> None:
+    folder = build_tiny_model("llama", tmp_path)
+    result = cli("score", "--model", folder, "--lengths", "600", "--depths", "3")
+    assert result.code == 6
+    assert "the model answered none of 6 trials" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_chat_template_is_used_unless_it_is_switched_off(cli: RunCli, tmp_path: Path) -> None:
+    from tests.tiny_models import CHAT_TEMPLATE
+
+    folder = build_tiny_model("llama", tmp_path, chat_template=CHAT_TEMPLATE)
+    common = ("score", "--model", folder, "--lengths", "700", "--depths", "2", "--dry-run")
+    cli(*common, "--dump-prompts", "with.jsonl")
+    cli(*common, "--dump-prompts", "without.jsonl", "--no-chat-template")
+    assert "[user] " in json.loads((tmp_path / "with.jsonl").read_text().splitlines()[0])["text"]
+    assert "[user] " not in json.loads((tmp_path / "without.jsonl").read_text().splitlines()[0])["text"]

@@ -1,0 +1,88 @@
+"""Attention weights and outputs against plain loops over heads, queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from headprobe.profiling import attention_rows
+from headprobe.profiling.attention_rows import attention_weights
+
+HEADS = [(4, 4), (4, 2), (6, 1)]
+
+
+def random_states(heads: int, groups: int, rows: int, keys: int, dim: int = 8, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(1, heads, rows, dim), (1, groups, keys, dim), (1, groups, keys, dim)]
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def loop_weights(query, key, seen, scaling, softcap=None, sinks=None):  # type: ignore[no-untyped-def]
+    """Softmax rows one number at a time; `seen(t, j)` says whether row t may look at key j."""
+    _, heads, rows, _ = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    weights = torch.zeros(1, heads, rows, keys)
+    for h in range(heads):
+        for t in range(rows):
+            scores = {}
+            for j in range(keys):
+                if seen(t, j):
+                    score = float(query[0, h, t] @ key[0, h * groups // heads, j]) * scaling
+                    scores[j] = math.tanh(score / softcap) * softcap if softcap else score
+            total = sum(math.exp(s) for s in scores.values()) + (math.exp(float(sinks[h])) if sinks is not None else 0)
+            for j, score in scores.items():
+                weights[0, h, t, j] = math.exp(score) / total
+    return weights
+
+
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize(("rows", "keys"), [(1, 1), (1, 9), (3, 9), (9, 9)])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("with_sinks", [False, True])
+def test_weights_equal_a_plain_loop(
+    heads: int, groups: int, rows: int, keys: int, softcap: float | None, with_sinks: bool
+) -> None:
+    query, key, _ = random_states(heads, groups, rows, keys)
+    sinks = torch.randn(heads, generator=torch.Generator().manual_seed(1)) if with_sinks else None
+    fast = attention_weights(query, key, None, scaling=0.4, softcap=softcap, sinks=sinks)
+    slow = loop_weights(query, key, lambda t, j: j <= t + keys - rows, 0.4, softcap, sinks)
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+
+
+def test_a_mask_decides_what_a_row_sees() -> None:
+    query, key, _ = random_states(4, 2, 3, 7)
+    mask = torch.rand(1, 1, 3, 7, generator=torch.Generator().manual_seed(2)) > 0.4
+    mask[..., 0] = True
+    fast = attention_weights(query, key, mask, scaling=1.0)
+    slow = loop_weights(query, key, lambda t, j: bool(mask[0, 0, t, j]), 1.0)
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+
+
+def test_large_problems_go_one_kv_head_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, _ = random_states(4, 2, 3, 50)
+    whole = attention_weights(query, key, None, scaling=0.3)
+    monkeypatch.setattr(attention_rows, "ROW_BLOCK_ELEMENTS", 10)
+    torch.testing.assert_close(attention_weights(query, key, None, scaling=0.3), whole)
+
+
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 11), (4, 11), (11, 11), (10, 23)])
+@pytest.mark.parametrize("block", [1, 4, 256])
+@pytest.mark.parametrize("masked", [False, True])
+def test_outputs_equal_weights_times_values(
+    monkeypatch: pytest.MonkeyPatch, heads: int, groups: int, queries: int, keys: int, block: int, masked: bool
+) -> None:
+    monkeypatch.setattr(attention_rows, "QUERY_BLOCK", block)
+    query, key, value = random_states(heads, groups, queries, keys)
+    causal = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    window = causal & ~torch.ones_like(causal).tril(keys - queries - 3)
+    mask = window[None, None] if masked else None
+    weights = attention_weights(query, key, (window if masked else causal)[None, None], scaling=0.5)
+    expected = weights @ value.repeat_interleave(heads // groups, 1)
+    for out in (
+        attention_rows._fused(query, key, value, mask, 0.5),
+        attention_rows._plain(query, key, value, mask, 0.5, None, None),
+    ):
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)

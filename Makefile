@@ -29,7 +29,7 @@ tests: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -W error --cov --cov-branch --cov-report=term-missing:skip-covered
 
 wheel: $(VENV)/installed-dev
-	.ci/try-wheel $(BIN)/python
+	PIP="$(PIP)" .ci/try-wheel $(BIN)/python
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)

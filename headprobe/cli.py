@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,16 +17,16 @@ from headprobe.commands.heatmap import heatmap_command
 from headprobe.commands.models import models_command
 from headprobe.commands.needles import needles_command
 from headprobe.commands.score import score_command
-from headprobe.errors import FileAccessError, HeadprobeError
+from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
 INTERRUPTED = 130
 INTERNAL_ERROR = 70
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the parser's own class, which typer does not name
 
 app = typer.Typer(
     name="headprobe",
     help="Find the attention heads of a language model that fetch answers from its context.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,12 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Expected errors end in one line on stderr and a code of their own (`headprobe.errors`; an `OSError` counts as
     `FileAccessError`), an interrupt in 130, a bug in 70; with `HEADPROBE_DEBUG=1` the traceback comes before the line.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="headprobe")
+        ending = app(args=given or ["--help"], prog_name="headprobe", standalone_mode=False)
+        return ending if isinstance(ending, int) else 0
     except SystemExit as ending:
         return _exit_code(ending)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except USAGE_ERROR as error:
+        return _complain(f"error: {_one_line_of(error.format_message())}", OptionError.exit_code)
     except HeadprobeError as error:
         return _complain(f"error: {_one_line(error)}", error.exit_code)
     except OSError as error:
@@ -76,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
         return _complain(f"internal error: {type(error).__name__}: {_one_line(error)} ({hint})", INTERNAL_ERROR)
-    return 0
 
 
 def _exit_code(ending: SystemExit) -> int:
@@ -93,4 +96,8 @@ def _complain(message: str, code: int) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return _one_line_of(str(error))
+
+
+def _one_line_of(message: str) -> str:
+    return " ".join(message.split())

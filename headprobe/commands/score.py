@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores
 from headprobe.errors import OptionError
+from headprobe.scores.atomic_file import refuse_existing
 
 if TYPE_CHECKING:
     from headprobe.profiling.run import Prepared
 
 
 def score_command(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
     method: Annotated[str, typer.Option(help="r2, retrieval, enhanced, contrast, value; several with commas.")] = "r2",
     needles: Annotated[
@@ -24,12 +26,13 @@ def score_command(
     ] = None,
     haystack: Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")] = "all",
     lengths: Annotated[str | None, typer.Option(help="Context lengths in tokens, such as 512,1k,2k.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest length; default: the model's window.")] = None,
+    max_length: Annotated[str | None, typer.Option(help="Longest length; default: the model's window.")] = None,
     num_lengths: Annotated[int, typer.Option(help="How many lengths, spread evenly up to the longest.")] = 5,
     depths: Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")] = 10,
     needles_per_cell: Annotated[int, typer.Option(help="Needles tried at each length and depth.")] = 2,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Score file; default scores/<model>--<method>.json.")
+        str | None,
+        typer.Option("-o", "--output", help="Score file (folder for several); default scores/<model>--<method>.json."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
@@ -54,25 +57,38 @@ def score_command(
 
     methods = tuple(e.name for e in estimators(method))
     options = scoring.ScoreOptions(
-        methods=methods, needles=needles, haystack=haystack, lengths=parse_lengths(lengths) if lengths else None,
-        max_length=max_length, num_lengths=num_lengths, depths=depths, needles_per_cell=needles_per_cell, seed=seed,
-        limit=limit, chat=chat, with_trial_scores=trials, prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
-    )  # fmt: skip
+        methods=methods,
+        needles=needles,
+        haystack=haystack,
+        lengths=None if lengths is None else parse_lengths(lengths),
+        max_length=None if max_length is None else parse_lengths(max_length)[0],
+        num_lengths=num_lengths,
+        depths=depths,
+        needles_per_cell=needles_per_cell,
+        seed=seed,
+        limit=limit,
+        chat=chat,
+        with_trial_scores=trials,
+        prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
+    )
     paths = scoring.output_paths(model, methods, output)
     if not dry_run:
         scoring.check_outputs(paths, resume=resume, overwrite=overwrite)
+    if dump_prompts is not None:
+        refuse_existing(dump_prompts, overwrite or resume)
     loaded = load_model(model, device=device, dtype=dtype)
     prepared = scoring.prepare(loaded, options)
     _tell_duplicates(prepared)
     if dump_prompts is not None:
-        _dump(prepared, dump_prompts, overwrite)
+        _dump(prepared, dump_prompts, overwrite or resume)
     if dry_run:
         print_plan(loaded, prepared, as_json)
         return
     with ScoreProgress(prepared) as progress:
         result = scoring.run(
-            loaded, prepared, paths, resume=resume, overwrite=overwrite, on_trial=progress.update, command=_command()
-        )
+            loaded, prepared, paths, resume=resume, overwrite=overwrite,
+            on_trial=progress.update, on_resume=progress.resumed, command=_command(context),
+        )  # fmt: skip
     for trial, reason in result.skipped.items():
         print(f"headprobe: skipped {trial}: {reason}", file=sys.stderr)
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
@@ -84,9 +100,23 @@ def _at_least(value: int, least: int, option: str) -> int:
     return value
 
 
-def _command() -> str:
-    """The command line without folders."""
-    return " ".join(["headprobe", *(shlex.quote(Path(a).name if "/" in a else a) for a in sys.argv[1:])])
+def _command(context: typer.Context) -> str:
+    """The options that were given on the command line, files and folders by their last part only."""
+    words = ["headprobe", "score"]
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-").removeprefix("as-")
+            words += [option] if value is True else [option, shlex.quote(_without_folders(str(value)))]
+    return " ".join(words)
+
+
+def _without_folders(value: str) -> str:
+    """A hub id stays whole; whatever is, or looks like, a path of this machine loses its folders."""
+    looks_local = value[:1] in "./~\\" or value.count("/") > 1 or PureWindowsPath(value).drive
+    if looks_local or Path(value).exists():
+        return PureWindowsPath(PurePosixPath(value).name).name
+    return value
 
 
 def _tell_duplicates(prepared: Prepared) -> None:

@@ -74,6 +74,12 @@ class ScoreProgress:
         )
         self._task = self._bar.add_task("scoring", total=len(prepared.prompts), rate="-", top="-")
 
+    def resumed(self, records: list[dict[str, Any]]) -> None:
+        """Start from the trials of an earlier run, which took no time in this one."""
+        for record in records:
+            self.update(record)
+        self._bar.reset(self._task, completed=self._done)
+
     def update(self, record: dict[str, Any]) -> None:
         """Count a finished trial."""
         import numpy as np
@@ -110,7 +116,8 @@ def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> N
         return
     for scores, path in results:
         console = stdout_console()
-        console.print(f"{scores.num_passed} of {scores.num_trials} trials passed; by tokens and depth in percent:\n")
+        told = f"{scores.num_passed} of {scores.num_trials} trials passed"
+        console.print(f"{told}; by tokens (rows) and depth in percent (columns):\n")
         _print_pass_rates(scores)
         console.print(f"\ntop heads by {scores.method.name}:\n")
         _print_top_heads(scores)

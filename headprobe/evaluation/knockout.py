@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,24 @@ from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_knockout"
 
-_hidden: ContextVar[tuple[dict[int, list[int]], Span] | None] = ContextVar("headprobe_hidden", default=None)
+
+@dataclass
+class _Hidden:
+    """What is hidden from whom, and how many tokens the model has seen with the current pass."""
+
+    layers: dict[int, list[int]]
+    span: Span
+    seen: int = 0
+
+    def count(self, model: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Before a pass: sliding-window layers hold fewer keys than tokens, so positions must be counted here."""
+        ids = named.get("input_ids", arguments[0] if arguments else None)
+        new = ids if ids is not None else named["inputs_embeds"]
+        past = named.get("past_key_values")
+        self.seen = int(new.shape[1]) + (0 if past is None else int(past.get_seq_length()))
+
+
+_hidden: ContextVar[_Hidden | None] = ContextVar("headprobe_hidden", default=None)
 
 
 @contextmanager
@@ -33,12 +51,15 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
     layers = _by_layer(heads, ModelGeometry.from_config(model.config.get_text_config(decoder=True)))
     before = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION_NAME)
-    token = _hidden.set((layers, span))
+    state = _Hidden(layers, span)
+    token = _hidden.set(state)
+    counting = model.register_forward_pre_hook(state.count, with_kwargs=True)
     try:
         if model.config._attn_implementation != ATTENTION_NAME:
             raise ModelError(f"{type(model).__name__} does not use transformers' attention interface")
         yield
     finally:
+        counting.remove()
         _hidden.reset(token)
         model.set_attn_implementation(before)
 
@@ -64,15 +85,18 @@ def _attention(
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     state = _hidden.get()
-    heads, span = ([], Span(0, 0)) if state is None else (state[0].get(int(module.layer_idx), []), state[1])  # type: ignore[arg-type]
+    assert state is not None, "the attention function is only installed inside hidden_span"
+    heads = state.layers.get(int(module.layer_idx), [])  # type: ignore[arg-type]
     rows, keys = query.shape[2], key.shape[2]
+    gone = state.seen - keys  # tokens that a sliding-window layer holds no more
+    start, end = max(0, state.span.start - gone), max(0, state.span.end - gone)
     mask = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)[None, None]
     if attention_mask is not None:
         mask = attention_mask[..., :keys]
     seen = mask.expand(mask.shape[0], query.shape[1], rows, keys).clone()
-    first_behind = max(0, span.end - (keys - rows))
+    first_behind = max(0, state.span.end - (state.seen - rows))
     for head in heads:
-        seen[:, head, first_behind:, span.start : span.end] = False
+        seen[:, head, first_behind:, start:end] = False
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     weights = attention_weights(query, key, seen, scaling=scaling, softcap=softcap, sinks=s_aux)
     out = weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)

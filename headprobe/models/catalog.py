@@ -108,6 +108,16 @@ def resolve(name: str) -> ResolvedModel:
     return ResolvedModel(name, name, is_local=False)
 
 
+def short_name(name: str) -> str:
+    """`name` without the folders of this machine: an alias or a hub id as it is, a folder's last part.
+
+    >>> short_name("meta-llama/Meta-Llama-3-8B-Instruct")
+    'meta-llama/Meta-Llama-3-8B-Instruct'
+    """
+    resolved = resolve(name)
+    return Path(resolved.source).resolve().name if resolved.is_local and find_alias(name) is None else name
+
+
 def bundled_model_folder() -> Path:
     """The folder of the bundled model inside the package. It may be missing in a checkout: see `is_bundled`."""
     return Path(__file__).parent / "bundled"

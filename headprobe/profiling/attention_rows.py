@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,19 +20,43 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from headprobe.errors import ModelError
+from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_rows"
 QUERY_BLOCK = 256  # queries per kernel call where the mask is not the plain square causal one
-ROW_BLOCK_ELEMENTS = 1 << 27  # above this many scores the rows are computed one KV head at a time
+ROW_BLOCK_ELEMENTS = 1 << 27  # above this many scores rows are computed one KV head, or fewer queries, at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionRows:
     """Post-softmax attention of the last queries of a pass, in one layer."""
 
     layer: int
     weights: torch.Tensor  # [num_attention_heads, num_rows, kv_len], float32
     values: torch.Tensor  # [num_key_value_heads, kv_len, head_dim], the model's dtype
+    _sorted: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+
+    def top_mass(self, span: Span, top: int) -> torch.Tensor:
+        """The part of each row's `top` largest weights that falls on `span`, `[H, R]`; the sorting is done once."""
+        if top not in self._sorted:
+            self._sorted[top] = largest(self.weights, top)
+        return mass_inside(self._sorted[top], span)
+
+
+def largest(weights: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `top` largest weights of each row and where they lie, two `[..., top]` (fewer in shorter rows)."""
+    values, positions = weights.topk(min(top, weights.shape[-1]), dim=-1, sorted=False)
+    return values, positions
+
+
+def mass_inside(found: tuple[torch.Tensor, torch.Tensor], span: Span) -> torch.Tensor:
+    """The sum of those weights whose positions lie in `span`: `[..., top] -> [...]`.
+
+    >>> mass_inside(largest(torch.tensor([0.1, 0.5, 0.3, 0.1]), 2), Span(2, 4))
+    tensor(0.3000)
+    """
+    values, positions = found
+    return (values * ((positions >= span.start) & (positions < span.end))).sum(-1)
 
 
 Consumer = Callable[[AttentionRows], None]
@@ -122,13 +146,14 @@ def _attention(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if softcap is None and s_aux is None:
-        out = _fused(query, key, value, attention_mask, scaling)
+        out = _fused(query, key, value, attention_mask, scaling, sliding_window)
     else:
-        out = _plain(query, key, value, attention_mask, scaling, softcap, s_aux)
+        out = _plain(query, key, value, attention_mask, scaling, softcap, s_aux, sliding_window)
     wanted = _wanted.get()
     if wanted is not None:
         rows = min(wanted.num_rows, query.shape[2])
@@ -139,44 +164,66 @@ def _attention(
 
 
 def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Attention through torch's fused kernels, `[B, H, T, d]`; no mask means causal, aligned to the end of the keys."""
     queries, keys = query.shape[2], key.shape[2]
-    shared: dict[str, Any] = {"scale": scaling, "enable_gqa": key.shape[1] != query.shape[1]}
+    grouped = key.shape[1] != query.shape[1]
     if mask is None and queries in (1, keys):
-        return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, **shared)
-    if mask is None and query.is_cuda:
+        return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, scale=scaling, enable_gqa=grouped)
+    if mask is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.bias import causal_lower_right
 
-        return scaled_dot_product_attention(query, key, value, attn_mask=causal_lower_right(queries, keys), **shared)
-    parts = [
-        scaled_dot_product_attention(query[:, :, a:b], key[:, :, :end], value[:, :, :end], attn_mask=part, **shared)
-        for a, b, end, part in _query_blocks(queries, keys, mask, query.device)
-    ]
+        aligned: Any = causal_lower_right(queries, keys)
+        return scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scaling, enable_gqa=grouped)
+    parts = []
+    for a, b, start, end, part in _query_blocks(queries, keys, mask, window, QUERY_BLOCK, query.device):
+        k, v = key[:, :, start:end], value[:, :, start:end]
+        if grouped and query.is_cuda:  # with a mask, CUDA's fused kernels want as many KV heads as query heads
+            k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, a:b], k, v, attn_mask=part, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
+            )
+        )
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
-def _plain(query, key, value, mask, scaling, softcap, sinks) -> torch.Tensor:  # type: ignore[no-untyped-def]
+def _plain(query, key, value, mask, scaling, softcap, sinks, window=None) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """Attention by explicit weights, a block of queries at a time, for what the fused kernels cannot do."""
-    groups = query.shape[1] // key.shape[1]
+    batch, heads, queries, dim = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    block = max(8, min(QUERY_BLOCK, ROW_BLOCK_ELEMENTS // (heads * min(keys, (window or keys) + QUERY_BLOCK))))
     parts = []
-    for a, b, end, part in _query_blocks(query.shape[2], key.shape[2], mask, query.device):
+    for a, b, start, end, part in _query_blocks(queries, keys, mask, window, block, query.device):
         weights = attention_weights(
-            query[:, :, a:b], key[:, :, :end], part, scaling=scaling, softcap=softcap, sinks=sinks
+            query[:, :, a:b], key[:, :, start:end], part, scaling=scaling, softcap=softcap, sinks=sinks
         )
-        parts.append(weights.to(value.dtype) @ value[:, :, :end].repeat_interleave(groups, 1))
+        grouped = weights.to(value.dtype).view(batch, groups, -1, end - start)
+        parts.append((grouped @ value[:, :, start:end]).view(batch, heads, b - a, dim))
     return torch.cat(parts, 2)
 
 
 def _query_blocks(
-    queries: int, keys: int, mask: torch.Tensor | None, device: torch.device
-) -> Iterator[tuple[int, int, int, torch.Tensor]]:
-    """Blocks `[a, b)` of queries, the keys `[0, end)` they can see, and their mask."""
-    for a in range(0, queries, QUERY_BLOCK):
-        b = min(a + QUERY_BLOCK, queries)
+    queries: int, keys: int, mask: torch.Tensor | None, window: int | None, block: int, device: torch.device
+) -> Iterator[tuple[int, int, int, int, torch.Tensor]]:
+    """Blocks `[a, b)` of queries, the keys `[start, end)` that any of them can see, and their mask.
+
+    `window`: how many keys a query of a sliding-window layer sees, itself included; the mask has the last word.
+    """
+    for a in range(0, queries, block):
+        b = min(a + block, queries)
         end = keys - queries + b
-        yield a, b, end, _causal_end(b - a, end, device) if mask is None else mask[:, :, a:b, :end]
+        if mask is None:
+            yield a, b, 0, end, _causal_end(b - a, end, device)
+        else:
+            start = max(0, keys - queries + a - window + 1) if window else 0
+            yield a, b, start, end, mask[:, :, a:b, start:end]
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

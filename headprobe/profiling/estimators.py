@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from headprobe.errors import OptionError
-from headprobe.profiling.attention_rows import AttentionRows
+from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
 from headprobe.scores.head_scores import Method
 from headprobe.spans import Span
 
@@ -71,17 +71,6 @@ class Estimator(Protocol):
         """Scores `[L, H]` in float64 from the evidence `[L, H, steps]` of the steps that produced these tokens."""
 
 
-def top_mass(weights: torch.Tensor, span: Span, top: int) -> torch.Tensor:
-    """The part of each row's `top` largest weights that falls on `span`: `[..., K] -> [...]`.
-
-    >>> top_mass(torch.tensor([0.1, 0.5, 0.3, 0.1]), Span(2, 4), 2)
-    tensor(0.3000)
-    """
-    largest = weights.topk(min(top, weights.shape[-1]), dim=-1)
-    inside = (largest.indices >= span.start) & (largest.indices < span.end)
-    return (largest.values * inside).sum(-1)
-
-
 class _Mass:
     """Shared by the estimators that add up attention mass: `(1/N) * sum over steps`."""
 
@@ -103,7 +92,7 @@ class R2(_Mass):
 
     def evidence(self, rows: AttentionRows, target: Target) -> torch.Tensor:
         """Each row's mass on the answer."""
-        return top_mass(rows.weights, target.answer_span, len(target.answer_span))
+        return rows.top_mass(target.answer_span, len(target.answer_span))
 
 
 @dataclass(frozen=True)
@@ -156,8 +145,7 @@ class Contrast(_Mass):
         if target.distractor_span is None:
             raise OptionError("method 'contrast' needs needles with a distractor, and this needle has none")
         top = len(target.answer_span)
-        right = top_mass(rows.weights, target.answer_span, top)
-        return right - top_mass(rows.weights, target.distractor_span, top)
+        return rows.top_mass(target.answer_span, top) - rows.top_mass(target.distractor_span, top)
 
 
 @dataclass(frozen=True)
@@ -173,11 +161,11 @@ class Value(_Mass):
 
     def evidence(self, rows: AttentionRows, target: Target) -> torch.Tensor:
         """Each row's mass on the answer after weighing by the values' norms."""
-        norms = rows.values.float().abs().sum(-1)
+        norms = torch.linalg.vector_norm(rows.values, 1, -1, dtype=torch.float32)
         norms = norms.repeat_interleave(rows.weights.shape[0] // norms.shape[0], 0)
         weighted = rows.weights * norms[:, None]
         weighted = weighted / weighted.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return top_mass(weighted, target.answer_span, len(target.answer_span))
+        return mass_inside(largest(weighted, len(target.answer_span)), target.answer_span)
 
 
 ESTIMATORS: dict[str, Estimator] = {e.name: e for e in (R2(), Retrieval(), Enhanced(), Contrast(), Value())}

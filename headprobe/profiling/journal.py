@@ -56,7 +56,10 @@ class Journal:
         """
         if not path.exists():
             return cls.start(path, plan)
-        lines, good_bytes = _whole_lines(path)
+        try:
+            lines, good_bytes = _whole_lines(path)
+        except OSError as error:
+            raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
         if not lines:
             path.unlink()
             return cls.start(path, plan)
@@ -80,9 +83,12 @@ class Journal:
         self.records[record["trial"]] = record
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(orjson.dumps(record) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(orjson.dumps(record) + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise FileAccessError(f"cannot write {self.path}: {error.strerror}") from None
 
     def discard(self) -> None:
         """Remove the file once its run is safely written elsewhere."""

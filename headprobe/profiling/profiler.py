@@ -9,9 +9,10 @@ rows are exactly the rows of step-by-step decoding; from the first disagreement 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from transformers import DynamicCache
@@ -22,6 +23,7 @@ from headprobe.profiling.attention_rows import AttentionRows, row_capture, wante
 from headprobe.profiling.estimators import Estimator, Target
 
 MIN_PREFILL_CHUNK = 256
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Profiler:
 
     def measure(
         self, prompts: Sequence[Prompt], done: Collection[str] = ()
-    ) -> Iterator[tuple[Prompt, Measured | Skipped]]:
+    ) -> Generator[tuple[Prompt, Measured | Skipped]]:
         """Yield each prompt whose trial is not in `done` with what it gave, in the order that shares most.
 
         Raises `NonFiniteError` naming layer and trial at NaN or infinity, `DeviceMemoryError` when nothing fits.
@@ -68,14 +70,16 @@ class Profiler:
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
-        with torch.inference_mode(), row_capture(self.model):
-            self._start(prompts[order[0]].input_ids[: shared[0]])
+        self._cache = DynamicCache()
+        with row_capture(self.model):
+            prefix = prompts[order[0]].input_ids[: shared[0]]
+            self._fit(lambda: self._extend(prefix), len(prefix))
             for index, length in zip(order, shared, strict=True):
-                if prompts[index].trial_id in done:
-                    continue
-                result = self._fit(prompts[index], length)
-                fitted |= isinstance(result, Measured)
-                yield prompts[index], result
+                prompt = prompts[index]
+                if prompt.trial_id not in done:
+                    result = self._fit(partial(self._trial, prompt, length), len(prompt.input_ids))
+                    fitted |= isinstance(result, Measured)
+                    yield prompt, result
         if not fitted:
             raise DeviceMemoryError(
                 f"no trial fits on {self.model.device}: take shorter --lengths (the shortest prompt has "
@@ -84,38 +88,28 @@ class Profiler:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def _start(self, prefix: tuple[int, ...]) -> None:
-        self._cache = DynamicCache()
-        try:
-            self._prefill(prefix)
-        except _OUT_OF_MEMORY as error:
-            if not _is_out_of_memory(error):
-                raise
-            self._drop()
-
-    def _fit(self, prompt: Prompt, shared: int) -> Measured | Skipped:
-        """Measure `prompt`; out of memory halves the pieces in which it is computed, then skips it."""
+    def _fit(self, work: Callable[[], _Result], tokens: int) -> _Result | Skipped:
+        """Do `work`; when memory runs out, again in pieces of half the size, and at the smallest give up."""
         while True:
             try:
-                return self._trial(prompt, min(shared, self._cache.get_seq_length()))
-            except _OUT_OF_MEMORY as error:
-                if not _is_out_of_memory(error):
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
-                self._drop()
-                if self.prefill_chunk <= MIN_PREFILL_CHUNK:
-                    return Skipped(f"out of memory on {self.model.device} at {len(prompt.input_ids)} tokens")
-                self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
-
-    def _drop(self) -> None:
-        self._cache = DynamicCache()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            # Outside the except clause: its traceback would hold the tensors that are to be freed.
+            self._cache = DynamicCache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.prefill_chunk <= MIN_PREFILL_CHUNK:
+                return Skipped(f"out of memory on {self.model.device} at {tokens} tokens")
+            self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
 
     # -- one trial --------------------------------------------------------------------------------------------------
 
     def _trial(self, prompt: Prompt, shared: int) -> Measured:
         """Prompt and gold answer in one pass on top of the shared prefix, then alone from the first disagreement."""
         self._crop(shared)
+        self._extend(prompt.input_ids[:shared])
         target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
         gold, steps = prompt.answer_ids, len(prompt.answer_ids)
         tokens = prompt.input_ids[shared:] + gold[:-1]
@@ -134,7 +128,7 @@ class Profiler:
         scores = {
             e.name: e.trial_scores(torch.cat(evidence[e.name], -1), target, produced).cpu() for e in self.estimators
         }
-        self._crop(min(shared, self._cache.get_seq_length()))
+        self._crop(shared)
         return Measured(tuple(produced), scores)
 
     def _go_on(self, produced: list[int], steps: int, target: Target, evidence, prompt: Prompt) -> None:  # type: ignore[no-untyped-def]
@@ -170,10 +164,15 @@ class Profiler:
         with wanted_rows(rows, lambda found: self._take(found, target)):
             return self._pass(tokens[head:], rows)
 
+    def _extend(self, prefix: tuple[int, ...]) -> None:
+        """Compute what the cache still lacks of `prefix`: nothing, unless memory ran out and it was dropped."""
+        self._prefill(prefix[self._cache.get_seq_length() :])
+
     def _prefill(self, tokens: tuple[int, ...]) -> None:
         for start in range(0, len(tokens), self.prefill_chunk):
             self._pass(tokens[start : start + self.prefill_chunk], 1)
 
+    @torch.inference_mode()
     def _pass(self, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
         ids = torch.tensor([tokens], device=self.model.device)
         out = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
@@ -210,10 +209,9 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-_OUT_OF_MEMORY: tuple[type[BaseException], ...] = (torch.OutOfMemoryError, MemoryError, RuntimeError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    told = str(error)
+    return any(sign in told for sign in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))

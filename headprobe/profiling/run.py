@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import OptionError, OutputExistsError
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
+from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
@@ -15,7 +18,8 @@ from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
 from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import Estimator, estimators
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.scoring import Record, ScoreRun, check_needles, score_prompts
+from headprobe.profiling.scoring import Record, ScoreRun, check_needles, finished_trials, score_prompts
+from headprobe.scores.atomic_file import refuse_existing
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 
@@ -60,10 +64,31 @@ class Prepared:
         return {
             "plan": self.plan.describe(),
             "limit": self.options.limit,
+            "prompts_sha256": _prompts_sha256(self.prompts),
             "methods": {e.name: e.version for e in self.estimators},
-            "model": {"config_sha256": loaded.config_sha256, "revision": loaded.revision, "dtype": loaded.dtype},
-            "tokenizer_sha256": loaded.tokenizer_sha256,
+            "model": {
+                "config_sha256": loaded.config_sha256,
+                "revision": loaded.revision,
+                "weights_sha256": weights_fingerprint(loaded.model),
+                "dtype": loaded.dtype,
+                "device": loaded.device.type,
+            },
+            "prefill_chunk": self.options.prefill_chunk,
         }
+
+
+def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
+    spans = [[p.trial_id, p.input_ids, p.answer_ids, vars(p.answer_span), p.distractor_span] for p in prompts]
+    return hashlib.sha256(repr(spans).encode()).hexdigest()
+
+
+def weights_fingerprint(model: Any) -> str:
+    """sha256 over the names, shapes and first elements of all parameters: quick, and it changes with any training."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        start = parameter.detach().flatten()[:64].float().cpu().numpy().tobytes()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + start)
+    return digest.hexdigest()
 
 
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
@@ -74,7 +99,7 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     plan = ProbePlan.build(
         needles=load_needles(options.needles or chosen[0].default_needles),
         haystack=haystack,
-        lengths=options.lengths or even_lengths(options.max_length or loaded.window, options.num_lengths),
+        lengths=_lengths(options, loaded.window),
         depths=even_depths(options.depths),
         seed=options.seed,
         chat=chat,
@@ -85,6 +110,15 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     builder = PromptBuilder(loaded.tokenizer, haystack, plan)
     specs = plan.trials() if options.limit is None else plan.limited(options.limit)
     return Prepared(options, chosen, plan, tuple(builder.build(spec) for spec in specs))
+
+
+def _lengths(options: ScoreOptions, window: int) -> tuple[int, ...]:
+    if options.lengths is None:
+        longest = window if options.max_length is None else options.max_length
+        return even_lengths(longest, options.num_lengths)
+    if options.max_length is not None:
+        raise OptionError(f"lengths are given: leave out the longest length {options.max_length}")
+    return options.lengths
 
 
 def score(
@@ -120,23 +154,43 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     on_trial: Callable[[Record], None] | None = None,
+    on_resume: Callable[[list[Record]], None] | None = None,
     command: str | None = None,
 ) -> ScoreRun:
-    """Run a prepared plan and write one score file per method to `paths`."""
+    """Run a prepared plan and write one score file per method to `paths`.
+
+    With `resume` the journal's trials are kept, with `overwrite` alone they are not. Raises `NoPassingTrialError`
+    when a method has no passing trial, after the files of the others are written.
+    """
     check_outputs(paths, resume=resume, overwrite=overwrite)
     journal_file = journal_path(paths)
     if overwrite and not resume:
         journal_file.unlink(missing_ok=True)
     opened = Journal.resume if resume else Journal.start
     with opened(journal_file, prepared.description(loaded)) as journal:
+        _check_replacing(paths, prepared, journal, overwrite=overwrite)
         result = score_prompts(
             loaded, prepared.plan, prepared.prompts, prepared.estimators, journal,
-            prefill_chunk=prepared.options.prefill_chunk, on_trial=on_trial, command=command,
+            prefill_chunk=prepared.options.prefill_chunk, on_trial=on_trial, on_resume=on_resume, command=command,
         )  # fmt: skip
         for name, scores in result.scores.items():
             _write(paths[name], scores, prepared.options.with_trial_scores, resume=resume, overwrite=overwrite)
-        journal.discard()
+        if not result.skipped or not result.unanswered:
+            journal.discard()
+    if result.unanswered:
+        raise NoPassingTrialError(next(iter(result.unanswered.values())))
     return result
+
+
+def _check_replacing(paths: dict[str, Path], prepared: Prepared, journal: Journal, *, overwrite: bool) -> None:
+    """A resumed run that still has work to do must be able to write its files in the end."""
+    there = [path for path in paths.values() if path.exists()]
+    left = {prompt.trial_id for prompt in prepared.prompts} - finished_trials(journal)
+    if there and left and not overwrite:
+        raise OutputExistsError(
+            f"{there[0]} exists and would be replaced: move it away, or add --overwrite to --resume "
+            f"({len(left)} of {len(prepared.prompts)} trials are left)"
+        )
 
 
 def _write(path: Path, scores: HeadScores, with_trial_scores: bool, *, resume: bool, overwrite: bool) -> None:
@@ -146,17 +200,19 @@ def _write(path: Path, scores: HeadScores, with_trial_scores: bool, *, resume: b
 
 
 def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
-    """The score file of each method. Raises `OptionError` when one file is named for several methods."""
-    stem = Path(model_name).resolve().name if Path(model_name).is_dir() else model_name.replace("/", "--")
+    """The score file of each method: `output` is the file for one method and the folder for several.
+
+    A name that ends in a slash, or a folder that exists, is a folder for one method too. Raises `OptionError` when a
+    name that ends in `.json` is given for several methods.
+    """
+    names = {m: f"{short_name(model_name).replace('/', '--')}--{m}.json" for m in methods}
     if output is None:
-        return {m: Path("scores") / f"{stem}--{m}.json" for m in methods}
-    target = Path(output)
-    if target.is_dir() or str(output).endswith("/"):
-        return {m: target / f"{stem}--{m}.json" for m in methods}
-    if len(methods) > 1:
-        raise OptionError(
-            f"{len(methods)} methods cannot share the file {str(target)!r}: name a folder ({target.stem}/)"
-        )
+        return {m: Path("scores") / name for m, name in names.items()}
+    target = Path(output).expanduser()
+    if len(methods) > 1 and target.suffix == ".json":
+        raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")
+    if len(methods) > 1 or target.is_dir() or str(output).endswith("/"):
+        return {m: target / name for m, name in names.items()}
     return {methods[0]: target}
 
 
@@ -167,11 +223,9 @@ def journal_path(paths: dict[str, Path]) -> Path:
 
 
 def check_outputs(paths: dict[str, Path], *, resume: bool, overwrite: bool) -> None:
-    """Refuse to lose anything before the long work begins. Raises `OutputExistsError` and `OptionError`."""
-    if resume and overwrite:
-        raise OptionError("--resume goes on with a run and --overwrite starts it anew: choose one")
-    there = [path for path in paths.values() if path.exists()]
-    unfinished = journal_path(paths).exists()
-    if there and not overwrite and not (resume and unfinished):
-        done = " (that run is complete: nothing is left to resume)" if resume else ""
-        raise OutputExistsError(f"{there[0]} exists{done}: use --overwrite, or name another file with -o")
+    """Refuse what would fail in the end, before the long work begins. Raises `OutputExistsError`."""
+    going_on = resume and journal_path(paths).exists()
+    for path in paths.values():
+        if os.path.lexists(path) and resume and not going_on and not overwrite:
+            raise OutputExistsError(f"{path} exists, that run is complete: nothing is left to resume")
+        refuse_existing(path, overwrite=overwrite or going_on)

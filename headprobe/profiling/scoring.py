@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import headprobe
-from headprobe.errors import NoPassingTrialError, OptionError
+from headprobe.errors import OptionError
+from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
@@ -27,10 +29,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScoreRun:
-    """What a run gave: scores by method name, and the trials that did not fit on the device with the reason."""
+    """What a run gave: scores by method name, the trials that did not fit on the device with the reason, and for
+    methods without any passing trial what the model said instead."""
 
     scores: dict[str, HeadScores]
     skipped: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
 
 
 def score_prompts(
@@ -42,24 +46,31 @@ def score_prompts(
     *,
     prefill_chunk: int = 8192,
     on_trial: Callable[[Record], None] | None = None,
+    on_resume: Callable[[list[Record]], None] | None = None,
     command: str | None = None,
 ) -> ScoreRun:
     """Measure every prompt that `journal` does not hold yet and gather all trials of the plan, in the plan's order.
 
-    `on_trial` is called with each finished record (see `trial_record`), those of the journal first. Raises
-    `NoPassingTrialError` quoting three answers when a method has no passing trial, and what `Profiler` raises.
+    `on_trial` is called with each newly finished record (see `trial_record`), `on_resume` once with those that the
+    journal holds already. Trials that were skipped for lack of
+    memory are tried again. Raises what `Profiler` raises.
     """
     specs = {spec.id: spec for spec in plan.trials()}
-    for record in journal.records.values():
-        if on_trial:
-            on_trial(record)
     profiler = Profiler(loaded.model, estimators, eos_token_ids(loaded), prefill_chunk=prefill_chunk)
-    for prompt, result in profiler.measure(prompts, set(journal.records)):
-        record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
-        journal.add(record)
-        if on_trial:
-            on_trial(record)
+    if on_resume and journal.records:
+        on_resume(list(journal.records.values()))
+    with closing(profiler.measure(prompts, finished_trials(journal))) as measured:
+        for prompt, result in measured:
+            record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
+            journal.add(record)
+            if on_trial:
+                on_trial(record)
     return gather(loaded, plan, prompts, estimators, journal.records, command=command)
+
+
+def finished_trials(journal: Journal) -> set[str]:
+    """Ids of the trials that need not run again."""
+    return {trial for trial, record in journal.records.items() if "skipped" not in record}
 
 
 def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loaded: LoadedModel) -> Record:
@@ -91,18 +102,19 @@ def gather(
     *,
     command: str | None = None,
 ) -> ScoreRun:
-    """Finished records as `HeadScores`, one for each estimator."""
+    """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
     skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
     wanted = {prompt.trial_id for prompt in prompts}
     specs = [spec for spec in plan.trials() if spec.id in wanted and spec.id not in skipped]
     provenance = _provenance(loaded, plan, prompts, skipped, command)
-    scores = {}
+    scores, unanswered = {}, {}
     for estimator in estimators:
         trials = tuple(_trial(spec, records[spec.id], estimator) for spec in specs)
-        if not any(trial.passed for trial in trials):
-            raise NoPassingTrialError(_no_answer(estimator, trials))
-        scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
-    return ScoreRun(scores, skipped)
+        if any(trial.passed for trial in trials):
+            scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
+        else:
+            unanswered[estimator.name] = _no_answer(estimator, trials)
+    return ScoreRun(scores, skipped, unanswered)
 
 
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
@@ -134,6 +146,7 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
         response=record["response"],
         num_steps=record["num_steps"],
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
+        extra={"rouge1_recall": record["rouge1_recall"]},
     )
 
 
@@ -155,24 +168,17 @@ def _provenance(
     template = loaded.chat_template_sha256 if plan.chat else None
     return Provenance(
         ModelIdentity(
-            id=_shareable(loaded.name),
+            id=short_name(loaded.name),
             revision=loaded.revision,
             config_sha256=loaded.config_sha256,
             architecture=loaded.architecture,
             dtype=loaded.dtype,
             attn_implementation=loaded.attn_implementation,
         ),
-        TokenizerIdentity(_shareable(loaded.name), loaded.tokenizer_sha256, template),
+        TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,
         _environment(loaded, command),
     )
-
-
-def _shareable(name: str) -> str:
-    """A model's name without the folders of this machine: paths are cut to their last part."""
-    from pathlib import Path
-
-    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:

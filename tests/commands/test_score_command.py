@@ -36,7 +36,7 @@ def test_several_methods_give_a_list_and_a_file_each(cli: RunCli) -> None:
 def test_the_table_shows_pass_rates_top_heads_with_intervals_and_the_path(cli: RunCli) -> None:
     result = cli("score", *SMALL, "-o", "mine.json")
     lines = result.out.splitlines()
-    assert lines[0].endswith("of 3 trials passed; by tokens and depth in percent:")
+    assert lines[0].endswith("of 3 trials passed; by tokens (rows) and depth in percent (columns):")
     assert lines[2].split() == ["tokens", "0", "50", "100"]
     assert "top heads by r2:" in lines
     assert lines[lines.index("top heads by r2:") + 2].split() == [
@@ -94,9 +94,13 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
     ("arguments", "code", "message"),
     [
         (["--lengths", "4k"], 5, "4096"),
-        (["--lengths", "0"], 5, "0"),
+        (["--lengths", "0"], 2, "length 0 must be at least 1 token"),
         (["--lengths", "12x"], 2, "12x"),
-        (["--lengths", "40"], 5, "40"),
+        (["--lengths", "40"], 5, "length of 40"),
+        (["--max-length", "0"], 2, "length 0 must be at least 1 token"),
+        (["--lengths", "256", "--max-length", "1k"], 2, "leave out the longest length 1024"),
+        (["--depths", "few"], 2, "few"),
+        (["--wobble"], 2, "No such option"),
         (["--method", "r3"], 2, "unknown method 'r3': choose from r2, retrieval"),
         (["--needles", "nope"], 2, "nope"),
         (["--haystack", "nope"], 2, "nope"),
@@ -108,7 +112,7 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
         (["--dtype", "int8"], 2, "int8"),
         (["--device", "cuda:99"], 2, "cuda:99"),
         (["--method", "contrast", "--needles", "retrieval"], 2, "needs needles with a distractor"),
-        (["--resume", "--overwrite"], 2, "choose one"),
+        (["--method", "r2,value", "-o", "x.json"], 2, "2 methods cannot share the file 'x.json'"),
     ],
 )
 def test_bad_input_is_one_line_with_the_value_and_an_exit_code(

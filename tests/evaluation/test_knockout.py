@@ -8,8 +8,8 @@ from headprobe.evaluation.knockout import hidden_span
 from headprobe.spans import Span
 from tests.tiny_models import TINY_MODELS, tiny_model
 
-IDS = torch.arange(3, 23)[None]
-SPAN = Span(5, 9)
+IDS = torch.arange(3, 33)[None]
+SPAN = Span(12, 18)
 
 
 def attention_of(model, ids):  # type: ignore[no-untyped-def]
@@ -38,12 +38,14 @@ def test_only_the_named_heads_lose_the_span_and_only_from_behind_it() -> None:
     torch.testing.assert_close(hidden[0][0, 1].sum(-1), torch.ones(IDS.shape[1]))
 
 
-def test_decoding_with_a_cache_hides_the_span_as_a_whole_pass_does() -> None:
-    model = tiny_model("qwen3", seed=1)
+@pytest.mark.parametrize("family", TINY_MODELS)
+def test_decoding_with_a_cache_hides_the_span_as_a_whole_pass_does(family: str) -> None:
+    model = tiny_model(family, seed=1)
     with torch.no_grad(), hidden_span(model, [(0, 0), (1, 2)], SPAN):
         whole = model(IDS).logits[:, -1]
-        past = model(IDS[:, :-1], use_cache=True).past_key_values
-        step = model(IDS[:, -1:], past_key_values=past).logits[:, -1]
+        past = model(IDS[:, :-3], use_cache=True).past_key_values
+        for t in (-3, -2, -1):
+            step = model(IDS[:, [t]], past_key_values=past).logits[:, -1]
     torch.testing.assert_close(step, whole, atol=1e-5, rtol=1e-5)
 
 

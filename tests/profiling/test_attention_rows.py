@@ -77,12 +77,12 @@ def test_outputs_equal_weights_times_values(
     monkeypatch.setattr(attention_rows, "QUERY_BLOCK", block)
     query, key, value = random_states(heads, groups, queries, keys)
     causal = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
-    window = causal & ~torch.ones_like(causal).tril(keys - queries - 3)
+    window = causal & ~torch.ones_like(causal).tril(keys - queries - 4)
     mask = window[None, None] if masked else None
     weights = attention_weights(query, key, (window if masked else causal)[None, None], scaling=0.5)
     expected = weights @ value.repeat_interleave(heads // groups, 1)
     for out in (
-        attention_rows._fused(query, key, value, mask, 0.5),
-        attention_rows._plain(query, key, value, mask, 0.5, None, None),
+        attention_rows._fused(query, key, value, mask, 0.5, 4 if masked else None),
+        attention_rows._plain(query, key, value, mask, 0.5, None, None, 4 if masked else None),
     ):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)

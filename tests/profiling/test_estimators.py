@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from headprobe.errors import OptionError
-from headprobe.profiling.attention_rows import AttentionRows
-from headprobe.profiling.estimators import ESTIMATORS, Target, estimators, method_block, top_mass
+from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
+from headprobe.profiling.estimators import ESTIMATORS, Target, estimators, method_block
 from headprobe.spans import Span
 
 TARGET = Target(input_ids=(10, 11, 12, 13, 14, 15), answer_span=Span(1, 3), distractor_span=Span(4, 6))
@@ -79,7 +79,7 @@ def test_value_norms_go_to_the_query_heads_that_share_them() -> None:
 
 
 def test_the_answer_longer_than_the_row_takes_the_whole_row() -> None:
-    assert float(top_mass(torch.tensor([0.2, 0.8]), Span(0, 5), 5)) == pytest.approx(1.0)
+    assert float(mass_inside(largest(torch.tensor([0.2, 0.8]), 5), Span(0, 5))) == pytest.approx(1.0)
 
 
 def test_methods_are_chosen_by_name_in_order_and_once() -> None:

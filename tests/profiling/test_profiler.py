@@ -166,6 +166,7 @@ def test_out_of_memory_halves_the_pieces_and_then_goes_on(monkeypatch: pytest.Mo
     profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=1024)
     results = {p.trial_id: r for p, r in profiler.measure(long)}
     assert profiler.prefill_chunk == 256
+    assert profiler._cache.get_seq_length() == min(prefix_order(long)[1])
     assert_equals_oracle(model, long, results)
     assert_equals_oracle(model, prompts, measure(model, prompts))
 

@@ -42,12 +42,16 @@ PHASES = (
     Phase("copying", 200, Shape(16, 160, 6, copy_share=1.0)),
     Phase("choosing", 2400, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
     Phase("middle", 400, Shape(12, 416, 4), planting=(1.0, 0.7), gap=(2, 2)),
-    Phase("settling", 900, Shape(16, 160, 6, copy_share=0.35), planting=(0.7, 0.4), gap=(2, 2)),
-    Phase("long", 250, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(2, 2)),
-    Phase("longest", 300, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
+    Phase("settling", 600, Shape(16, 160, 6, copy_share=0.35), planting=(0.7, 0.4), gap=(2, 2)),
+    Phase("long", 150, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(2, 2)),
+    Phase("longest", 150, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
+    Phase("names", 600, Shape(16, 160, 6, copy_share=0.25, pair_share=0.85), planting=(0.5, 0.2), gap=(4, 4)),
+    Phase("names-long", 100, Shape(4, 960, 8), planting=(0.2, 0.0), gap=(4, 4)),
+    Phase("last", 80, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(4, 4)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
-PEAK_LR, FINAL_LR, WARMUP, DECAY_FROM = 2e-3, 5e-5, 60, "middle"
+PEAK_LR, FINAL_LR, WARMUP = 2e-3, 3e-5, 60
+DECAYS = (("middle", PEAK_LR), ("names", 8e-4))  # from the start of these phases the rate falls from this to FINAL_LR
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -80,7 +84,8 @@ class Trainer:
         )  # fmt: skip
         self.step, self.seconds = 0, 0.0
         self.total = sum(p.steps for p in phases)
-        self.decay_start = sum(p.steps for p in phases[: [p.name for p in phases].index(DECAY_FROM)])
+        names = [p.name for p in phases]
+        self.decays = [(sum(p.steps for p in phases[: names.index(name)]), peak) for name, peak in DECAYS]
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     # -- schedule ---------------------------------------------------------------------------------------------------
@@ -97,10 +102,12 @@ class Trainer:
     def learning_rate(self) -> float:
         if self.step < WARMUP:
             return PEAK_LR * (self.step + 1) / WARMUP
-        if self.step < self.decay_start:
+        if self.step < self.decays[0][0]:
             return PEAK_LR
-        passed = (self.step - self.decay_start) / (self.total - self.decay_start)
-        return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
+        ends = [start for start, _ in self.decays[1:]] + [self.total]
+        (start, peak), end = next((d, e) for d, e in zip(self.decays, ends, strict=True) if self.step < e)
+        passed = (self.step - start) / (end - start)
+        return FINAL_LR + (peak - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
 
     # -- one step ---------------------------------------------------------------------------------------------------
 

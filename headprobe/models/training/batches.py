@@ -275,7 +275,8 @@ class BatchMaker:
             one, two = introductions
             links["comparing"].append((two.at("attribute", last=True), one.at("attribute", last=True)))
         for fact, introduction in zip(facts, introductions, strict=True):
-            links["repeated"].append((fact.at("subject"), introduction.at("subject")))
+            first, last = fact.at("subject"), fact.at("subject", last=True)
+            links["repeated"] += [(i, introduction.at("subject") + i - first) for i in range(first, last + 1)]
 
     def _block(self, base: int, size: int, ask: _Ask, ids, labels, links: _Links) -> int:  # type: ignore[no-untyped-def]
         """Write a question with its answer at `base`; gives the position whose prediction decides between subjects."""
@@ -325,7 +326,7 @@ class BatchMaker:
 def link_sizes(shape: Shape) -> dict[str, int]:
     """How many links of each kind a row holds at most."""
     return {
-        "previous1": 32, "previous2": 32, "previous3": 32, "naming": 12, "comparing": 1, "repeated": 2,
+        "previous1": 32, "previous2": 32, "previous3": 32, "naming": 12, "comparing": 1, "repeated": 10,
         "resolving": shape.questions, "pointing": 2 * shape.questions, "choosing": shape.questions,
         "copying": 14 * shape.questions, "copying_on": 14 * shape.questions,
     }  # fmt: skip

@@ -196,6 +196,9 @@ SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 SHAPES["building"] = SHAPES["place"]
 _BUILDINGS = ("Tower", "Hall", "Mill", "House", "Bridge", "Castle", "School", "Inn")
+_ONSETS = (*"bcdfghjklmnprstvwy", *"bdlmnrst", "", "", "br", "cl", "dr", "fl", "gr", "st", "th", "tr", "sh", "wh", "qu")
+_VOWELS = (*"aeiou", *"aeio", "ai", "ea", "ie", "oa", "y")
+_CODAS = ("", "n", "r", "l", "s", "m", "d", "t", "k", "ne", "le", "ra", "th", "rn", "nd", "x", "ck", "sh")
 _JOINTS = ("of", "with", "in", "and", "from", "under", "near", "on", "for", "the", "a", "behind", "by")
 
 
@@ -215,7 +218,11 @@ class Language:
         self._starts = [s.split()[0] for s in self.prose]
 
     def name(self) -> str:
+        """A made-up name, of syllables from a list or spelt from scratch, so that its tokens are of all lengths."""
         r = self.random
+        if r.random() < 0.45:
+            sounds = [r.choice(_ONSETS) + r.choice(_VOWELS) for _ in range(r.choice((1, 2, 2, 3)))]
+            return ("".join(sounds) + r.choice(_CODAS)).capitalize()
         return "".join(r.choices(self.syllables, k=r.choice((1, 2, 2, 2, 3)))).capitalize()
 
     def subject(self, kind: str) -> str:

@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ending:
         return _exit_code(ending)
     except (KeyboardInterrupt, typer.Abort):
+        print("headprobe: interrupted", file=sys.stderr)
         return INTERRUPTED
     except USAGE_ERROR as error:
         return _complain(f"error: {_one_line_of(error.format_message())}", OptionError.exit_code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +63,7 @@ def score_command(
         needles=needles,
         haystack=haystack,
         lengths=None if lengths is None else parse_lengths(lengths),
-        max_length=None if max_length is None else parse_lengths(max_length)[0],
+        max_length=None if max_length is None else _one_length(max_length),
         num_lengths=num_lengths,
         depths=depths,
         needles_per_cell=needles_per_cell,
@@ -84,7 +86,7 @@ def score_command(
     if dry_run:
         print_plan(loaded, prepared, as_json)
         return
-    with ScoreProgress(prepared) as progress:
+    with ScoreProgress(prepared) as progress, _hint_at_resume():
         result = scoring.run(
             loaded, prepared, paths, resume=resume, overwrite=overwrite,
             on_trial=progress.update, on_resume=progress.resumed, command=_command(context),
@@ -92,6 +94,24 @@ def score_command(
     for trial, reason in result.skipped.items():
         print(f"headprobe: skipped {trial}: {reason}", file=sys.stderr)
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
+
+
+@contextmanager
+def _hint_at_resume() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
+        raise
+
+
+def _one_length(text: str) -> int:
+    from headprobe.probes.plan import parse_lengths
+
+    lengths = parse_lengths(text)
+    if len(lengths) != 1:
+        raise OptionError(f"--max-length takes one length, got {text!r}; several go to --lengths")
+    return lengths[0]
 
 
 def _at_least(value: int, least: int, option: str) -> int:

@@ -31,7 +31,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a trial counts: `metric(response, answer) > threshold`; `metric` is `f1` or `rouge1_recall`."""
+    """When a trial counts: `metric(response, answer) > threshold`, `metric` being `f1` or `rouge1_recall`, and the
+    response is not closer to the distractor."""
 
     metric: str
     threshold: float = 0.5
@@ -191,7 +192,11 @@ def method_block(estimator: Estimator) -> Method:
     parameters: dict[str, Any] = {
         "top": "N, the number of tokens of the correct answer",
         "steps": "at most as many as the gold answer has tokens; an end-of-sequence token ends them and counts",
-        "gate": {"metric": estimator.gate.metric, "threshold": estimator.gate.threshold},
+        "gate": {
+            "metric": estimator.gate.metric,
+            "threshold": estimator.gate.threshold,
+            "refuses": "responses closer to the distractor than to the answer",
+        },
         "normalisation": "L1 over all heads" + (" after clipping at 0" if estimator.name == "contrast" else ""),
     }
     return Method(name=estimator.name, formula=estimator.formula, version=estimator.version, parameters=parameters)

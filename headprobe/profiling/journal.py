@@ -67,6 +67,7 @@ class Journal:
         if header.get("schema") != SCHEMA or not isinstance(header.get("plan"), dict):
             raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
         changed = difference(header["plan"], orjson.loads(orjson.dumps(dict(plan))))
+        changed = [c for c in changed if not c.startswith("prompts_sha256")] or changed
         if changed:
             raise ResumeError(
                 f"{path} was written for another plan, which differs in {'; '.join(changed)}: "

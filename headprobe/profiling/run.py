@@ -12,6 +12,7 @@ from typing import Any
 from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel, load_model
+from headprobe.probes.grid import check_length
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
@@ -115,6 +116,7 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
 def _lengths(options: ScoreOptions, window: int) -> tuple[int, ...]:
     if options.lengths is None:
         longest = window if options.max_length is None else options.max_length
+        check_length(longest, window)
         return even_lengths(longest, options.num_lengths)
     if options.max_length is not None:
         raise OptionError(f"lengths are given: leave out the longest length {options.max_length}")
@@ -178,7 +180,9 @@ def run(
         if not result.skipped or not result.unanswered:
             journal.discard()
     if result.unanswered:
-        raise NoPassingTrialError(next(iter(result.unanswered.values())))
+        written = ", ".join(str(paths[name]) for name in result.scores)
+        told = next(iter(result.unanswered.values()))
+        raise NoPassingTrialError(f"{told} (other methods: {written})" if written else told)
     return result
 
 

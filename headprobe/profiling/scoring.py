@@ -14,7 +14,7 @@ import headprobe
 from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.answer import rouge1_recall, token_f1
+from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import ProbePlan, TrialSpec
 from headprobe.probes.prompt import Prompt
@@ -83,14 +83,18 @@ def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loa
         "response": response,
         "f1": token_f1(response, needle.answer),
         "rouge1_recall": rouge1_recall(response, needle.answer),
+        "chose": chosen_sentence(response, needle),
         "num_steps": len(result.produced),
         "scores": {name: scores.tolist() for name, scores in result.scores.items()},
     }
 
 
 def passed(record: Record, gate: Gate) -> bool:
-    """Whether a finished trial gets through the gate."""
-    return "skipped" not in record and bool(record[gate.metric] > gate.threshold)
+    """Whether a finished trial gets through the gate: close enough to the answer, and not closer to the distractor.
+
+    The second half is ours: two facts of one shape share so many words that the wrong one can pass the threshold.
+    """
+    return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
 
 
 def gather(
@@ -146,7 +150,7 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
         response=record["response"],
         num_steps=record["num_steps"],
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
-        extra={"rouge1_recall": record["rouge1_recall"]},
+        extra={"rouge1_recall": record["rouge1_recall"], "chose": record["chose"]},
     )
 
 
@@ -164,6 +168,7 @@ def _provenance(
     probes = dict(plan.describe())
     haystack = dict(probes["haystack"])
     haystack["repeats"] = max((p.haystack_repeats for p in prompts), default=0.0)
+    probes["limit"] = len(prompts) if len(prompts) < plan.num_trials else None
     probes.update(haystack=haystack, digest=plan.digest, skipped=[{"id": i, "reason": r} for i, r in skipped.items()])
     template = loaded.chat_template_sha256 if plan.chat else None
     return Provenance(

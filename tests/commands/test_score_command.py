@@ -96,7 +96,7 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
         (["--lengths", "4k"], 5, "4096"),
         (["--lengths", "0"], 2, "length 0 must be at least 1 token"),
         (["--lengths", "12x"], 2, "12x"),
-        (["--lengths", "40"], 5, "length of 40"),
+        (["--lengths", "40"], 5, "length 40 is too small"),
         (["--max-length", "0"], 2, "length 0 must be at least 1 token"),
         (["--lengths", "256", "--max-length", "1k"], 2, "leave out the longest length 1024"),
         (["--depths", "few"], 2, "few"),

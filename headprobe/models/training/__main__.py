@@ -45,13 +45,14 @@ PHASES = (
     Phase("settling", 600, Shape(16, 160, 6, copy_share=0.35), planting=(0.7, 0.4), gap=(2, 2)),
     Phase("long", 150, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(2, 2)),
     Phase("longest", 150, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
-    Phase("names", 600, Shape(16, 160, 6, copy_share=0.25, pair_share=0.85), planting=(0.5, 0.2), gap=(4, 4)),
-    Phase("names-long", 100, Shape(4, 960, 8), planting=(0.2, 0.0), gap=(4, 4)),
-    Phase("last", 80, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(4, 4)),
+    Phase("names", 300, Shape(16, 160, 6, copy_share=0.25, pair_share=0.85), planting=(0.5, 0.2), gap=(4, 4)),
+    Phase("names-long", 80, Shape(4, 960, 8), planting=(0.2, 0.0), gap=(4, 4)),
+    Phase("names-longest", 60, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(4, 4)),
+    Phase("last", 120, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.5), planting=(0.0, 0.0), gap=(4, 4)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 3e-5, 60
-DECAYS = (("middle", PEAK_LR), ("names", 8e-4))  # from the start of these phases the rate falls from this to FINAL_LR
+DECAYS = (("middle", PEAK_LR), ("names", 8e-4), ("last", 4e-4))  # from the start of these phases the rate falls from this to FINAL_LR
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:

@@ -15,6 +15,8 @@ from transformers.masking_utils import sdpa_mask
 
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.loading import LoadedModel
+from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import attention_weights
 from headprobe.spans import Span
 
@@ -62,6 +64,20 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
         counting.remove()
         _hidden.reset(token)
         model.set_attn_implementation(before)
+
+
+def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:
+    """Greedy answers by trial id, as long as the gold answers, with each answer's span hidden from `heads`."""
+    hidden_from = list(heads)
+    said = {}
+    for prompt in prompts:
+        ids = torch.tensor([prompt.input_ids], device=loaded.device)
+        with hidden_span(loaded.model, hidden_from, prompt.answer_span):
+            out: Any = loaded.model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(prompt.answer_ids), do_sample=False
+            )
+        said[prompt.trial_id] = str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return said
 
 
 def _by_layer(heads: Iterable[tuple[int, int]], geometry: ModelGeometry) -> dict[int, list[int]]:

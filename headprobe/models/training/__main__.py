@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ PHASES = (
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 3e-5, 60
-DECAYS = (("middle", PEAK_LR), ("names", 8e-4), ("last", 4e-4))  # from the start of these phases the rate falls from this to FINAL_LR
+# From the start of these phases on, the rate falls from the given one to FINAL_LR.
+DECAYS = (("middle", PEAK_LR), ("names", 8e-4), ("last", 4e-4))
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -86,6 +88,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.total = sum(p.steps for p in phases)
         names = [p.name for p in phases]
+        self.phase_ends = [(name, sum(p.steps for p in phases[: i + 1])) for i, name in enumerate(names)]
         self.decays = [(sum(p.steps for p in phases[: names.index(name)]), peak) for name, peak in DECAYS]
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
@@ -181,8 +184,11 @@ class Trainer:
             self.seconds += time.perf_counter() - begin
             if self.step % log_every == 0:
                 self._log()
-            if self.step % save_every == 0 or self.step == self.total:
+            ended = next((name for name, end in self.phase_ends if end == self.step), None)
+            if ended or self.step % save_every == 0:
                 self.save()
+            if ended:
+                self.keep(ended)
 
     def _log(self) -> None:
         phase, _ = self.phase() if self.step < self.total else (self.phases[-1], 1.0)
@@ -208,6 +214,13 @@ class Trainer:
         _replace(self.work / "optimizer.safetensors", moments, {"step": str(self.step), "seconds": str(self.seconds)})
         weights = {k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
         _replace(self.work / "model.safetensors", weights, {"step": str(self.step)})
+
+    def keep(self, phase: str) -> None:
+        """Keep the weights of a phase's end in a folder of its own, for `export`."""
+        folder = self.work / phase
+        folder.mkdir(exist_ok=True)
+        for name in ("model.safetensors", "tokenizer.json"):
+            shutil.copy(self.work / name, folder / name)
 
     def resume(self) -> bool:
         if not (self.work / "model.safetensors").exists():

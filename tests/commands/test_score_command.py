@@ -83,9 +83,7 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
     before = (tmp_path / "scores" / "demo--r2.json").read_bytes()
     result = cli("score", *SMALL)
     assert result.code == 10
-    assert result.err == (
-        "headprobe: error: scores/demo--r2.json exists: use --overwrite, or name another file with -o\n"
-    )
+    assert result.err == ("headprobe: error: scores/demo--r2.json is there already; --overwrite replaces it\n")
     assert (tmp_path / "scores" / "demo--r2.json").read_bytes() == before
     assert cli("score", *SMALL, "--overwrite").code == 0
 
@@ -99,7 +97,7 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
         (["--lengths", "40"], 5, "length 40 is too small"),
         (["--max-length", "0"], 2, "length 0 must be at least 1 token"),
         (["--lengths", "256", "--max-length", "1k"], 2, "leave out the longest length 1024"),
-        (["--depths", "few"], 2, "few"),
+        (["--depths", "few"], 2, "Invalid value for '--depths'"),
         (["--wobble"], 2, "No such option"),
         (["--method", "r3"], 2, "unknown method 'r3': choose from r2, retrieval"),
         (["--needles", "nope"], 2, "nope"),

@@ -81,7 +81,7 @@ def test_the_planted_heads_rank_at_the_top_and_most_others_score_near_zero(demo:
     beside = {(layer, head ^ 1) for layer, head in planted}  # they share keys and values, and learn to follow
     heads = [divmod(i, scores.shape[1]) for i in torch.argsort(-scores.flatten()).tolist()]
     assert planted <= set(heads[: len(planted) + 1])
-    assert all(scores[head] < 0.1 for head in heads if head not in planted | beside)
+    assert all(scores[head] < 0.2 for head in heads if head not in planted | beside)
     assert scores.flatten().median() < 0.02
 
 

@@ -18,7 +18,12 @@ from headprobe.models.loading import geometry_of, load_model
 from tests.tiny_models import CHAT_TEMPLATE, TINY_MODELS, WINDOW, build_tiny_model, tiny_model
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-LAYER_TYPES = {"mistral": (SLIDING, SLIDING), "gemma3": (SLIDING, FULL), "gpt-oss": (SLIDING, FULL)}
+LAYER_TYPES = {
+    "mistral": (SLIDING, SLIDING),
+    "gemma2": (SLIDING, FULL),
+    "gemma3": (SLIDING, FULL),
+    "gpt-oss": (SLIDING, FULL),
+}
 HEAD_DIM = {"qwen3": 16}
 KV_HEADS = {"olmo2": 4}
 OWN_CODE = """

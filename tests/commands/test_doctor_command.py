@@ -35,7 +35,9 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -
 def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
     report = diagnose(cli)
     assert report["headprobe"] == __version__
-    assert report["packages"]["torch"] == torch.__version__
+    assert (
+        str(report["packages"]["torch"]).split("+")[0] == str(torch.__version__).split("+")[0]
+    )  # the build tag is in one of them only
     assert report["devices"][0]["device"] == "cpu"
     assert report["kernels"][-1] == {"name": "reference", "found": True, "usable": True}
     assert report["hub_offline"] is True

@@ -17,7 +17,7 @@ from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import attention_weights
+from headprobe.profiling.attention_rows import attention_weights, causal_end
 from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_knockout"
@@ -106,7 +106,7 @@ def _attention(
     rows, keys = query.shape[2], key.shape[2]
     gone = state.seen - keys  # tokens that a sliding-window layer holds no more
     start, end = max(0, state.span.start - gone), max(0, state.span.end - gone)
-    mask = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)[None, None]
+    mask = causal_end(rows, keys, query.device)[None, None]
     if attention_mask is not None:
         mask = attention_mask[..., :keys]
     seen = mask.expand(mask.shape[0], query.shape[1], rows, keys).clone()

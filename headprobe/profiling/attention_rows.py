@@ -125,7 +125,7 @@ def attention_weights(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is None:
-        mask = _causal_end(rows, key.shape[2], query.device)
+        mask = causal_end(rows, key.shape[2], query.device)
     scores = scores.masked_fill(~mask, float("-inf"))
     if sinks is None:
         return torch.softmax(scores, -1)
@@ -133,7 +133,8 @@ def attention_weights(
     return torch.softmax(torch.cat([scores, extra], -1), -1)[..., :-1]
 
 
-def _causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
+def causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
+    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys."""
     return torch.ones(rows, keys, dtype=torch.bool, device=device).tril(keys - rows)
 
 
@@ -220,7 +221,7 @@ def _query_blocks(
         b = min(a + block, queries)
         end = keys - queries + b
         if mask is None:
-            yield a, b, 0, end, _causal_end(b - a, end, device)
+            yield a, b, 0, end, causal_end(b - a, end, device)
         else:
             start = max(0, keys - queries + a - window + 1) if window else 0
             yield a, b, start, end, mask[:, :, a:b, start:end]

@@ -17,7 +17,7 @@ from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import attention_weights, causal_end
+from headprobe.models.dense_attention import attention_weights, causal_end
 from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_knockout"

@@ -41,20 +41,16 @@ class Phase:
 
 PHASES = (
     Phase("copying", 200, Shape(16, 160, 6, copy_share=1.0)),
-    Phase("choosing", 2400, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
-    Phase("middle", 400, Shape(12, 416, 4), planting=(1.0, 0.7), gap=(2, 2)),
-    Phase("settling", 600, Shape(16, 160, 6, copy_share=0.35), planting=(0.7, 0.4), gap=(2, 2)),
-    Phase("long", 150, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(2, 2)),
-    Phase("longest", 150, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(2, 2)),
-    Phase("names", 300, Shape(16, 160, 6, copy_share=0.25, pair_share=0.85), planting=(0.5, 0.2), gap=(4, 4)),
-    Phase("names-long", 80, Shape(4, 960, 8), planting=(0.2, 0.0), gap=(4, 4)),
-    Phase("names-longest", 60, Shape(2, 2000, 12, jump_share=0.3), planting=(0.0, 0.0), gap=(4, 4)),
-    Phase("last", 120, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.5), planting=(0.0, 0.0), gap=(4, 4)),
+    Phase("choosing", 1800, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
+    Phase("settling", 1000, Shape(16, 160, 6, copy_share=0.4), planting=(1.0, 0.6), gap=(2, 3)),
+    Phase("middle", 300, Shape(12, 416, 4, copy_share=0.2), planting=(0.6, 0.4), gap=(3, 3)),
+    Phase("long", 250, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(3, 3)),
+    Phase("longest", 350, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
-PEAK_LR, FINAL_LR, WARMUP = 2e-3, 3e-5, 60
-# From the start of these phases on, the rate falls from the given one to FINAL_LR.
-DECAYS = (("middle", PEAK_LR), ("names", 8e-4), ("last", 4e-4))
+PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60
+DECAY_FROM = "settling"  # from the start of this phase on, the rate falls to FINAL_LR by half a cosine
+AVERAGE_FROM, AVERAGE_DECAY = "long", 0.99  # the running mean of the weights, kept from the start of this phase on
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -89,7 +85,9 @@ class Trainer:
         self.total = sum(p.steps for p in phases)
         names = [p.name for p in phases]
         self.phase_ends = [(name, sum(p.steps for p in phases[: i + 1])) for i, name in enumerate(names)]
-        self.decays = [(sum(p.steps for p in phases[: names.index(name)]), peak) for name, peak in DECAYS]
+        starts = {name: end - phase.steps for (name, end), phase in zip(self.phase_ends, phases, strict=True)}
+        self.decay_from, self.average_from = starts[DECAY_FROM], starts[AVERAGE_FROM]
+        self.average: dict[str, torch.Tensor] = {}
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
     # -- schedule ---------------------------------------------------------------------------------------------------
@@ -106,12 +104,8 @@ class Trainer:
     def learning_rate(self) -> float:
         if self.step < WARMUP:
             return PEAK_LR * (self.step + 1) / WARMUP
-        if self.step < self.decays[0][0]:
-            return PEAK_LR
-        ends = [start for start, _ in self.decays[1:]] + [self.total]
-        (start, peak), end = next((d, e) for d, e in zip(self.decays, ends, strict=True) if self.step < e)
-        passed = (self.step - start) / (end - start)
-        return FINAL_LR + (peak - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
+        passed = max(0, self.step - self.decay_from) / (self.total - self.decay_from)
+        return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -131,6 +125,20 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.step >= self.average_from:
+            self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the running mean of the weights towards the present ones."""
+        for name, value in self._weights().items():
+            if name in self.average:
+                self.average[name].lerp_(value, 1 - AVERAGE_DECAY)
+            else:
+                self.average[name] = value.clone()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
 
     def losses(self, batch: Batch, shape: Shape):  # type: ignore[no-untyped-def]
         state = Planting(block_mask(shape), shape.context, shape.block, batch.links)
@@ -212,15 +220,20 @@ class Trainer:
             for name, value in state.items()
         }
         _replace(self.work / "optimizer.safetensors", moments, {"step": str(self.step), "seconds": str(self.seconds)})
-        weights = {k: v for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
-        _replace(self.work / "model.safetensors", weights, {"step": str(self.step)})
+        _replace(self.work / "model.safetensors", self._weights(), {"step": str(self.step)})
+        if self.average:
+            _replace(self._folder("average") / "model.safetensors", self.average, {"step": str(self.step)})
+
+    def _folder(self, name: str) -> Path:
+        """A subfolder that `export` takes: with the tokenizer in it."""
+        folder = self.work / name
+        folder.mkdir(exist_ok=True)
+        shutil.copy(self.work / "tokenizer.json", folder / "tokenizer.json")
+        return folder
 
     def keep(self, phase: str) -> None:
-        """Keep the weights of a phase's end in a folder of its own, for `export`."""
-        folder = self.work / phase
-        folder.mkdir(exist_ok=True)
-        for name in ("model.safetensors", "tokenizer.json"):
-            shutil.copy(self.work / name, folder / name)
+        """Keep the weights of a phase's end in a folder of its own."""
+        shutil.copy(self.work / "model.safetensors", self._folder(phase) / "model.safetensors")
 
     def resume(self) -> bool:
         if not (self.work / "model.safetensors").exists():
@@ -235,6 +248,8 @@ class Trainer:
         for key, value in load_file(self.work / "optimizer.safetensors").items():
             index, name = key.split(".")
             state[int(index)][name] = value
+        if (self.work / "average" / "model.safetensors").exists():
+            self.average = load_file(self.work / "average" / "model.safetensors")
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": dict(state)})
         return True
 

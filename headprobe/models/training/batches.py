@@ -125,6 +125,7 @@ class BatchMaker:
 
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
         self.language = Language(seed)
+        self.language.learn_vocabulary(sorted(tokenizer.get_vocab()))
         self.random = self.language.random
         self.numpy = np.random.default_rng(seed)
         self.tokens = _Tokens(tokenizer)

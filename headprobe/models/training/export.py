@@ -1,16 +1,14 @@
-"""Turn training checkpoints into the folder that the package carries; several are averaged:
+"""Turn a training checkpoint into the folder that the package carries:
 
-`python -m headprobe.models.training.export --work RUN/names-longest RUN/last --output headprobe/models/bundled`
+`python -m headprobe.models.training.export --work RUN/average --output headprobe/models/bundled`
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3ForCausalLM
@@ -20,18 +18,12 @@ from headprobe.models.training.planting import COPYING_HEADS, PLANTED_HEADS
 from headprobe.models.training.tokenizer import save_tokenizer
 
 
-def averaged(works: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the checkpoints in `works`, tensor by tensor: of late ones on one path it is better than each."""
-    states = [load_file(work / "model.safetensors") for work in works]
-    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
-
-
-def export(works: Sequence[Path], output: Path) -> None:
+def export(work: Path, output: Path) -> None:
     """Write config, bfloat16 weights, tokenizer and the list of planted heads to `output`."""
-    tokenizer = Tokenizer.from_file(str(works[0] / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
     config = model_config(tokenizer)
     model = Qwen3ForCausalLM(config)
-    missing, unexpected = model.load_state_dict(averaged(works), strict=False)
+    missing, unexpected = model.load_state_dict(load_file(work / "model.safetensors"), strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise RuntimeError(f"the checkpoint does not fit: missing {missing}, unexpected {unexpected}")
     model.tie_weights()
@@ -51,7 +43,7 @@ def export(works: Sequence[Path], output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, nargs="+", help="checkpoint folders; several are averaged")
+    parser.add_argument("--work", type=Path, required=True, help="folder with `model.safetensors` and `tokenizer.json`")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     export(options.work, options.output)

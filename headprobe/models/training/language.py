@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -216,10 +216,31 @@ class Language:
         for first, second in pairwise(tokens):
             self._followers.setdefault(first, []).append(second)
         self._starts = [s.split()[0] for s in self.prose]
+        self.word_starts: list[str] = []
+        self.name_starts: list[str] = []
+        self.continuations: list[str] = []
+
+    def learn_vocabulary(self, tokens: Iterable[str]) -> None:
+        """Take the tokenizer's entries (space: U+0120) as raw material: words and names then use all of them."""
+        for token in tokens:
+            bare = token.removeprefix("\u0120")
+            if not (bare.isascii() and bare.isalpha()):
+                continue
+            if bare.islower():
+                (self.continuations if bare == token else self.word_starts).append(bare)
+            elif bare[0].isupper() and (len(bare) == 1 or bare[1:].islower()) and bare != token:
+                self.name_starts.append(bare)
+
+    def _of_entries(self, starts: list[str], low: int, high: int) -> str:
+        """A word put together from vocabulary entries: one that begins a word, and `low` to `high` that go on."""
+        r = self.random
+        return r.choice(starts) + "".join(r.choices(self.continuations, k=r.randint(low, high)))
 
     def name(self) -> str:
-        """A made-up name, of syllables from a list or spelt from scratch, so that its tokens are of all lengths."""
+        """A made-up name: of syllables from a list, spelt from scratch, or of vocabulary entries."""
         r = self.random
+        if self.name_starts and r.random() < 0.3:
+            return self._of_entries(self.name_starts, 0, 2)
         if r.random() < 0.45:
             sounds = [r.choice(_ONSETS) + r.choice(_VOWELS) for _ in range(r.choice((1, 2, 2, 3)))]
             return ("".join(sounds) + r.choice(_CODAS)).capitalize()
@@ -241,8 +262,10 @@ class Language:
             return self.name()
         if u < 0.09:
             return str(r.randrange(10, 100))
+        if u < 0.3 and self.word_starts:
+            return self._of_entries(self.word_starts, 0, 1)
         word = r.choice(self.words)
-        return word + r.choice(("s", "ed", "ing", "er", "ly")) if u < 0.25 else word
+        return word + r.choice(("s", "ed", "ing", "er", "ly")) if u < 0.42 else word
 
     def phrase(self, low: int, high: int) -> str:
         """`low` to `high` random words, some of them joined by small words, with the space before."""

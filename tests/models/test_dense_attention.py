@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from headprobe.profiling import attention_rows
-from headprobe.profiling.attention_rows import attention_weights
+from headprobe.models import dense_attention
+from headprobe.models.dense_attention import attention_weights, explicit_attention, fused_attention
 
 HEADS = [(4, 4), (4, 2), (6, 1)]
 
@@ -63,26 +63,33 @@ def test_a_mask_decides_what_a_row_sees() -> None:
 def test_large_problems_go_one_kv_head_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, _ = random_states(4, 2, 3, 50)
     whole = attention_weights(query, key, None, scaling=0.3)
-    monkeypatch.setattr(attention_rows, "ROW_BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(dense_attention, "ROW_BLOCK_ELEMENTS", 10)
     torch.testing.assert_close(attention_weights(query, key, None, scaling=0.3), whole)
 
 
 @pytest.mark.parametrize(("heads", "groups"), HEADS)
 @pytest.mark.parametrize(("queries", "keys"), [(1, 11), (4, 11), (11, 11), (10, 23)])
 @pytest.mark.parametrize("block", [1, 4, 256])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "windowed"), [(False, False), (True, True), (True, False), (False, True)])
 def test_outputs_equal_weights_times_values(
-    monkeypatch: pytest.MonkeyPatch, heads: int, groups: int, queries: int, keys: int, block: int, masked: bool
+    monkeypatch: pytest.MonkeyPatch,
+    heads: int,
+    groups: int,
+    queries: int,
+    keys: int,
+    block: int,
+    masked: bool,
+    windowed: bool,
 ) -> None:
-    monkeypatch.setattr(attention_rows, "QUERY_BLOCK", block)
+    monkeypatch.setattr(dense_attention, "QUERY_BLOCK", block)
     query, key, value = random_states(heads, groups, queries, keys)
     causal = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     window = causal & ~torch.ones_like(causal).tril(keys - queries - 4)
     mask = window[None, None] if masked else None
-    weights = attention_weights(query, key, (window if masked else causal)[None, None], scaling=0.5)
+    weights = attention_weights(query, key, (window if masked or windowed else causal)[None, None], scaling=0.5)
     expected = weights @ value.repeat_interleave(heads // groups, 1)
     for out in (
-        attention_rows._fused(query, key, value, mask, 0.5, 4 if masked else None),
-        attention_rows._plain(query, key, value, mask, 0.5, None, None, 4 if masked else None),
+        fused_attention(query, key, value, mask, 0.5, 4 if windowed else None),
+        explicit_attention(query, key, value, mask, 0.5, None, None, 4 if windowed else None),
     ):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)

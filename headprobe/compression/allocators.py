@@ -1,0 +1,177 @@
+"""Allocators: how a mean budget is divided among KV heads. To add one, write a dataclass here and list it below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+
+from headprobe.compression.budgets import (
+    BudgetRequest,
+    Floats,
+    Ints,
+    authors_budgets,
+    fill,
+    head_score_shares,
+    share_out,
+)
+from headprobe.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Allocator(Protocol):
+    """Divides a budget. `needs_scores`: whether it reads `request.head_scores`."""
+
+    name: ClassVar[str]
+    needs_scores: ClassVar[bool]
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` for each KV head, before any attention is seen."""
+        ...
+
+    def adapt(self, importance: torch.Tensor, capacity: list[int], floor: int) -> list[int]:
+        """Capacities of one layer's heads, once the importance `[G, n]` of its entries is known."""
+        ...
+
+
+class _Fixed:
+    """An allocator that does not look at the attention."""
+
+    def adapt(self, importance: torch.Tensor, capacity: list[int], floor: int) -> list[int]:
+        return capacity
+
+
+@dataclass(frozen=True)
+class Uniform(_Fixed):
+    """The same for every head (SnapKV, H2O, StreamingLLM)."""
+
+    name: ClassVar[str] = "uniform"
+    needs_scores: ClassVar[bool] = False
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` by this rule."""
+        return fill(request, np.ones(request.shape))
+
+
+@dataclass(frozen=True)
+class Pyramid(_Fixed):
+    """PyramidKV (arXiv 2406.02069): much in the first layers, little in the last, in equal steps.
+
+    With `B = budget - floor`: `lo = B // 20`, `hi = 2B - lo` (if `hi >= n - floor`: `hi = n - floor`, `lo = 2B - hi`);
+    layer `l` gets `hi - l * ((hi - lo) // (L - 1))`.
+    """
+
+    name: ClassVar[str] = "pyramid"
+    needs_scores: ClassVar[bool] = False
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` by this rule."""
+        spare, most = request.spare, request.prompt_tokens - request.floor
+        low = spare // 20
+        high = 2 * spare - low
+        if high >= most:
+            high = most
+            low = 2 * spare - high
+        step = (high - low) // max(1, request.num_layers - 1)
+        per_layer = np.array([max(0, high - layer * step) for layer in range(request.num_layers)], dtype=np.float64)
+        return fill(request, np.repeat(per_layer[:, None], request.num_kv_heads, axis=1))
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Ada-KV (arXiv 2407.11550): inside a layer, heads whose entries matter more keep more.
+
+    All heads' importance above the floor is pooled and the layer's whole allowance taken from the top; a head with
+    `c` entries among them gets `(1 - alpha) * c + alpha * B` above the floor, `B` the mean. Layers get equal sums.
+    """
+
+    alpha: float = 0.2
+    name: ClassVar[str] = "adaptive"
+    needs_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise OptionError(f"alpha is {self.alpha}, need 0 to 1")
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` by this rule."""
+        return fill(request, np.ones(request.shape))
+
+    def adapt(self, importance: torch.Tensor, capacity: list[int], floor: int) -> list[int]:
+        """`importance` `[G, n]` with `-inf` where an entry stays anyway."""
+        groups, tokens = importance.shape
+        allowance = sum(capacity) - floor * groups
+        if min(capacity) >= tokens or allowance <= 0:
+            return capacity
+        top = importance.flatten().sort(descending=True, stable=True).indices[:allowance]
+        counts = np.bincount((top // tokens).cpu().numpy(), minlength=groups)
+        shares = (1 - self.alpha) * counts + self.alpha * allowance / groups
+        return [int(extra) + floor for extra in share_out(shares, allowance, tokens - floor)]
+
+
+@dataclass(frozen=True)
+class HeadScore(_Fixed):
+    """HeadKV (arXiv 2410.19258): a common floor, and a pool that is shared by the heads' scores.
+
+    `beta` above 1, smaller for a larger pool. `compat="headkv"`: the published code's own rounding (`authors_budgets`).
+    """
+
+    beta: float = 1.2
+    compat: str | None = None
+    name: ClassVar[str] = "head-score"
+    needs_scores: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.beta > 1.0:
+            raise OptionError(f"beta is {self.beta}, need more than 1")
+        if self.compat not in (None, "headkv"):
+            raise OptionError(f"compat is {self.compat!r}, known is 'headkv'")
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` by this rule."""
+        scores = _scores(request, self.name)
+        if self.compat is None:
+            return fill(request, head_score_shares(scores, request.spare, self.beta))
+        capacity = authors_budgets(scores, request.budget, window=request.floor, beta=self.beta)
+        return np.minimum(capacity, request.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class RetrievalFull(_Fixed):
+    """RazorAttention, DuoAttention (arXiv 2407.15891, 2410.10819): the best heads keep all, the others the floor.
+
+    The others keep a quarter of the budget, at least the floor; how many heads are full follows from the budget, and
+    what is left over is spread evenly over the others.
+    """
+
+    name: ClassVar[str] = "retrieval-full"
+    needs_scores: ClassVar[bool] = True
+
+    def capacities(self, request: BudgetRequest) -> Ints:
+        """Entries `[L, G]` by this rule."""
+        scores = _scores(request, self.name)
+        if request.keeps_all:
+            return fill(request, np.ones(request.shape))
+        least = max(request.floor, request.budget // 4)
+        full = (request.total - least * request.num_heads) // (request.prompt_tokens - least)
+        flat = np.full(request.num_heads, -1, dtype=np.int64)
+        flat[np.argsort(-scores.ravel(), kind="stable")[:full]] = request.prompt_tokens
+        others = flat < 0
+        left = request.total - request.prompt_tokens * full
+        count = int(others.sum())
+        flat[others] = left // count + (np.arange(count) < left % count)
+        return flat.reshape(request.shape)
+
+
+def _scores(request: BudgetRequest, name: str) -> Floats:
+    if request.head_scores is None:
+        raise OptionError(f"the allocator {name} needs head scores; `headprobe score` makes them")
+    return request.head_scores
+
+
+ALLOCATORS: dict[str, type[Allocator]] = {
+    kind.name: kind for kind in (Uniform, Pyramid, Adaptive, HeadScore, RetrievalFull)
+}

@@ -1,0 +1,97 @@
+"""What the queries of a prompt gave to each of its entries, in one layer, without ever building an n x n matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headprobe.models.dense_attention import attention_weights
+
+TILE_ELEMENTS = 1 << 24  # attention weights that are held at a time while columns are summed
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """How a layer turns products of queries and keys into scores: scale, Gemma-2's softcap, gpt-oss's sinks `[H]`."""
+
+    scaling: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a selector may look at, for one sequence in one layer once its whole prompt has been read.
+
+    `key` and `value` `[G, n, d]`; `query` `[H, R, d]`, the last `R` queries; `column_sums` `[G, n]`, float32: the
+    attention that each entry got from all queries, averaged over the group (only where the selector asked for it).
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    shape: AttentionShape
+    column_sums: torch.Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.key.shape[1]
+
+    def rows(self, count: int) -> torch.Tensor:
+        """Softmax rows of the last `count` queries, averaged over each group's query heads: `[G, count, n]`."""
+        weights = _weights(self.query[:, -count:], self.key, self.shape)
+        return _group_mean(weights, self.key.shape[0])
+
+
+def column_sums(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
+    """Attention that each key got from the given queries, summed over them, averaged over groups: `[G, K]` float32.
+
+    `query` `[H, T, d]` are the last `T` of the `K` positions of `key` `[G, K, d]`. Rows are computed in tiles, so that
+    memory stays linear in K.
+    """
+    heads, queries, _ = query.shape
+    groups, keys, _ = key.shape
+    sums = torch.zeros(groups, keys, dtype=torch.float32, device=key.device)
+    tile = max(1, TILE_ELEMENTS // (heads * keys))
+    for start in range(0, queries, tile):
+        end = min(start + tile, queries)
+        seen = keys - queries + end
+        weights = _weights(query[:, start:end], key[:, :seen], shape)
+        sums[:, :seen] += _group_mean(weights.sum(1, keepdim=True), groups)[:, 0]
+    return sums
+
+
+def block_sums(observation: Observation, block: int, count: int) -> torch.Tensor:
+    """As `column_sums` of the last queries, each block of `block` queries apart: `[G, n, count]` float32.
+
+    Blocks count from the sequence's first query; block `b` stands in column `b % count`, and only the last `count`
+    blocks, of which the last may be incomplete, are looked at.
+    """
+    tokens = observation.num_tokens
+    last = (tokens - 1) // block
+    sums = torch.zeros(observation.key.shape[0], tokens, count, dtype=torch.float32, device=observation.key.device)
+    first_held = tokens - observation.query.shape[1]
+    for index in range(max(0, last - count + 1), last + 1):
+        start, end = index * block, min((index + 1) * block, tokens)
+        query = observation.query[:, start - first_held : end - first_held]
+        sums[:, :end, index % count] = column_sums(query, observation.key[:, :end], observation.shape)
+    return sums
+
+
+def value_norms(value: torch.Tensor) -> torch.Tensor:
+    """L1 norms of values `[..., d]`, float32 `[...]` (VATP, arXiv 2406.12335)."""
+    return value.float().abs().sum(-1)
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
+    """Causal softmax rows `[H, T, K]` of the last `T` positions."""
+    return attention_weights(
+        query[None], key[None], None, scaling=shape.scaling, softcap=shape.softcap, sinks=shape.sinks
+    )[0]
+
+
+def _group_mean(weights: torch.Tensor, groups: int) -> torch.Tensor:
+    """`[H, ...] -> [G, ...]`: the mean over the query heads that share a KV head."""
+    return weights.view(groups, -1, *weights.shape[1:]).mean(1)

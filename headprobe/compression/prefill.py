@@ -1,0 +1,184 @@
+"""Reading a prompt in one layer: dense attention, what the selector wants to know, and the choice of what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headprobe.compression.importance import AttentionShape, Observation, column_sums, value_norms
+from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.ragged_store import Segment
+from headprobe.compression.selection import kept_positions, protect
+from headprobe.models.dense_attention import dense_attention
+
+
+@dataclass(frozen=True, eq=False)
+class KeptHead:
+    """What one KV head of one sequence keeps.
+
+    `positions` int64 `[k]`, rising, counted from the sequence's first real token (-1: a compensation entry); `scores`
+    float32 `[k, C]` as the selector counts them; `limit`: entries that it may hold while decoding.
+    """
+
+    segment: Segment
+    positions: torch.Tensor
+    scores: torch.Tensor
+    limit: int
+
+
+class PromptReader:
+    """Reads the prompt of one layer, whole or in chunks, and holds its keys and values until all is read."""
+
+    def __init__(self, plan: CompressionPlan, layer: int, expected: int) -> None:
+        self.plan, self.layer, self.expected = plan, layer, expected
+        self.seen = 0
+        self._keys: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+        self._queries: list[torch.Tensor] = []
+        self._sums: list[torch.Tensor] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return self.seen >= self.expected
+
+    def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a chunk's keys and values `[B, G, t, d]`; gives all so far. Only one copy of them is ever held."""
+        count = keys.shape[2]
+        if self.seen == 0 and count == self.expected:
+            self._keys, self._values = keys, values
+        else:
+            if self._keys is None or self._values is None:
+                self._keys = keys.new_empty(*keys.shape[:2], self.expected, keys.shape[3])
+                self._values = values.new_empty(*values.shape[:2], self.expected, values.shape[3])
+            self._keys[:, :, self.seen : self.seen + count] = keys
+            self._values[:, :, self.seen : self.seen + count] = values
+        self.seen += count
+        assert self._keys is not None
+        assert self._values is not None
+        return self._keys[:, :, : self.seen], self._values[:, :, : self.seen]
+
+    def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
+        """Attention output `[B, H, t, d]` of the chunk that was taken last; `pads` `[B]` are left pads in tokens."""
+        out = dense_by_sequence(query, *self._so_far(), shape, pads)
+        if not self.plan.policy.keeps_all:
+            self._watch(query, shape, pads)
+        return out
+
+    def _so_far(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._keys is not None
+        assert self._values is not None
+        return self._keys[:, :, : self.seen], self._values[:, :, : self.seen]
+
+    def _watch(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> None:
+        """Keep the last queries, and add to the column sums, as far as the selector asks for them."""
+        selector = self.plan.policy.selector
+        if selector.num_queries:
+            held = [*self._queries, query]
+            self._queries = [torch.cat(held, 2)[:, :, -selector.num_queries :]] if len(held) > 1 else held
+            if self._queries[0].shape[2] > selector.num_queries:
+                self._queries = [self._queries[0][:, :, -selector.num_queries :].clone()]
+        if selector.needs_column_sums:
+            keys, _ = self._so_far()
+            first = self.seen - query.shape[2]
+            if not self._sums:
+                self._sums = [keys.new_zeros(keys.shape[1], self.expected - pad, dtype=torch.float32) for pad in pads]
+            for sequence, pad in enumerate(pads):
+                own = query[sequence, :, max(0, pad - first) :]
+                if own.shape[1]:
+                    self._sums[sequence][:, : self.seen - pad] += column_sums(own, keys[sequence, :, pad:], shape)
+
+    def kept(self, shape: AttentionShape, pads: Sequence[int]) -> list[KeptHead]:
+        """What each (sequence, KV head) keeps of the prompt, in order of sequence, then head."""
+        heads: list[KeptHead] = []
+        keys, values = self._so_far()
+        for sequence, pad in enumerate(pads):
+            query = self._queries[0][sequence] if self._queries else keys.new_zeros(1, 0, keys.shape[-1])
+            own = query[:, max(0, query.shape[1] - (self.seen - pad)) :]
+            sums = self._sums[sequence] if self._sums else None
+            observation = Observation(own, keys[sequence, :, pad:], values[sequence, :, pad:], shape, sums)
+            heads += choose(observation, self.plan, self.layer)
+        return heads
+
+
+def dense_by_sequence(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    shape: AttentionShape,
+    pads: Sequence[int],
+    window: int | None = None,
+) -> torch.Tensor:
+    """Causal attention where sequence `b` begins behind `pads[b]` pad tokens: each computed as if it were alone.
+
+    `query` `[B, H, t, d]` are the last `t` of the positions of `keys`; outputs at pads are 0.
+    """
+    options = {"scaling": shape.scaling, "softcap": shape.softcap, "sinks": shape.sinks, "window": window}
+    if not any(pads):
+        return dense_attention(query, keys, values, **options)  # type: ignore[arg-type]
+    first = keys.shape[2] - query.shape[2]
+    out = query.new_zeros(*query.shape[:3], values.shape[-1])
+    for b, pad in enumerate(pads):
+        skip = max(0, pad - first)
+        if skip < query.shape[2]:
+            own = query[b : b + 1, :, skip:], keys[b : b + 1, :, pad:], values[b : b + 1, :, pad:]
+            out[b : b + 1, :, skip:] = dense_attention(*own, **options)  # type: ignore[arg-type]
+    return out
+
+
+def choose(observation: Observation, plan: CompressionPlan, layer: int) -> list[KeptHead]:
+    """What each KV head of one sequence keeps in compressed layer `layer`."""
+    policy, tokens = plan.policy, observation.num_tokens
+    groups = observation.key.shape[0]
+    capacities = [int(c) for c in plan.capacities(tokens)[layer]]
+    if policy.keeps_all:
+        scores = observation.key.new_zeros(groups, tokens, 1, dtype=torch.float32)
+        importance = scores[..., 0]
+    else:
+        scores = policy.selector.scores(observation)
+        importance = weighted(scores.sum(-1), observation.value, policy.value_aware, policy.value_eps)
+        capacities = policy.allocator.adapt(_open(importance, plan), capacities, policy.floor)
+    limits = [int(c) for c in plan.limits(tokens)[layer]] if policy.evicts_while_decoding else capacities
+    shortened = [policy.compensates and capacity < tokens for capacity in capacities]
+    entries = [capacity - short for capacity, short in zip(capacities, shortened, strict=True)]
+    recents = [policy.selector.recent(limit) for limit in limits]
+    positions = kept_positions(protect(importance, recents, policy.sinks, entries), entries)
+    return [_head(observation, scores, head, positions[head], limits[head], shortened[head]) for head in range(groups)]
+
+
+def weighted(importance: torch.Tensor, value: torch.Tensor, value_aware: bool, eps: float) -> torch.Tensor:
+    """VATP: `(importance + eps) * norm1(value)`, where asked for."""
+    return (importance + eps) * value_norms(value) if value_aware else importance
+
+
+def _open(importance: torch.Tensor, plan: CompressionPlan) -> torch.Tensor:
+    """`importance` with `-inf` at the sinks and in the window, which stay anyway."""
+    tokens, policy = importance.shape[1], plan.policy
+    free = importance.clone()
+    free[:, : policy.sinks] = -torch.inf
+    free[:, max(0, tokens - policy.selector.window) :] = -torch.inf
+    return free
+
+
+def _head(
+    observation: Observation, scores: torch.Tensor, head: int, positions: torch.Tensor, limit: int, compensated: bool
+) -> KeptHead:
+    keys, values = observation.key[head], observation.value[head]
+    kept_keys, kept_values, kept_scores = keys[positions], values[positions], scores[head, positions]
+    if not compensated:
+        return KeptHead(Segment(kept_keys, kept_values), positions, kept_scores, limit)
+    dropped = torch.ones(observation.num_tokens, dtype=torch.bool, device=keys.device)
+    dropped[positions] = False
+    bias = kept_scores.new_zeros(len(positions) + 1)
+    bias[0] = float(observation.num_tokens - len(positions))
+    bias[0].log_()
+    segment = Segment(
+        torch.cat([keys[dropped].mean(0, keepdim=True), kept_keys]),
+        torch.cat([values[dropped].mean(0, keepdim=True), kept_values]),
+        bias,
+    )
+    nowhere = positions.new_full((1,), -1)
+    none = kept_scores.new_zeros(1, kept_scores.shape[1])
+    return KeptHead(segment, torch.cat([nowhere, positions]), torch.cat([none, kept_scores]), limit)

@@ -1,0 +1,143 @@
+"""A transformers cache that holds a different number of entries for each KV head, and nothing that was evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache
+
+from headprobe.compression.budgets import Ints
+from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.ragged_attention import Kernel
+from headprobe.compression.ragged_layer import RaggedLayer, WindowedLayer, refuse
+from headprobe.errors import ModelError, OptionError
+
+DEFAULT_SLACK = 64  # entries: room for new tokens behind each segment
+
+# The cache and layer that took keys and values last, for the attention function that is called next.
+pending: ContextVar[tuple[RaggedCache, int] | None] = ContextVar("headprobe_pending", default=None)
+
+
+class RaggedCache(Cache):
+    """The compressed cache of one batch of sequences, for a model that runs in a compression session.
+
+    `config` is the model's text config; its full-attention layers are compressed by `plan`, the others are cached as
+    transformers does. `slack`: entries of room for new tokens behind each segment.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        plan: CompressionPlan,
+        kernel: Kernel,
+        slack: int = DEFAULT_SLACK,
+        keep_positions: bool = False,
+    ) -> None:
+        if slack < 1:
+            raise OptionError(f"a slack of {slack} entries is too small, need at least 1")
+        layers: list[Any] = list(DynamicCache(config=config).layers)
+        compressed = 0
+        for index, layer in enumerate(layers):
+            kind = type(layer).__name__
+            if kind == "DynamicLayer":
+                layers[index] = RaggedLayer(plan, compressed, kernel, slack, keep_positions)
+                compressed += 1
+            elif kind == "DynamicSlidingWindowLayer":
+                layers[index] = WindowedLayer(layer.sliding_window)
+        if compressed != plan.num_layers:
+            raise ModelError(f"the plan is for {plan.num_layers} compressible layers, the model has {compressed}")
+        super().__init__(layers=layers)
+        self.plan = plan
+        self.pads: list[int] = []
+
+    # -- what transformers calls ------------------------------------------------------------------------------------
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a layer's new keys and values `[B, G, T, d]`; the attention function of the session does the rest."""
+        waiting = pending.get()
+        if waiting is not None and waiting[0] is self:
+            raise ModelError(
+                f"layer {waiting[1]} did not reach headprobe's attention: use the cache inside a compression session"
+            )
+        if isinstance(self.layers[layer_idx], RaggedLayer | WindowedLayer):
+            pending.set((self, layer_idx))
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused, unless nothing is to be removed."""
+        if tokens_to_remove:
+            refuse("crop (assisted decoding takes tokens back)")
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
+        """Refused."""
+        refuse("beam search")
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.pads = []
+
+    # -- what it holds ----------------------------------------------------------------------------------------------
+
+    @property
+    def ragged_layers(self) -> list[RaggedLayer]:
+        """The compressed layers."""
+        return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens read and produced so far, pads included."""
+        return self.ragged_layers[0].seen
+
+    @property
+    def lengths(self) -> Ints:
+        """Entries held, `[L, B, G]` over the compressed layers."""
+        return np.stack([layer.lengths for layer in self.ragged_layers])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values held, room for new tokens and uncompressed layers included."""
+        return sum(getattr(layer, "nbytes", 0) for layer in self.layers)
+
+    @property
+    def bookkeeping_nbytes(self) -> int:
+        """Bytes beside keys and values: scores and positions of policies that evict while decoding."""
+        return sum(layer.bookkeeping_nbytes for layer in self.ragged_layers)
+
+    # -- prompts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no token has been read."""
+        return self.tokens_seen == 0
+
+    def expect(self, layer_idx: int, tokens: int) -> None:
+        """Announce to a layer that a prompt of so many tokens comes in chunks."""
+        layer = self.layers[layer_idx]
+        if isinstance(layer, RaggedLayer | WindowedLayer):
+            layer.expect(tokens)
+
+    def read_pads(self, mask: torch.Tensor | None, batch: int) -> None:
+        """Learn from a 2D attention mask (True = a token) how far each sequence is padded on the left.
+
+        Raises `OptionError` for pads anywhere else: only leading ones can be left out.
+        """
+        pads = [0] * batch if mask is None else left_pads(mask)
+        if self.pads and pads != self.pads:
+            raise OptionError(f"the padding changed from {self.pads} to {pads} tokens: later turns cannot be padded")
+        self.pads = pads
+
+
+def left_pads(mask: torch.Tensor) -> list[int]:
+    """Leading zeros in each row of a 2D attention mask; `OptionError` for a zero behind a one, or an empty row."""
+    seen = mask.bool()
+    pads: Sequence[int] = seen.int().argmax(1).tolist()
+    if not bool(seen.any(1).all()) or [mask.shape[1] - pad for pad in pads] != seen.sum(1).tolist():
+        raise OptionError("prompts must be padded on the left, with at least one token each")
+    return list(pads)

@@ -1,0 +1,252 @@
+"""Cache layers: compressed ones with a ragged store, and sliding-window ones that are left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+
+from headprobe.compression.budgets import Ints
+from headprobe.compression.eviction import Evictor
+from headprobe.compression.importance import AttentionShape
+from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.prefill import PromptReader, dense_by_sequence
+from headprobe.compression.ragged_attention import Kernel, weigh
+from headprobe.compression.ragged_store import RaggedStore
+from headprobe.errors import OptionError
+
+
+class RaggedLayer(CacheLayerMixin):
+    """One layer's compressed cache. It reads the prompt densely, keeps what the plan says, and decodes on that.
+
+    `layer` counts among the compressed layers. `positions`: for each (sequence, KV head) the kept positions, if
+    `keep_positions`; counted from the sequence's first real token, -1 for a compensation entry.
+    """
+
+    is_sliding = False
+
+    def __init__(self, plan: CompressionPlan, layer: int, kernel: Kernel, slack: int, keep_positions: bool) -> None:
+        super().__init__()
+        self.plan, self.layer, self.kernel, self.slack = plan, layer, kernel, slack
+        self.keep_positions = keep_positions
+        self.seen = 0
+        self.store: RaggedStore | None = None
+        self.evictor: Evictor | None = None
+        self.positions: list[torch.Tensor] = []
+        self._reader: PromptReader | None = None
+        self._new: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    # -- what transformers calls ------------------------------------------------------------------------------------
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Remember type and device."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take new keys and values `[B, G, T, d]`; while the prompt is read, all so far come back."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.seen += key_states.shape[2]
+        if self.store is None:
+            if self._reader is None:
+                self._reader = PromptReader(self.plan, self.layer, key_states.shape[2])
+            return self._reader.extend(key_states, value_states)
+        self._new = key_states, value_states
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """As if nothing had been evicted."""
+        return self.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens seen (not entries held)."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__(self.plan, self.layer, self.kernel, self.slack, self.keep_positions)  # type: ignore[misc]
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
+        """Refused."""
+        refuse("beam search")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused, unless nothing is to be removed."""
+        if tokens_to_remove:
+            refuse("crop (assisted decoding takes tokens back)")
+
+    def offload(self) -> NoReturn:
+        """Refused."""
+        refuse("offloading")
+
+    def batch_repeat_interleave(self, repeats: int) -> NoReturn:
+        """Refused."""
+        refuse("repeating sequences of the batch")
+
+    def batch_select_indices(self, indices: torch.Tensor) -> NoReturn:
+        """Refused."""
+        refuse("selecting sequences of the batch")
+
+    # -- attention --------------------------------------------------------------------------------------------------
+
+    def expect(self, tokens: int) -> None:
+        """Announce a prompt of so many tokens that comes in chunks."""
+        self._reader = PromptReader(self.plan, self.layer, tokens)
+
+    def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
+        """Attention output `[B, H, T, d]` of the tokens that `update` took last."""
+        if self._reader is not None:
+            out = self._reader.attend(query, shape, pads)
+            if self._reader.is_done:
+                self._compress(self._reader, shape, pads)
+                self._reader = None
+            return out
+        assert self.store is not None
+        assert self._new is not None
+        keys, values = self._new
+        self._new = None
+        if self.evictor is None:
+            self.store.append(keys, values)
+            return self.kernel.attend(query, self.store, shape)
+        steps = [self._step(query[:, :, [t]], keys[:, :, [t]], values[:, :, [t]], shape) for t in range(query.shape[2])]
+        return torch.cat(steps, 2)
+
+    def _compress(self, reader: PromptReader, shape: AttentionShape, pads: Sequence[int]) -> None:
+        """Lay out the store with what stays of the prompt."""
+        heads = reader.kept(shape, pads)
+        evicts = self.plan.policy.evicts_while_decoding
+        rooms = [head.limit + 1 if evicts else len(head.positions) + self.slack for head in heads]
+        self.store = RaggedStore([head.segment for head in heads], len(pads), rooms, self.slack)
+        if evicts:
+            self.evictor = Evictor(self.plan.policy, self.store, heads, [self.seen - pad for pad in pads])
+        if self.keep_positions:
+            self.positions = [head.positions for head in heads]
+
+    def _step(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, shape: AttentionShape
+    ) -> torch.Tensor:
+        """One token with eviction: append, attend, update the scores, evict."""
+        assert self.store is not None
+        assert self.evictor is not None
+        self.store.append(keys, values)
+        self.evictor.appended()
+        out, weights = weigh(query, self.store, shape, with_weights=True)
+        assert weights is not None
+        self.evictor.attended(weights)
+        return out
+
+    # -- what it holds ----------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> Ints:
+        """Entries held by each KV head of each sequence, `[B, G]`."""
+        if self.store is None:
+            return np.zeros((0, self.plan.num_kv_heads), dtype=np.int64)
+        return self.store.lengths.reshape(self.store.batch, -1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, slack included."""
+        return 0 if self.store is None else self.store.nbytes
+
+    @property
+    def bookkeeping_nbytes(self) -> int:
+        """Bytes that eviction keeps beside them."""
+        return 0 if self.evictor is None else self.evictor.nbytes
+
+
+class WindowedLayer(CacheLayerMixin):
+    """A sliding-window layer, cached as transformers does; the prompt is read in windows, without an n x n mask."""
+
+    is_sliding = True
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.inner = DynamicSlidingWindowLayer(window)
+        self._expected: int | None = None
+        self._pieces: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Remember type and device."""
+        self.inner.lazy_initialization(key_states, value_states)
+        self.is_initialized = True
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt is being read."""
+        return bool(self._pieces)
+
+    def expect(self, tokens: int) -> None:
+        """Announce a prompt of so many tokens that comes in chunks."""
+        self._expected = tokens
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take new keys and values `[B, G, T, d]`; gives what the queries of these tokens may see."""
+        self.is_initialized = True
+        if self.inner.get_seq_length() and not self._pieces:
+            return self.inner.update(key_states, value_states)
+        self._pieces.append((key_states, value_states))
+        keys = torch.cat([key for key, _ in self._pieces], 2)
+        values = torch.cat([value for _, value in self._pieces], 2)
+        self._pieces = [(keys, values)]
+        return keys, values
+
+    def attend(
+        self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int], mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attention output `[B, H, T, d]` of the tokens that `update` took last."""
+        keys, values = self._pieces[0]
+        out = dense_by_sequence(query, keys, values, shape, pads, self.inner.sliding_window)
+        if keys.shape[2] >= (self._expected or 0):
+            self.inner.update(keys, values)
+            self._pieces, self._expected = [], None
+            self.inner.keys, self.inner.values = self.inner.keys.clone(), self.inner.values.clone()
+        return out
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """As transformers' layer."""
+        return self.inner.get_mask_sizes(query_length)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen."""
+        return self.inner.get_seq_length() + sum(keys.shape[2] for keys, _ in self._pieces)
+
+    def get_max_length(self) -> int:
+        """The window."""
+        return self.inner.get_max_length()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__(self.inner.sliding_window)  # type: ignore[misc]
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
+        """Refused."""
+        refuse("beam search")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused, unless nothing is to be removed."""
+        if tokens_to_remove:
+            refuse("crop (assisted decoding takes tokens back)")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        tensors = (self.inner.keys, self.inner.values)
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+
+
+def refuse(what: str) -> NoReturn:
+    """Raise `OptionError`: a compressed cache cannot do `what`."""
+    raise OptionError(f"a compressed cache does not support {what}: entries that were evicted are gone")

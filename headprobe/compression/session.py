@@ -1,0 +1,278 @@
+"""`with compress(model, ...) as session`: a model runs on a compressed cache, unmodified and restored afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from headprobe.compression.budgets import Floats
+from headprobe.compression.importance import AttentionShape
+from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
+from headprobe.compression.ragged_attention import Kernel, KernelNeeds, pick_kernel
+from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
+from headprobe.compression.ragged_layer import RaggedLayer
+from headprobe.errors import ModelError, OptionError
+from headprobe.geometry import ModelGeometry
+from headprobe.models.dense_attention import dense_attention
+from headprobe.scores.head_scores import HeadScores
+from headprobe.scores.score_file import load_scores
+
+ATTENTION_NAME = "headprobe_ragged"
+
+
+class CompressionSession:
+    """A model inside `compress(...)`. `cache` belongs to the conversation that is going on, None before the first turn.
+
+    `plan` is the policy with its budget, `kernel` the attention kernel and `kernel_reason` why it was taken.
+    """
+
+    def __init__(
+        self, model: Any, plan: CompressionPlan, kernel: Kernel, reason: str, *, slack: int, keep_positions: bool
+    ) -> None:
+        self.model, self.plan, self.kernel, self.kernel_reason = model, plan, kernel, reason
+        self._slack, self._keep_positions = slack, keep_positions
+        self.cache: RaggedCache | None = None
+
+    def new_cache(self) -> RaggedCache:
+        """An empty cache for a new batch of prompts; it becomes `cache`."""
+        config = self.model.config.get_text_config(decoder=True)
+        self.cache = RaggedCache(config, self.plan, self.kernel, self._slack, self._keep_positions)
+        return self.cache
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self.cache = None
+
+    def generate(self, inputs: torch.Tensor | None = None, **options: Any) -> Any:
+        """`model.generate(...)` on the compressed cache; all its options, and its result.
+
+        Called again with all tokens so far and new ones behind them, it goes on with the conversation; `reset()` begins
+        a new one. Raises `OptionError` for what a compressed cache cannot do: beam search, assisted decoding, chunked
+        prefill by transformers, a cache of one's own kind.
+        """
+        _check_generate(options)
+        cache = self.cache if self.cache is not None else self.new_cache()
+        return self.model.generate(inputs, past_key_values=cache, **options)
+
+
+@contextmanager
+def compress(
+    model: Any,
+    policy: str | Policy = DEFAULT_POLICY,
+    *,
+    budget: int | None = None,
+    ratio: float | None = None,
+    scores: HeadScores | Path | str | None = None,
+    gqa: str = "mean",
+    attention: str = "auto",
+    prefill_chunk: int | None = None,
+    slack: int = DEFAULT_SLACK,
+    keep_positions: bool = False,
+) -> Iterator[CompressionSession]:
+    """Run `model` (a transformers causal decoder, or what `load_model` gives) on a compressed KV cache in this block.
+
+    `budget`: mean entries per KV head, window and sinks included, or `ratio` of the prompt; `scores`: head scores or
+    their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). `attention`: the
+    kernel, see `ragged_attention.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time (the layers take
+    turns, so that one layer's full keys and values are held, and results are equal). The model's own attention is put
+    back when the block ends, however it ends.
+
+    Raises `OptionError` (policy, budget, scores, kernel), `ModelError` (a model whose attention can't be compressed).
+
+        with headprobe.compress(model, "headkv-r2", budget=128, scores="scores/demo--r2.json") as session:
+            session.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=32)
+            session.cache.lengths, session.cache.nbytes
+    """
+    model = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
+    plan = make_plan(model, policy, budget=budget, ratio=ratio, scores=scores, gqa=gqa)
+    kernel, reason = pick_kernel(attention, kernel_needs(model, plan.policy))
+    session = CompressionSession(model, plan, kernel, reason, slack=slack, keep_positions=keep_positions)
+    with ExitStack() as stack:
+        stack.enter_context(_ragged_attention(model))
+        if prefill_chunk is not None:
+            stack.enter_context(_layers_in_chunks(model, prefill_chunk))
+        yield session
+
+
+def make_plan(
+    model: Any,
+    policy: str | Policy,
+    *,
+    budget: int | None = None,
+    ratio: float | None = None,
+    scores: HeadScores | Path | str | None = None,
+    gqa: str = "mean",
+) -> CompressionPlan:
+    """The plan for `model`. Raises `OptionError` and `ModelError` as `compress`."""
+    config = model.config.get_text_config(decoder=True)
+    geometry = ModelGeometry.from_config(config)
+    layers = geometry.full_attention_layers
+    if not layers:
+        raise ModelError(f"{type(model).__name__} has no full-attention layer: there is nothing to compress")
+    chosen = policy if isinstance(policy, Policy) else make_policy(policy)
+    table = None
+    if scores is not None and chosen.needs_scores:
+        table = kv_head_scores(scores, geometry, gqa)[list(layers)]
+    return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table)
+
+
+def kv_head_scores(scores: HeadScores | Path | str, geometry: ModelGeometry, gqa: str = "mean") -> Floats:
+    """Non-negative scores `[L, G]` for a model of this geometry. Raises `OptionError` for scores of another one."""
+    given = scores if isinstance(scores, HeadScores) else load_scores(scores)
+    theirs = given.geometry
+    if theirs.shape != geometry.shape or theirs.num_key_value_heads != geometry.num_key_value_heads:
+        raise OptionError(
+            f"the scores are for {theirs.num_hidden_layers} layers of {theirs.num_attention_heads} query and "
+            f"{theirs.num_key_value_heads} KV heads, the model has {geometry.num_hidden_layers} of "
+            f"{geometry.num_attention_heads} and {geometry.num_key_value_heads}"
+        )
+    return given.to_kv_heads(gqa).clip(min=0.0)
+
+
+def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
+    """What `model` and `policy` ask of an attention kernel."""
+    config = model.config.get_text_config(decoder=True)
+    return KernelNeeds(
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        head_dim=ModelGeometry.from_config(config).head_dim,
+        softcap=getattr(config, "attn_logit_softcapping", None) is not None,
+        sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
+        bias=policy.compensates,
+    )
+
+
+# -- the model's attention ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _ragged_attention(model: Any) -> Iterator[None]:
+    """Switch `model` to the attention function below; put its own back afterwards."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION_NAME)
+    try:
+        if model.config._attn_implementation != ATTENTION_NAME:
+            raise ModelError(
+                f"{type(model).__name__} does not use transformers' attention interface: its cache can't be compressed"
+            )
+        yield
+    finally:
+        pending.set(None)
+        model.set_attn_implementation(before)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    waiting = pending.get()
+    pending.set(None)
+    if waiting is None or waiting[1] != module.layer_idx:
+        raise ModelError(
+            f"layer {module.layer_idx} of {type(module).__name__} runs without a compressed cache: take session.cache"
+        )
+    cache, index = waiting
+    shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    layer = cache.layers[index]
+    if isinstance(layer, RaggedLayer):
+        _read_pads(cache, attention_mask, query.shape[0])
+        out = layer.attend(query, shape, cache.pads)
+    elif layer.reads_prompt:
+        _read_pads(cache, attention_mask, query.shape[0])
+        out = layer.attend(query, shape, cache.pads, attention_mask)
+    else:
+        out = dense_attention(query, key, value, attention_mask, scaling=shape.scaling, softcap=softcap, sinks=s_aux)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _read_pads(cache: RaggedCache, mask: torch.Tensor | None, batch: int) -> None:
+    if not cache.pads:
+        cache.read_pads(mask, batch)
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """The 2D padding mask while a prompt is read, and for compressed layers always; else transformers' boolean one."""
+    is_prompt = kwargs["q_length"] == kwargs["kv_length"]
+    if is_prompt or kwargs.get("mask_function") is causal_mask_function:
+        return kwargs.get("attention_mask")
+    return sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, _mask)
+
+
+# -- chunks ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
+    """Let every decoder layer read a prompt `chunk` tokens at a time; restore them afterwards."""
+    if chunk < 1:
+        raise OptionError(f"a prefill chunk of {chunk} tokens is too small, need at least 1")
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise ModelError(f"{type(model).__name__} has no list of decoder layers: it cannot read prompts in chunks")
+    try:
+        for index, layer in enumerate(layers):
+            layer.forward = _in_chunks(layer.forward, index, chunk)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def _in_chunks(forward: Any, index: int, chunk: int) -> Any:
+    def chunked(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache, tokens = kwargs.get("past_key_values"), hidden_states.shape[1]
+        if not isinstance(cache, RaggedCache) or cache.layers[index].get_seq_length() or tokens <= chunk:
+            return forward(hidden_states, *args, **kwargs)
+        cache.expect(index, tokens)
+        out = torch.empty_like(hidden_states)
+        for start in range(0, tokens, chunk):
+            part = slice(start, min(start + chunk, tokens))
+            cut = {name: _cut(name, value, part, tokens) for name, value in kwargs.items()}
+            given = forward(hidden_states[:, part], *args, **cut)
+            out[:, part] = given[0] if isinstance(given, tuple) else given
+        return out
+
+    return chunked
+
+
+def _cut(name: str, value: Any, part: slice, tokens: int) -> Any:
+    """The part of an argument that belongs to a chunk: whatever runs along the tokens, except the padding mask."""
+    if name == "attention_mask":
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(_cut(name, item, part, tokens) for item in value)
+    if isinstance(value, torch.Tensor) and value.ndim >= 2 and value.shape[1] == tokens:
+        return value[:, part]
+    return value
+
+
+def _check_generate(options: dict[str, Any]) -> None:
+    """Refuse what a compressed cache cannot do."""
+    given: dict[str, Any] = {**_set_fields(options.get("generation_config")), **options}
+    if (given.get("num_beams") or 1) > 1:
+        raise OptionError(f"beam search with {given['num_beams']} beams: a compressed cache cannot reorder its entries")
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", "past_key_values"):
+        if given.get(name) is not None:
+            raise OptionError(f"generate(... {name}=...) does not work with a compressed cache")
+
+
+def _set_fields(config: GenerationConfig | None) -> dict[str, Any]:
+    return {} if config is None else config.to_diff_dict()

@@ -1,0 +1,140 @@
+"""Attention over whole keys and values: softmax rows for those who look at them, fused kernels for the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+QUERY_BLOCK = 256  # queries per kernel call where the mask is not the plain square causal one
+ROW_BLOCK_ELEMENTS = 1 << 27  # above this many scores rows are computed one KV head, or fewer queries, at a time
+
+
+def dense_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Attention output `[B, H, T, d]` of `query` `[B, H, T, d]` over `key`, `value` `[B, G, K, d]`.
+
+    `mask` is boolean `[B or 1, 1, T, K]` (True = seen); without it attention is causal, aligned to the end of the keys.
+    `window`: how many keys a query of a sliding-window layer sees, itself included; with a mask the mask has the last
+    word. `softcap` and `sinks` as in `attention_weights`. Nothing of size T x K is built beyond a block of queries.
+    """
+    if softcap is None and sinks is None:
+        return fused_attention(query, key, value, mask, scaling, window)
+    return explicit_attention(query, key, value, mask, scaling, softcap, sinks, window)
+
+
+def attention_weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax rows in float32, `[B, H, T, K]`, from `query` `[B, H, T, d]` and `key` `[B, G, K, d]`.
+
+    `mask` (boolean, True = seen, `[B or 1, 1, T, K]`) or None for causal rows aligned to the end of the keys. `softcap`
+    squashes the scores as in Gemma-2; `sinks` `[H]` are the extra softmax terms of gpt-oss, which take their share and
+    are dropped.
+    """
+    batch, heads, rows, dim = query.shape
+    groups = key.shape[1]
+    grouped = query.float().reshape(batch, groups, heads // groups * rows, dim)
+    if heads * rows * key.shape[2] > ROW_BLOCK_ELEMENTS:
+        scores = torch.cat([grouped[:, g, None] @ key[:, g, None].float().transpose(2, 3) for g in range(groups)], 1)
+    else:
+        scores = grouped @ key.float().transpose(2, 3)
+    scores = scores.view(batch, heads, rows, key.shape[2]) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = causal_end(rows, key.shape[2], query.device)
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is None:
+        return torch.softmax(scores, -1)
+    extra = sinks.float().reshape(1, -1, 1, 1).expand(batch, -1, rows, 1)
+    return torch.softmax(torch.cat([scores, extra], -1), -1)[..., :-1]
+
+
+def causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
+    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys."""
+    return torch.ones(rows, keys, dtype=torch.bool, device=device).tril(keys - rows)
+
+
+def fused_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Attention through torch's fused kernels, `[B, H, T, d]`; no mask means causal, aligned to the end of the keys."""
+    queries, keys = query.shape[2], key.shape[2]
+    grouped = key.shape[1] != query.shape[1]
+    windowed = window is not None and window < keys
+    if mask is None and not windowed and queries in (1, keys):
+        return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, scale=scaling, enable_gqa=grouped)
+    if mask is None and not windowed and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.bias import causal_lower_right
+
+        aligned: Any = causal_lower_right(queries, keys)
+        return scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scaling, enable_gqa=grouped)
+    parts = []
+    for a, b, start, end, part in query_blocks(queries, keys, mask, window, QUERY_BLOCK, query.device):
+        k, v = key[:, :, start:end], value[:, :, start:end]
+        if grouped and query.is_cuda:  # with a mask, CUDA's fused kernels want as many KV heads as query heads
+            k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, a:b], k, v, attn_mask=part, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
+            )
+        )
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def explicit_attention(query, key, value, mask, scaling, softcap, sinks, window=None) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    """Attention by explicit weights, a block of queries at a time, for what the fused kernels cannot do."""
+    batch, heads, queries, dim = query.shape
+    groups, keys = key.shape[1], key.shape[2]
+    block = max(8, min(QUERY_BLOCK, ROW_BLOCK_ELEMENTS // (heads * min(keys, (window or keys) + QUERY_BLOCK))))
+    parts = []
+    for a, b, start, end, part in query_blocks(queries, keys, mask, window, block, query.device):
+        weights = attention_weights(
+            query[:, :, a:b], key[:, :, start:end], part, scaling=scaling, softcap=softcap, sinks=sinks
+        )
+        grouped = weights.to(value.dtype).view(batch, groups, -1, end - start)
+        parts.append((grouped @ value[:, :, start:end]).view(batch, heads, b - a, dim))
+    return torch.cat(parts, 2)
+
+
+def query_blocks(
+    queries: int, keys: int, mask: torch.Tensor | None, window: int | None, block: int, device: torch.device
+) -> Iterator[tuple[int, int, int, int, torch.Tensor]]:
+    """Blocks `[a, b)` of queries, the keys `[start, end)` that any of them can see, and their mask.
+
+    `window`: how many keys a query of a sliding-window layer sees, itself included; the mask has the last word.
+    """
+    for a in range(0, queries, block):
+        b = min(a + block, queries)
+        end = keys - queries + b
+        start = max(0, keys - queries + a - window + 1) if window else 0
+        if mask is not None:
+            yield a, b, start, end, mask[:, :, a:b, start:end]
+            continue
+        seen = causal_end(b - a, end - start, device)
+        if window:
+            seen &= ~causal_end(b - a, end - start, device).tril(end - start - (b - a) - window)
+        yield a, b, start, end, seen

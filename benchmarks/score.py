@@ -24,6 +24,7 @@ from benchmarks.environment import environment, write_result
 from benchmarks.published import published_trial
 from headprobe.geometry import ModelGeometry
 from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.memory import PeakMemory
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.profiler import Measured, Profiler, prefix_order
@@ -136,30 +137,13 @@ def print_peak(kind: str, model: str) -> None:
     loaded, prompts = subjects(model)
     longest = max(prompts, key=lambda p: len(p.input_ids))
     plain_prefill(loaded.model, [min(prompts, key=lambda p: len(p.input_ids))])
-    before = start_peak()
+    peak = PeakMemory(loaded.device)
+    peak.start()
     if kind == "score":
         headprobe_score(loaded, prompts)
     else:
         plain_prefill(loaded.model, [longest])
-    print(peak() - before)
-
-
-def start_peak() -> int:
-    """Forget the highest memory use so far (of the GPU where there is one, else of the process); gives today's."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM")
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    print(peak.bytes())
 
 
 def subjects(model: str) -> tuple[LoadedModel, list[Prompt]]:

@@ -17,7 +17,8 @@ class Evictor:
     """Keeps the scores of a store's entries up to date and evicts down to each segment's limit.
 
     Per entry of the store: `position` int64 `[total]`, counted from the sequence's first token; `scores` float32
-    `[total, C]`; the value's L1 norm where the policy is value-aware. Nothing grows while decoding.
+    `[total, C]`; the value's L1 norm where the policy is value-aware. `tokens` int64 `[B]`: tokens seen so far. Nothing
+    grows while decoding, and all decisions are made on the device, so that a step can be captured as a CUDA graph.
     """
 
     def __init__(self, policy: Policy, store: RaggedStore, heads: Sequence[KeptHead], tokens: Sequence[int]) -> None:
@@ -32,7 +33,8 @@ class Evictor:
             where = slice(int(start), int(start) + len(head.positions))
             self.position[where], self.scores[where] = head.positions, head.scores
         self.norms = value_norms(store.values) if policy.value_aware else None
-        self.tokens = list(tokens)
+        self.tokens = torch.tensor(tokens, dtype=torch.int64, device=device)
+        self._sequence = store.layout.segment // store.num_kv_heads
 
     @property
     def nbytes(self) -> int:
@@ -43,30 +45,23 @@ class Evictor:
     def appended(self) -> None:
         """Take note of the entry that has just been appended to every segment."""
         last = self._last()
-        groups = self.store.num_kv_heads
-        now = torch.tensor(self.tokens, device=last.device).repeat_interleave(groups)
-        self.position[last] = now
+        self.position[last] = self.tokens[self._sequence[last]]
         self.scores[last] = 0.0
         if self.norms is not None:
             self.norms[last] = value_norms(self.store.values[last])
-        for sequence, query in enumerate(self.tokens):
-            column, anew = self.policy.selector.column(query)
-            if anew:
-                self.scores[self._entries(sequence), column] = 0.0
-        self.tokens = [count + 1 for count in self.tokens]
+        column, anew = self._columns()
+        self.scores.scatter_(1, column, self.scores.gather(1, column).masked_fill(anew, 0.0))
 
     def attended(self, weights: torch.Tensor) -> None:
         """Add the newest query's attention `[total]` to the scores, then evict one entry where a limit is passed."""
-        for sequence, count in enumerate(self.tokens):
-            where = self._entries(sequence)
-            column, _ = self.policy.selector.column(count - 1)
-            self.scores[where, column] += weights[where]
+        self.scores.scatter_add_(1, self._columns()[0], weights[:, None])
         self._evict()
+        self.tokens += 1
 
-    def _entries(self, sequence: int) -> slice:
-        groups = self.store.num_kv_heads
-        first, last = sequence * groups, (sequence + 1) * groups - 1
-        return slice(int(self.store.starts[first]), int(self.store.starts[last] + self.store.capacities[last]))
+    def _columns(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each entry the column of the newest query, and whether it starts anew: two `[total, 1]`."""
+        column, anew = self.policy.selector.column(self.tokens)
+        return column[self._sequence][:, None], anew[self._sequence][:, None]
 
     def _last(self) -> torch.Tensor:
         """The last entry in use of each segment, int64 `[S]`."""
@@ -75,11 +70,15 @@ class Evictor:
     def _evict(self) -> None:
         victims = self._victims()
         last, over = self._last(), self.store.length > self.limits
-        target = torch.where(over, victims, last)
+        target = torch.where(over, victims, last)  # where nothing has to go, an entry takes its own place
         for table in (self.store.keys, self.store.values, self.position, self.scores, self.norms):
             if table is not None:
                 table[target] = table[last]
         self.store.length -= over.to(torch.int32)
+        self.count_evicted()
+
+    def count_evicted(self) -> None:
+        """Let the host's count of entries follow the device's."""
         self.store.lengths = np.minimum(self.store.lengths, self._limits)
 
     def _victims(self) -> torch.Tensor:

@@ -110,6 +110,21 @@ class RaggedCache(Cache):
         """Bytes beside keys and values: scores and positions of policies that evict while decoding."""
         return sum(layer.bookkeeping_nbytes for layer in self.ragged_layers)
 
+    # -- decoding ---------------------------------------------------------------------------------------------------
+
+    def next_positions(self, device: torch.device) -> torch.Tensor:
+        """Positions `[B, 1]` of the tokens that come next: tokens seen less pads."""
+        return torch.tensor([[self.tokens_seen - pad] for pad in self.pads], device=device)
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many new tokens fit into every segment as it is laid out."""
+        return all(layer.has_room(count) for layer in self.ragged_layers)
+
+    def advance(self) -> None:
+        """Count one token on the host: it went through on the device alone."""
+        for layer in self.ragged_layers:
+            layer.advance()
+
     # -- prompts ----------------------------------------------------------------------------------------------------
 
     @property

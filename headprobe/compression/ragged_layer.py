@@ -145,6 +145,31 @@ class RaggedLayer(CacheLayerMixin):
         self.evictor.attended(weights)
         return out
 
+    def has_room(self, count: int) -> bool:
+        """Whether so many new tokens fit without a new layout (evicting layers always have room)."""
+        if self.store is None:
+            return False
+        return self.evictor is not None or bool((self.store.lengths + count <= self.store.capacities).all())
+
+    @property
+    def counters(self) -> tuple[int, Ints]:
+        """What the host counts: tokens seen and entries held `[S]`."""
+        assert self.store is not None
+        return self.seen, self.store.lengths
+
+    @counters.setter
+    def counters(self, counted: tuple[int, Ints]) -> None:
+        assert self.store is not None
+        self.seen, self.store.lengths = counted
+
+    def advance(self) -> None:
+        """Count one token that went through on the device alone."""
+        assert self.store is not None
+        self.seen += 1
+        self.store.lengths = self.store.lengths + 1
+        if self.evictor is not None:
+            self.evictor.count_evicted()
+
     # -- what it holds ----------------------------------------------------------------------------------------------
 
     @property
@@ -181,11 +206,6 @@ class WindowedLayer(CacheLayerMixin):
         self.inner.lazy_initialization(key_states, value_states)
         self.is_initialized = True
 
-    @property
-    def reads_prompt(self) -> bool:
-        """Whether the prompt is being read."""
-        return bool(self._pieces)
-
     def expect(self, tokens: int) -> None:
         """Announce a prompt of so many tokens that comes in chunks."""
         self._expected = tokens
@@ -195,19 +215,20 @@ class WindowedLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take new keys and values `[B, G, T, d]`; gives what the queries of these tokens may see."""
         self.is_initialized = True
-        if self.inner.get_seq_length() and not self._pieces:
-            return self.inner.update(key_states, value_states)
+        if self.inner.get_seq_length():
+            self._pieces = [self.inner.update(key_states, value_states)]
+            return self._pieces[0]
         self._pieces.append((key_states, value_states))
         keys = torch.cat([key for key, _ in self._pieces], 2)
         values = torch.cat([value for _, value in self._pieces], 2)
         self._pieces = [(keys, values)]
         return keys, values
 
-    def attend(
-        self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int], mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
         """Attention output `[B, H, T, d]` of the tokens that `update` took last."""
         keys, values = self._pieces[0]
+        if self.inner.get_seq_length():
+            return self._decode(query, keys, values, shape, pads)
         out = dense_by_sequence(query, keys, values, shape, pads, self.inner.sliding_window)
         if keys.shape[2] >= (self._expected or 0):
             self.inner.update(keys, values)
@@ -215,13 +236,28 @@ class WindowedLayer(CacheLayerMixin):
             self.inner.keys, self.inner.values = self.inner.keys.clone(), self.inner.values.clone()
         return out
 
+    def _decode(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        shape: AttentionShape,
+        pads: Sequence[int],
+    ) -> torch.Tensor:
+        """New tokens over the cached window, pads left out."""
+        self._pieces = []
+        held = keys.shape[2]
+        gone = self.inner.get_seq_length() - held
+        left = [max(0, pad - gone) for pad in pads]
+        return dense_by_sequence(query, keys, values, shape, left, self.inner.sliding_window)
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """As transformers' layer."""
         return self.inner.get_mask_sizes(query_length)
 
     def get_seq_length(self) -> int:
         """Tokens seen."""
-        return self.inner.get_seq_length() + sum(keys.shape[2] for keys, _ in self._pieces)
+        return self.inner.get_seq_length() or sum(keys.shape[2] for keys, _ in self._pieces)
 
     def get_max_length(self) -> int:
         """The window."""

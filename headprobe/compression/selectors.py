@@ -51,8 +51,8 @@ class Selector(Protocol):
         """The most recent entries that stay whatever their score, in a head of `capacity` entries."""
         ...
 
-    def column(self, query: int) -> tuple[int, bool]:
-        """The column that query number `query` adds to, and whether that column starts anew with it."""
+    def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The columns that queries of these numbers (int64) add to, and whether those columns start anew with them."""
         ...
 
 
@@ -63,8 +63,8 @@ class _OneColumn:
     num_queries = 0
     num_columns = 1
 
-    def column(self, query: int) -> tuple[int, bool]:
-        return 0, False
+    def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros_like(query), torch.zeros_like(query, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class History:
         """`keep`, or half of the capacity where that is less."""
         return min(self.keep, capacity // 2)
 
-    def column(self, query: int) -> tuple[int, bool]:
+    def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The block's column, which starts anew with the block's first query."""
         return query // self.block % self.num_columns, query % self.block == 0
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
-from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from headprobe.compression.budgets import Floats
 from headprobe.compression.importance import AttentionShape
@@ -17,10 +16,9 @@ from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_attention import Kernel, KernelNeeds, pick_kernel
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
-from headprobe.compression.ragged_layer import RaggedLayer
+from headprobe.compression.ragged_layer import RaggedLayer, WindowedLayer
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.dense_attention import dense_attention
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import load_scores
 
@@ -187,29 +185,15 @@ def _attention(
         )
     cache, index = waiting
     shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    layer = cache.layers[index]
-    if isinstance(layer, RaggedLayer):
-        _read_pads(cache, attention_mask, query.shape[0])
-        out = layer.attend(query, shape, cache.pads)
-    elif layer.reads_prompt:
-        _read_pads(cache, attention_mask, query.shape[0])
-        out = layer.attend(query, shape, cache.pads, attention_mask)
-    else:
-        out = dense_attention(query, key, value, attention_mask, scaling=shape.scaling, softcap=softcap, sinks=s_aux)
-    return out.transpose(1, 2).contiguous(), None
-
-
-def _read_pads(cache: RaggedCache, mask: torch.Tensor | None, batch: int) -> None:
+    layer: RaggedLayer | WindowedLayer = cache.layers[index]
     if not cache.pads:
-        cache.read_pads(mask, batch)
+        cache.read_pads(attention_mask, query.shape[0])
+    return layer.attend(query, shape, cache.pads).transpose(1, 2).contiguous(), None
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The 2D padding mask while a prompt is read, and for compressed layers always; else transformers' boolean one."""
-    is_prompt = kwargs["q_length"] == kwargs["kv_length"]
-    if is_prompt or kwargs.get("mask_function") is causal_mask_function:
-        return kwargs.get("attention_mask")
-    return sdpa_mask(*args, **kwargs)
+    """The 2D padding mask, from which the cache learns the pads; the layers know what they may see."""
+    return kwargs.get("attention_mask")
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

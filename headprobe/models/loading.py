@@ -14,6 +14,7 @@ from headprobe.models import hub
 from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
 from headprobe.models.decoders import one_line, read_config, read_geometry, read_window
 from headprobe.models.devices import check_dtype, pick_device, pick_dtype
+from headprobe.models.memory import is_out_of_memory
 from headprobe.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _load_weights(
     except ModelError:
         raise
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise DeviceMemoryError(_memory_message(folder, device, dtype)) from error
         raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error)}") from error
     return model.eval().requires_grad_(False)
@@ -173,12 +174,6 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
         names = sorted(str(name) for name in info.get(key) or ())
         if names:
             raise ModelError(f"{folder}: {len(names)} weight(s) {what}, for example {names[0]}")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _memory_message(folder: Path, device: torch.device, dtype: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError
+from headprobe.models.memory import is_out_of_memory
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators import Estimator, Target
@@ -207,11 +208,3 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or Python means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    told = str(error)
-    return any(sign in told for sign in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))

@@ -4,6 +4,7 @@ The names below are the public interface. Each is imported when it is first used
 
     score(model, ScoreOptions(...), output=...)   probe a model, write score files; `.scores["r2"]` is a `HeadScores`
     load_scores(path)                             read a score file
+    compress(model, policy, budget=...)           with it a model runs on a compressed cache: `session.generate(...)`
     heatmap(scores, path)                         draw a table of head scores
 """
 
@@ -13,6 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headprobe.compression.policies import Policy as Policy
+    from headprobe.compression.policies import make_policy as make_policy
+    from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
+    from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
     from headprobe.geometry import ModelGeometry as ModelGeometry
     from headprobe.models.loading import LoadedModel as LoadedModel
@@ -35,15 +40,19 @@ __all__ = [
     "HeadprobeError",
     "LoadedModel",
     "ModelGeometry",
+    "Policy",
+    "RaggedCache",
     "ScoreOptions",
     "ScoreRun",
     "__version__",
+    "compress",
     "geometry_of",
     "heatmap",
     "load_haystack",
     "load_model",
     "load_needles",
     "load_scores",
+    "make_policy",
     "score",
     "write_score_file",
 ]
@@ -53,14 +62,18 @@ _PUBLIC = {
     "HeadScores": ("headprobe.scores.head_scores", "HeadScores"),
     "LoadedModel": ("headprobe.models.loading", "LoadedModel"),
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
+    "Policy": ("headprobe.compression.policies", "Policy"),
+    "RaggedCache": ("headprobe.compression.ragged_cache", "RaggedCache"),
     "ScoreOptions": ("headprobe.profiling.run", "ScoreOptions"),
     "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
+    "compress": ("headprobe.compression.session", "compress"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),
     "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
     "load_model": ("headprobe.models.loading", "load_model"),
     "load_needles": ("headprobe.probes.needle", "load_needles"),
     "load_scores": ("headprobe.scores.score_file", "load_scores"),
+    "make_policy": ("headprobe.compression.policies", "make_policy"),
     "score": ("headprobe.profiling.run", "score"),
     "write_score_file": ("headprobe.scores.score_file", "write_score_file"),
 }

@@ -11,12 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__
+from headprobe.commands.budgets import budgets_command
+from headprobe.commands.compress import compress_command
 from headprobe.commands.doctor import doctor_command
+from headprobe.commands.evaluate import eval_app
 from headprobe.commands.haystacks import haystacks_command
 from headprobe.commands.heatmap import heatmap_command
 from headprobe.commands.models import models_command
 from headprobe.commands.needles import needles_command
+from headprobe.commands.norms import norms_command
+from headprobe.commands.report import report_command
 from headprobe.commands.score import score_command
+from headprobe.commands.scores import scores_app
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
@@ -50,6 +56,12 @@ def _options(
 
 app.command("score")(score_command)
 app.command("heatmap")(heatmap_command)
+app.add_typer(scores_app, name="scores")
+app.command("report")(report_command)
+app.command("compress")(compress_command)
+app.add_typer(eval_app, name="eval")
+app.command("budgets")(budgets_command)
+app.command("norms")(norms_command)
 app.command("models")(models_command)
 app.command("needles")(needles_command)
 app.command("haystacks")(haystacks_command)

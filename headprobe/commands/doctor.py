@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib import metadata, util
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +18,8 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
     "triton", "flash-attn", "flash-attn-4",
 )  # fmt: skip
+
+FLASH_USE = "the fastest kernels of compressed caches; scoring has no use for it"
 
 
 def doctor_command(
@@ -37,7 +39,7 @@ def diagnose() -> dict[str, Any]:
 
     versions = {name: _version(name) for name in PACKAGES}
     devices = _devices()
-    kernels = _kernels(versions, has_cuda=any(device["kind"] == "cuda" for device in devices))
+    kernels = _kernels("cuda" if any(device["kind"] == "cuda" for device in devices) else "cpu")
     return {
         "headprobe": headprobe.__version__,
         "python": platform.python_version(),
@@ -73,16 +75,17 @@ def _devices() -> list[dict[str, Any]]:
     return devices
 
 
-def _kernels(versions: dict[str, str | None], *, has_cuda: bool) -> list[dict[str, Any]]:
-    """Attention kernels in the order in which they are worth having; `usable` also asks for the device."""
-    found = {
-        "flash-attn 4": versions["flash-attn-4"] is not None,
-        "flash-attn 2": versions["flash-attn"] is not None,
-        "torch varlen": util.find_spec("torch.nn.attention.varlen") is not None,
-        "triton": versions["triton"] is not None,
-    }
-    kernels = [{"name": name, "found": here, "usable": here and has_cuda} for name, here in found.items()]
-    return [*kernels, {"name": "reference", "found": True, "usable": True}]
+def _kernels(device: str) -> list[dict[str, Any]]:
+    """Attention kernels of compressed caches, best first: which one a half-precision model on `device` would get."""
+    from headprobe.compression.ragged_attention import KERNELS, KernelNeeds
+
+    needs = KernelNeeds(device, "bfloat16" if device == "cuda" else "float32", head_dim=128)
+    refused = [kernel.refuses(needs) for kernel in KERNELS]
+    first = refused.index(None)
+    return [
+        {"name": kernel.name, "usable": reason is None, "chosen": index == first, "reason": reason}
+        for index, (kernel, reason) in enumerate(zip(KERNELS, refused, strict=True))
+    ]
 
 
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
@@ -92,7 +95,7 @@ def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, 
     if len(devices) == 1:
         gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
     elif devices[1]["kind"] == "cuda" and not (versions["flash-attn"] or versions["flash-attn-4"]):
-        gaps.append(("flash-attn", "the fastest attention kernels", "pip install 'headprobe[flash]'"))
+        gaps.append(("flash-attn", FLASH_USE, "pip install 'headprobe[flash]'"))
     if offline:
         gaps.append(("the hub", "models that are not in the cache folder yet", "unset HF_HUB_OFFLINE"))
     return [{"what": what, "for": use, "how": how} for what, use, how in gaps]
@@ -122,6 +125,6 @@ def _device_row(device: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _state(kernel: dict[str, Any]) -> str:
-    if kernel["usable"]:
-        return "ready"
-    return "found, but needs a CUDA device" if kernel["found"] else "not installed"
+    if kernel["chosen"]:
+        return "used for compressed caches"
+    return "ready" if kernel["usable"] else str(kernel["reason"])

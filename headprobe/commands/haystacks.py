@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, write_json
+from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
     from headprobe.probes.haystack import Haystack
@@ -26,6 +27,8 @@ def haystacks_command(
     from headprobe.probes.haystack import load_haystack
     from headprobe.probes.shipped import shipped_haystacks
 
+    if show is not None and haystacks:
+        raise OptionError(f"--show {show} prints one haystack: leave out {' '.join(haystacks)}, or leave out --show")
     if show is not None:
         _show(load_haystack(show), as_json)
         return

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headprobe.commands.output import stdout_console, write_json
+from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
-    from headprobe.scores.head_scores import HeadScores
+    from headprobe.pictures.caption import HeatmapContent
+    from headprobe.pictures.kinds import PictureOptions
+    from headprobe.scores.any_scores import AnyScores
 
 SCORES_FOLDER = "scores"
 
@@ -29,39 +32,117 @@ def heatmap_command(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="How many heads to ring and to list.")] = 10,
+    kind: Annotated[
+        str, typer.Option("--kind", help="heatmap, distribution, layers, coverage, ranks, budgets.")
+    ] = "heatmap",
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="Draw SCORES minus this file.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", help="How many heads to ring and to list; 0 for none.")] = 10,
     kv_heads: Annotated[
         bool, typer.Option("--kv-heads", help="Show KV heads, each the mean of its query heads.")
     ] = False,
+    num_kv_heads: Annotated[
+        int | None,
+        typer.Option("--num-kv-heads", help="KV heads of a layer, for files that do not tell.", show_default=False),
+    ] = None,
+    budget: Annotated[int, typer.Option("--budget", help="Budgets: tokens kept for a KV head, on average.")] = 128,
+    beta: Annotated[float, typer.Option("--beta", help="Budgets: nearer 1, more goes by score.")] = 1.2,
+    window: Annotated[int, typer.Option("--window", help="Budgets: latest tokens that every head keeps.")] = 8,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Budgets: length of the prompt.")] = 8192,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print path and top heads as JSON instead of the picture.")
+        bool, typer.Option("--json", help="Print what the picture shows as JSON instead of the terminal's version.")
     ] = False,
 ) -> None:
     """Draw head scores, layer by head, as a picture and in the terminal."""
-    from headprobe.pictures.heatmap import draw_heatmap
-    from headprobe.scores.score_file import load_scores, newest_score_file
+    from headprobe.commands.reading import with_geometry
+    from headprobe.pictures.kinds import PictureOptions
+    from headprobe.scores.any_scores import read_any
+    from headprobe.scores.score_file import newest_score_file
 
-    source = scores or newest_score_file(SCORES_FOLDER)
-    table = load_scores(source)
-    path = draw_heatmap(table, output or source.with_suffix(".png"), top, kv_heads)
-    if as_json:
-        write_json(heatmap_record(table, source, path, top, kv_heads))
-        return
-    _print(table, path, top, kv_heads)
+    options = PictureOptions(top, kv_heads, num_kv_heads, budget, beta, window, prompt_tokens)
+    if against is not None and kind != "heatmap":
+        raise OptionError(f"--against draws a heatmap of the difference, not {kind!r}")
+    table = with_geometry(read_any(scores or newest_score_file(SCORES_FOLDER)))
+    if against is not None:
+        _draw_difference(
+            table, with_geometry(read_any(against)), output or _beside(table, "--against"), options, as_json
+        )
+    elif kind == "heatmap":
+        _draw_heatmap(table, output or _beside(table, ""), options, as_json)
+    else:
+        _draw_kind(kind, table, output or _beside(table, f"--{kind}"), options, as_json)
 
 
-def heatmap_record(scores: HeadScores, source: Path, path: Path, top: int, kv_heads: bool) -> dict[str, Any]:
-    """What `--json` prints; with KV heads, `head` counts these."""
+def _beside(scores: AnyScores, ending: str) -> Path:
+    return scores.path.with_name(f"{scores.path.stem}{ending}.png")
+
+
+def _draw_heatmap(scores: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
+    from headprobe.pictures.caption import heatmap_content
     from headprobe.scores.head_scores import rank_heads
 
-    best = rank_heads(scores.to_kv_heads())[:top] if kv_heads else scores.top(top)
+    content = heatmap_content(scores, options.top, options.kv_heads, options.num_kv_heads)
+    _draw_content(content, path)
+    if not as_json:
+        _print_content(content, path)
+        return
+    best = rank_heads(content.table)[: options.top]
     heads = [{"layer": layer, "head": head, "score": score} for layer, head, score in best]
-    return {"path": str(path), "scores": str(source), "kv_heads": kv_heads, "top_heads": heads}
+    write_json({"path": str(path), "scores": str(scores.path), "kv_heads": options.kv_heads, "top_heads": heads})
 
 
-def _print(scores: HeadScores, path: Path, top: int, kv_heads: bool) -> None:
-    from headprobe.pictures.terminal import terminal_heatmap
+def _draw_difference(first: AnyScores, second: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
+    from headprobe.pictures.difference import difference_content, pair_of
+
+    content = difference_content(first, second, options.top, options.kv_heads, options.num_kv_heads)
+    _draw_content(content, path)
+    if not as_json:
+        _print_content(content, path)
+        return
+    pair = pair_of(first, second, options.kv_heads, options.num_kv_heads)
+    names = {"path": str(path), "scores": str(first.path), "against": str(second.path)}
+    heads = [
+        {"layer": layer, "head": head, "first": float(pair.tables[0][layer, head]),
+         "second": float(pair.tables[1][layer, head]), "difference": difference}
+        for layer, head, difference in content.top
+    ]  # fmt: skip
+    write_json({**names, "kv_heads": content.head_name != "head", "unit": pair.unit, "moved": heads})
+
+
+def _draw_kind(kind: str, scores: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
+    from headprobe.pictures.figures import figure_bytes, format_of
+    from headprobe.pictures.kinds import picture_of
+    from headprobe.scores.atomic_file import write_atomically
+
+    picture = picture_of(kind, scores, options)
+    write_atomically(path, figure_bytes(picture.draw, format_of(path)), overwrite=True)
+    if as_json:
+        write_json({"path": str(path), "scores": str(scores.path), "kind": kind, **picture.record})
+    else:
+        words = [picture.subject.title, picture.subject.subtitle, " | ".join(picture.subject.facts), ""]
+        _print_lines([*words, *picture.lines], path)
+
+
+def _draw_content(content: HeatmapContent, path: Path) -> None:
+    from headprobe.pictures.figures import figure_bytes, format_of
+    from headprobe.pictures.heatmap import content_figure
+    from headprobe.scores.atomic_file import write_atomically
+
+    write_atomically(path, figure_bytes(lambda: content_figure(content), format_of(path)), overwrite=True)
+
+
+def _print_content(content: HeatmapContent, path: Path) -> None:
+    from headprobe.pictures.terminal import terminal_content
+
+    terminal_content(content, stdout_console())
+    _print_lines([], path)
+
+
+def _print_lines(lines: list[str], path: Path) -> None:
+    from headprobe.pictures.terminal import encodable
 
     console = stdout_console()
-    terminal_heatmap(scores, console, top, kv_heads)
-    console.print(f"\npicture: {path}", soft_wrap=True, highlight=False, markup=False)
+    for line in [*lines, "", f"picture: {path}"]:
+        console.print(encodable(line, console), soft_wrap=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, write_json
+from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
     from headprobe.probes.needle import Needle, NeedleSet
@@ -65,15 +67,24 @@ def needle_record(needle: Needle) -> dict[str, Any]:
 def example(name_or_id: str, sets: list[str]) -> Needle:
     """The needle of that id in `sets` (all shipped ones when empty), else the first of the set of that name.
 
-    Raises `OptionError` when there is neither.
+    Without `sets` the name may also be the path of a file. Raises `OptionError` when there is no such needle.
     """
     from headprobe.probes.needle import load_needles
 
-    for needles in _load(sets):
+    loaded = _load(sets)
+    for needles in loaded:
         for needle in needles.needles:
             if name_or_id in (needle.id, needles.name):
                 return needle
-    return load_needles(name_or_id).needles[0]
+    if not sets and Path(name_or_id).is_file():
+        return load_needles(name_or_id).needles[0]
+    raise OptionError(_not_found(name_or_id, loaded, "" if sets else " and no file"))
+
+
+def _not_found(name_or_id: str, sets: list[NeedleSet], or_file: str) -> str:
+    names = ", ".join(needles.name for needles in sets)
+    ids = f"{sets[0].needles[0].id} to {sets[0].needles[-1].id}" + (", ..." if len(sets) > 1 else "")
+    return f"no needle set, no needle id{or_file} {name_or_id!r}; sets are {names}; ids are those inside ({ids})"
 
 
 def _load(sets: list[str]) -> list[NeedleSet]:

@@ -15,7 +15,9 @@ PIPED_WIDTH = 200
 
 def write_json(data: Any) -> None:
     """Print `data` as indented JSON; numbers that are not finite are refused with `ValueError`."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, which only a damaged name or file holds, cannot be written but as the escape that JSON has.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 def stdout_console() -> Console:
@@ -26,15 +28,24 @@ def stdout_console() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
-    """Print a table; `right` names the columns set flush right, None stays empty."""
+    """Print a table; `right` names the columns set flush right, None stays empty, and so does a header of no words."""
     from rich.table import Table
     from rich.text import Text
 
     flush_right = set(right)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:
         is_right = column in flush_right
         table.add_column(column, justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     stdout_console().print(table)
+
+
+def printable(text: str) -> str:
+    """`text` with everything that steers a terminal written out: files of strangers hold names and answers.
+
+    >>> printable("a\\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

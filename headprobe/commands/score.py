@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores
+from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
 from headprobe.scores.atomic_file import refuse_existing
 
@@ -42,6 +42,9 @@ def score_command(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
     limit: Annotated[int | None, typer.Option(help="At most so many trials, spread over the grid.")] = None,
+    until_stable: Annotated[
+        int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")] = True,
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
@@ -72,6 +75,7 @@ def score_command(
         chat=chat,
         with_trial_scores=trials,
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
+        until_stable=until_stable,
     )
     paths = scoring.output_paths(model, methods, output)
     if not dry_run:
@@ -93,6 +97,8 @@ def score_command(
         )  # fmt: skip
     for trial, reason in result.skipped.items():
         print(f"headprobe: skipped {trial}: {reason}", file=sys.stderr)
+    if until_stable is not None:
+        tell_stability(result.scores, until_stable, len(prepared.prompts))
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,15 @@ class ScoreProgress:
 
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
+
+
+def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) -> None:
+    """On stderr, after how many of the `planned` trials each method's `top` heads are how stable."""
+    from headprobe.profiling.rounds import settled
+
+    for name, scores in results.items():
+        verdict = settled(scores, top).verdict
+        print(f"headprobe: {name} after {scores.num_trials} of {planned} trials: {verdict}", file=sys.stderr)
 
 
 def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -135,7 +136,7 @@ def varlen_call(query: torch.Tensor, store: RaggedStore) -> VarlenCall:
     packed = query.view(batch, groups, heads // groups, count, dim).transpose(2, 3)
     device, segments = query.device, batch * groups
     return VarlenCall(
-        query=packed.reshape(segments * count, heads // groups, dim),
+        query=packed.reshape(segments * count, heads // groups, dim).contiguous(),
         keys=store.keys[:, None],
         values=store.values[:, None],
         cu_queries=torch.arange(0, (segments + 1) * count, count, dtype=torch.int32, device=device),
@@ -156,11 +157,15 @@ def unpacked(output: torch.Tensor, query: torch.Tensor, store: RaggedStore) -> t
 def torch_varlen_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """flash-attn 2 inside torch (2.11 and newer), through its internal entry, which takes used lengths."""
     call = varlen_call(query, store)
-    out = torch.ops.aten._flash_attention_forward(
+    out = _torch_flash(
         call.query, call.keys, call.values, call.cu_queries, call.starts, call.count, call.longest, 0.0,
         call.count > 1, False, scale=shape.scaling, seqused_k=call.used,
     )[0]  # fmt: skip
     return unpacked(out, query, store)
+
+
+def _torch_flash(*args: Any, **options: Any) -> Any:
+    return torch.ops.aten._flash_attention_forward(*args, **options)
 
 
 def flash2_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:

@@ -19,10 +19,11 @@ from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pendi
 from headprobe.compression.ragged_layer import RaggedLayer, WindowedLayer
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.score_file import load_scores
 
 ATTENTION_NAME = "headprobe_ragged"
+Scores = HeadScores | AnyScores | Path | str
 
 
 class CompressionSession:
@@ -67,7 +68,7 @@ def compress(
     *,
     budget: int | None = None,
     ratio: float | None = None,
-    scores: HeadScores | Path | str | None = None,
+    scores: Scores | None = None,
     gqa: str = "mean",
     attention: str = "auto",
     prefill_chunk: int | None = None,
@@ -105,7 +106,7 @@ def make_plan(
     *,
     budget: int | None = None,
     ratio: float | None = None,
-    scores: HeadScores | Path | str | None = None,
+    scores: Scores | None = None,
     gqa: str = "mean",
 ) -> CompressionPlan:
     """The plan for `model`. Raises `OptionError` and `ModelError` as `compress`."""
@@ -121,17 +122,22 @@ def make_plan(
     return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table)
 
 
-def kv_head_scores(scores: HeadScores | Path | str, geometry: ModelGeometry, gqa: str = "mean") -> Floats:
-    """Non-negative scores `[L, G]` for a model of this geometry. Raises `OptionError` for scores of another one."""
-    given = scores if isinstance(scores, HeadScores) else load_scores(scores)
-    theirs = given.geometry
-    if theirs.shape != geometry.shape or theirs.num_key_value_heads != geometry.num_key_value_heads:
+def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -> Floats:
+    """Non-negative scores `[L, G]` for a model of this geometry: of query heads, joined by `gqa`, or of KV heads.
+
+    Raises `OptionError` for scores of another geometry.
+    """
+    given = read_any(scores) if isinstance(scores, Path | str) else scores
+    heads = "query" if isinstance(given, HeadScores) else given.heads
+    groups = geometry.num_key_value_heads
+    if given.mean.shape != (geometry.shape if heads == "query" else (geometry.num_hidden_layers, groups)):
         raise OptionError(
-            f"the scores are for {theirs.num_hidden_layers} layers of {theirs.num_attention_heads} query and "
-            f"{theirs.num_key_value_heads} KV heads, the model has {geometry.num_hidden_layers} of "
-            f"{geometry.num_attention_heads} and {geometry.num_key_value_heads}"
+            f"the scores are for {given.mean.shape[0]} layers of {given.mean.shape[1]} "
+            f"{'query' if heads == 'query' else 'KV'} heads, the model has {geometry.num_hidden_layers} of "
+            f"{geometry.num_attention_heads} query and {groups} KV heads"
         )
-    return given.to_kv_heads(gqa).clip(min=0.0)
+    table = reduce_to_kv(given.mean, groups, gqa) if heads == "query" else given.mean
+    return table.clip(min=0.0)
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:

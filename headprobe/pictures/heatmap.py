@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -18,73 +13,44 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from headprobe.errors import OptionError
 from headprobe.pictures.caption import HeatmapContent, heatmap_content, tick_step
 from headprobe.pictures.colours import BELOW_ZERO, INK, ON_PAPER, PAPER, QUIET, RING, along, hexadecimal, is_dark
+from headprobe.pictures.figures import figure_bytes, format_of, house_style
 from headprobe.pictures.layout import COLUMN, LINE, HeatmapLayout
 from headprobe.pictures.page import Page, fitting_size, pieces, wrapped
 from headprobe.pictures.ranks import INSIDE_FROM, place_ranks
+from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.atomic_file import write_atomically
 from headprobe.scores.head_scores import HeadScores
 
-FORMATS = ("png", "svg", "pdf")
-DPI = 200
-_NO_DATES = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": "headprobe"},
-    "pdf": {"CreationDate": None, "Producer": None, "Creator": "headprobe"},
-}
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "svg.hashsalt": "headprobe",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
-    "text.parse_math": False,
-    "axes.unicode_minus": False,
-}
 
-
-def draw_heatmap(scores: HeadScores, path: Path | str, top: int = 10, kv_heads: bool = False) -> Path:
+def draw_heatmap(scores: HeadScores | AnyScores, path: Path | str, top: int = 10, kv_heads: bool = False) -> Path:
     """Draw `scores` into `path`, a png, svg or pdf, and return it. The same scores give the same bytes.
 
     The `top` best heads above 0 are ringed, numbered by rank and listed; with `kv_heads` the columns are KV heads,
     each the mean of its query heads. A picture that is there is replaced. Raises `OptionError` for another file
     type or a negative `top`, `NoPassingTrialError` when there is nothing to draw.
     """
-    kind = Path(path).suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise OptionError(f"cannot draw {Path(path).name}: its ending must be .png, .svg or .pdf")
-    return write_atomically(path, heatmap_bytes(scores, kind, top, kv_heads), overwrite=True)
+    return write_atomically(path, heatmap_bytes(scores, format_of(path), top, kv_heads), overwrite=True)
 
 
-def heatmap_bytes(scores: HeadScores, kind: str = "png", top: int = 10, kv_heads: bool = False) -> bytes:
+def heatmap_bytes(scores: HeadScores | AnyScores, kind: str = "png", top: int = 10, kv_heads: bool = False) -> bytes:
     """The figure as a file of `kind` png, svg or pdf. Raises as `draw_heatmap`."""
-    buffer = BytesIO()
-    with _house_style():
-        figure = heatmap_figure(scores, top, kv_heads)
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=_NO_DATES[kind], facecolor=hexadecimal(PAPER))
-    return buffer.getvalue()
+    return figure_bytes(lambda: heatmap_figure(scores, top, kv_heads), kind)
 
 
-def heatmap_figure(scores: HeadScores, top: int = 10, kv_heads: bool = False) -> Figure:
+def heatmap_figure(scores: HeadScores | AnyScores, top: int = 10, kv_heads: bool = False) -> Figure:
     """The figure itself, for a notebook. Raises as `draw_heatmap`."""
-    content = heatmap_content(scores, top, kv_heads)
-    with _house_style():
-        return _figure(content, group_size=1 if kv_heads else scores.geometry.group_size)
+    return content_figure(heatmap_content(scores, top, kv_heads))
 
 
-@contextmanager
-def _house_style() -> Iterator[None]:
-    """Whatever a user's matplotlibrc says, the same picture; letters that the font lacks are drawn as boxes."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        matplotlib.rcdefaults()
-        settings: Any = matplotlib.rcParams
-        settings.update(_STYLE)
-        yield
+def content_figure(content: HeatmapContent) -> Figure:
+    """The figure of a table of heads and the words around it."""
+    with house_style():
+        return _figure(content)
 
 
-def _figure(content: HeatmapContent, group_size: int) -> Figure:
+def _figure(content: HeatmapContent) -> Figure:
     rows, columns = content.table.shape
     layout = HeatmapLayout(rows, columns, len(content.top))
     measure = layout.width - layout.left - layout.right
@@ -95,7 +61,7 @@ def _figure(content: HeatmapContent, group_size: int) -> Figure:
     page = Page(layout.width, head + layout.body_height + foot)
     page.text(layout.left, layout.top, content.title, size=fitting_size(content.title, 13.0, measure), weight="bold")
     page.lines(layout.left, layout.top + 0.26, subtitle, size=9.5, colour=QUIET)
-    _draw_map(page.axes(layout.left, head, *layout.map_size), content, layout, group_size)
+    _draw_map(page.axes(layout.left, head, *layout.map_size), content, layout)
     _draw_list(page, content, layout, head)
     below = head + layout.body_height + layout.under_map
     _draw_scale(page.axes(layout.left, below, layout.scale_width, layout.scale_height), content)
@@ -103,17 +69,17 @@ def _figure(content: HeatmapContent, group_size: int) -> Figure:
     return page.figure
 
 
-def _colours(table: np.ndarray) -> tuple[ListedColormap, Normalize]:
-    low, high = min(float(table.min()), 0.0), max(float(table.max()), 0.0)
-    reach = max(-low, high) or 1.0
-    steps = np.linspace(low / reach, high / reach if high > low else 1.0, 512)
+def _colours(content: HeatmapContent) -> tuple[ListedColormap, Normalize]:
+    low, high = content.limits
+    reach = max(-low, high)
+    steps = np.linspace(low / reach, high / reach, 512)
     shades = [along(ON_PAPER if step >= 0 else BELOW_ZERO, abs(float(step))) for step in steps]
-    return ListedColormap(np.array(shades) / 255.0), Normalize(low, high if high > low else reach)
+    return ListedColormap(np.array(shades) / 255.0), Normalize(low, high)
 
 
-def _draw_map(axes: Axes, content: HeatmapContent, layout: HeatmapLayout, group_size: int) -> None:
+def _draw_map(axes: Axes, content: HeatmapContent, layout: HeatmapLayout) -> None:
     rows, columns = content.table.shape
-    palette, norm = _colours(content.table)
+    palette, norm = _colours(content)
     line = min(1.2, layout.cell_points * 0.05)
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
     axes.pcolormesh(*edges, content.table, cmap=palette, norm=norm, edgecolors=hexadecimal(PAPER), linewidth=line)
@@ -122,15 +88,15 @@ def _draw_map(axes: Axes, content: HeatmapContent, layout: HeatmapLayout, group_
     axes.set_yticks(range(0, rows, tick_step(rows, 20)))
     axes.set_xlabel(content.head_name, fontsize=9.5, color=hexadecimal(INK), labelpad=3)
     axes.set_ylabel("layer", fontsize=9.5, color=hexadecimal(INK), labelpad=3)
-    if group_size > 1:
-        borders = np.arange(group_size, columns, group_size) - 0.5
+    if content.group_size > 1:
+        borders = np.arange(content.group_size, columns, content.group_size) - 0.5
         axes.vlines(borders, -0.5, rows - 0.5, color=hexadecimal(PAPER), linewidth=line * 3, zorder=2)
     _draw_rings(axes, content, layout)
 
 
 def _draw_rings(axes: Axes, content: HeatmapContent, layout: HeatmapLayout) -> None:
     heads = [(layer, head) for layer, head, _ in content.top]
-    palette, norm = _colours(content.table)
+    palette, norm = _colours(content)
     fills = [palette(norm(score)) for _, _, score in content.top]
     line = min(2.0, max(1.0, layout.cell_points * 0.07))
     ring, tile = 0.5 - 0.4 * line / layout.cell_points, 0.5 - 1.5 * line / layout.cell_points
@@ -185,8 +151,8 @@ def _draw_list(page: Page, content: HeatmapContent, layout: HeatmapLayout, y: fl
 
 
 def _draw_scale(axes: Axes, content: HeatmapContent) -> None:
-    palette, norm = _colours(content.table)
-    low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
+    palette, norm = _colours(content)
+    low, high = content.limits
     shades = np.linspace(low, high, 256)[None, :]
     steps = np.linspace(low, high, 257), [0, 1]
     axes.pcolormesh(*steps, shades, cmap=palette, norm=norm, edgecolors="face", linewidth=0.2)
@@ -198,4 +164,4 @@ def _draw_scale(axes: Axes, content: HeatmapContent) -> None:
     labels = axes.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
-    axes.set_title("mean score of the passing trials", loc="left", fontsize=8.5, color=hexadecimal(INK), pad=4)
+    axes.set_title(content.scale_title, loc="left", fontsize=8.5, color=hexadecimal(INK), pad=4)

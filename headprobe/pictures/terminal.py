@@ -14,23 +14,29 @@ from rich.text import Text
 
 from headprobe.pictures.caption import HeatmapContent, heatmap_content, tick_step
 from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, RGB, along, is_dark
+from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores
 
 SHADES = " .:-=+*#%@"
+SHADES_ABOVE, SHADES_BELOW = " .:+*#", " -~=oO"  # of differences
 UPPER_HALF = "\u2580"
 NO_BREAK = "\u00a0"  # keeps a fact on one line while wrapping; printed as a space
 MOST_LINES = 24
 WIDEST = 100
 
 
-def terminal_heatmap(scores: HeadScores, console: Console, top: int = 10, kv_heads: bool = False) -> None:
+def terminal_heatmap(scores: HeadScores | AnyScores, console: Console, top: int = 10, kv_heads: bool = False) -> None:
     """Print `scores` on `console`: a row a layer, a column a head, and the `top` best heads below.
 
     With at least 256 colours a head is a square made of half blocks, with its rank inside where there is room.
     Without colour (NO_COLOR, no terminal, no block characters) it is a character of `SHADES`, from 0 to the best
     score. Heads that are too many for the width are joined side by side, by the largest, and a line says so.
     """
-    content = heatmap_content(scores, top, kv_heads)
+    terminal_content(heatmap_content(scores, top, kv_heads), console)
+
+
+def terminal_content(content: HeatmapContent, console: Console) -> None:
+    """Print a table of heads and the words around it on `console`, as `terminal_heatmap` does."""
     for line in _lines(content, console):
         console.print(line, no_wrap=True, overflow="ignore", crop=False, highlight=False)
 
@@ -61,8 +67,8 @@ class _Grid:
 def _lines(content: HeatmapContent, console: Console) -> list[Text]:
     room = min(console.width, WIDEST)
     coloured = shows_colour(console)
-    grid = _fitted(content.table, room, coloured)
-    rows = _half_blocks(content, grid) if coloured else _characters(grid)
+    grid = _fitted(content.table, room, coloured, content.diverging)
+    rows = _half_blocks(content, grid) if coloured else _characters(grid, content.diverging)
     facts = " | ".join(fact.replace(" ", NO_BREAK) for fact in content.facts)
     above = [line for text in (content.title, content.subtitle, facts) for line in wrap(text, room)]
     pad = " " * grid.margin
@@ -76,38 +82,54 @@ def _lines(content: HeatmapContent, console: Console) -> list[Text]:
     ]
     if grid.joined > 1:
         lines += wrap(f"each column is the best of {grid.joined} neighbouring heads", room)
-    lines += wrap("top: " + ", ".join(_named(content)), room, subsequent_indent="     ", break_on_hyphens=False)
-    return [_encodable(line, console) for line in lines]
+    if content.diverging:
+        lines += wrap(content.scale_title, room)
+    if content.asked:
+        named = f"{_marked(content)}: " + ", ".join(_named(content))
+        lines += wrap(named, room, subsequent_indent="     ", break_on_hyphens=False)
+    return [encodable(line, console) for line in lines]
+
+
+def _marked(content: HeatmapContent) -> str:
+    return "moved" if content.diverging else "top"
 
 
 def _named(content: HeatmapContent) -> list[str]:
-    return [f"{layer}-{head}{NO_BREAK}{content.number(score)}" for layer, head, score in content.top] or [
-        "none above 0"
-    ]
+    named = [f"{layer}-{head}{NO_BREAK}{content.number(score)}" for layer, head, score in content.top]
+    return named or ["none" if content.diverging else "none above 0"]
 
 
-def _encodable(line: str | Text, console: Console) -> Text:
+def encodable(line: str | Text, console: Console) -> Text:
+    """A line in the letters that the console has; others become question marks."""
     if isinstance(line, Text):
         return line
     plain = line.replace(NO_BREAK, " ")
     return Text(plain.encode(console.encoding, "replace").decode(console.encoding))
 
 
-def _fitted(table: Floats, room: int, coloured: bool) -> _Grid:
+def _fitted(table: Floats, room: int, coloured: bool, diverging: bool) -> _Grid:
     layers, heads = table.shape
     margin = max(len(str(layers - 1)), 2) + 2
     space = max(room - margin - 9, 8)
     joined = ceil(heads / space)
     if joined > 1:
-        filled = np.full((layers, ceil(heads / joined) * joined), -np.inf)
+        filled = np.full((layers, ceil(heads / joined) * joined), 0.0 if diverging else -np.inf)
         filled[:, :heads] = table
-        table = filled.reshape(layers, -1, joined).max(axis=2)
+        table = (
+            _furthest(filled.reshape(layers, -1, joined)) if diverging else filled.reshape(layers, -1, joined).max(2)
+        )
     least = 0.5 if coloured else 1.0
     sizes = [(4, 2.0), (2, 1.0), (1, 0.5)] if coloured else [(4, 2.0), (2, 1.0), (1, 1.0)]
     most = max(MOST_LINES, layers * least)
     fitting = [(w, h) for w, h in sizes if table.shape[1] * w <= space and layers * h <= most]
     width, height = fitting[0] if fitting else sizes[-1]
     return _Grid(table, joined, width, height, margin)
+
+
+def _furthest(joined: Floats) -> Floats:
+    """Of each group along the last axis the value that is furthest from 0."""
+    at = np.abs(joined).argmax(axis=2)[..., None]
+    return np.take_along_axis(joined, at, axis=2)[..., 0]
 
 
 def _row_label(grid: _Grid, layer: int) -> str:
@@ -123,20 +145,25 @@ def _column_labels(grid: _Grid) -> str:
     return line.ljust(grid.table.shape[1] * grid.width)
 
 
-def _characters(grid: _Grid) -> list[str]:
-    best = float(grid.table.max())
+def _characters(grid: _Grid, diverging: bool) -> list[str]:
+    best = float(np.abs(grid.table).max() if diverging else grid.table.max())
+    shade = _signed_shade if diverging else _shade
     lines: list[str] = []
     for layer, row in enumerate(grid.table.tolist()):
-        cells = "".join(_shade(score, best) * grid.width for score in row)
+        cells = "".join(shade(score, best) * grid.width for score in row)
         label = _row_label(grid, layer)[:-1] + "|"
         blank = " " * (grid.margin - 1) + "|"
         lines += [f"{label if i == 0 else blank}{cells}|" for i in range(max(1, int(grid.height)))]
     return lines
 
 
-def _shade(score: float, best: float) -> str:
+def _shade(score: float, best: float, shades: str = SHADES) -> str:
     share = max(score, 0.0) / best if best > 0.0 else 0.0
-    return SHADES[round(share * (len(SHADES) - 1))]
+    return shades[round(share * (len(shades) - 1))]
+
+
+def _signed_shade(score: float, best: float) -> str:
+    return _shade(abs(score), best, SHADES_ABOVE if score >= 0.0 else SHADES_BELOW)
 
 
 def _half_blocks(content: HeatmapContent, grid: _Grid) -> list[Text]:
@@ -172,13 +199,17 @@ def _tall_layer(grid: _Grid, colours: list[RGB], layer: int, ranks: dict[tuple[i
 
 
 def _legend(content: HeatmapContent, room: int, coloured: bool) -> list[str | Text]:
-    best = max(float(content.table.max()), 0.0)
+    low, high = content.limits
+    if not coloured and content.diverging:
+        return [f"{content.number(low)} '{SHADES_BELOW[::-1]}' 0 '{SHADES_ABOVE}' {content.number(high)}"]
     if not coloured:
-        return [f"0 '{SHADES}' {content.number(best)}"]
-    least, reach = min(float(content.table.min()), 0.0), float(np.abs(content.table).max()) or 1.0
-    line, end = Text(f"{content.number(least)} "), f" {content.number(best)}  mean score"
+        return [f"0 '{SHADES}' {content.number(max(float(content.table.max()), 0.0))}"]
+    best = high if content.diverging else max(float(content.table.max()), 0.0)
+    noun = "difference" if content.diverging else "mean score"
+    line, end = Text(f"{content.number(low)} "), f" {content.number(best)}  {noun}"
     width = min(24, room - len(line) - len(end))
-    for step in np.linspace(least / reach, best / reach if best > least else 1.0, max(width, 2)).tolist():
+    reach = max(-low, high)
+    for step in np.linspace(low / reach, high / reach, max(width, 2)).tolist():
         line.append(" ", Style(bgcolor=_rich(_colour(step))))
     return [line.append(end)]
 

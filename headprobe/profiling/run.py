@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
 from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import Estimator, estimators
 from headprobe.profiling.journal import Journal
+from headprobe.profiling.rounds import check_until_stable, score_until_stable
 from headprobe.profiling.scoring import Record, ScoreRun, check_needles, finished_trials, score_prompts
 from headprobe.scores.atomic_file import refuse_existing
 from headprobe.scores.head_scores import HeadScores
@@ -33,7 +35,8 @@ class ScoreOptions:
     the first method); `haystack`: a name, file or folder; `lengths`: prompt and answer together, in tokens (None:
     `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
     spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
-    trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one.
+    trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`:
+    stop early, once so many of the best heads are settled.
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -49,6 +52,7 @@ class ScoreOptions:
     chat: bool = True
     with_trial_scores: bool = True
     prefill_chunk: int = 8192
+    until_stable: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Prepared:
                 "device": loaded.device.type,
             },
             "prefill_chunk": self.options.prefill_chunk,
-        }
+        } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
 
 
 def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
@@ -95,6 +99,7 @@ def weights_fingerprint(model: Any) -> str:
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     """Build the plan and its prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
     chosen = estimators(options.methods)
+    check_until_stable(options.until_stable, loaded)
     haystack = load_haystack(options.haystack)
     chat = options.chat and loaded.tokenizer.chat_template is not None
     plan = ProbePlan.build(
@@ -171,7 +176,9 @@ def run(
     opened = Journal.resume if resume else Journal.start
     with opened(journal_file, prepared.description(loaded)) as journal:
         _check_replacing(paths, prepared, journal, overwrite=overwrite)
-        result = score_prompts(
+        until = prepared.options.until_stable
+        work = score_prompts if until is None else partial(score_until_stable, top=until)
+        result = work(
             loaded, prepared.plan, prepared.prompts, prepared.estimators, journal,
             prefill_chunk=prepared.options.prefill_chunk, on_trial=on_trial, on_resume=on_resume, command=command,
         )  # fmt: skip

@@ -10,10 +10,10 @@ from typing import Any
 from headprobe.errors import FileFormatError, HeadprobeError
 from headprobe.scores import strict_json
 from headprobe.scores.atomic_file import refuse_existing, write_atomically
+from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.payload import MAJOR_VERSION, SCHEMA, from_payload, to_payload
 
-MAX_BYTES = 256 * 2**20
 _OUTSIDE_ID = ("id", "created_at", "environment")
 
 
@@ -49,8 +49,12 @@ def read_score_file(path: Path | str, max_bytes: int = MAX_BYTES) -> HeadScores:
 
     Raises `FileFormatError` with the path, the line or field, and the reason, whatever the file holds.
     """
+    return scores_from(strict_json.parse(file_bytes(path, max_bytes), path), path)
+
+
+def scores_from(payload: Any, path: Path | str) -> HeadScores:
+    """The scores in a parsed native file, checked as `read_score_file` does; `path` is for messages only."""
     try:
-        payload = strict_json.parse(_bytes_of(path, max_bytes), path)
         _check_version(payload)
         strict_json.digest(payload)
         scores = from_payload(payload)
@@ -65,7 +69,7 @@ def read_score_file(path: Path | str, max_bytes: int = MAX_BYTES) -> HeadScores:
 def holds(path: Path | str, scores: HeadScores, with_trial_scores: bool = True) -> bool:
     """Whether the file at `path` is what `write_score_file` would write, apart from date and environment."""
     try:
-        payload = strict_json.parse(_bytes_of(path, MAX_BYTES), path)
+        payload = strict_json.parse(file_bytes(path), path)
     except FileFormatError:
         return False
     wanted = strict_json.parse(score_file_bytes(scores, with_trial_scores), path)["id"]
@@ -90,17 +94,6 @@ def newest_score_file(folder: Path | str = "scores") -> Path:
 
 def _digest(payload: dict[str, Any]) -> str:
     return strict_json.digest({key: value for key, value in payload.items() if key not in _OUTSIDE_ID})
-
-
-def _bytes_of(path: Path | str, max_bytes: int) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise FileFormatError(error.strerror or str(error), path) from None
-    if len(data) > max_bytes:
-        raise FileFormatError(f"larger than the limit of {max_bytes} bytes", path)
-    return data
 
 
 def _check_version(payload: Any) -> None:

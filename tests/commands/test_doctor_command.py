@@ -39,7 +39,9 @@ def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
         str(report["packages"]["torch"]).split("+")[0] == str(torch.__version__).split("+")[0]
     )  # the build tag is in one of them only
     assert report["devices"][0]["device"] == "cpu"
-    assert report["kernels"][-1] == {"name": "reference", "found": True, "usable": True}
+    assert report["kernels"][-1]["name"] == "torch"
+    assert report["kernels"][-1]["usable"] is True
+    assert sum(kernel["chosen"] for kernel in report["kernels"]) == 1
     assert report["hub_offline"] is True
     assert report["cache_folder"].endswith("hub")
 
@@ -49,7 +51,8 @@ def test_without_a_gpu_it_says_what_that_is_needed_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     report = diagnose(cli)
     assert "a GPU that torch can use" in [gap["what"] for gap in report["missing"]]
-    assert not any(kernel["usable"] for kernel in report["kernels"][:-1])
+    assert [kernel["name"] for kernel in report["kernels"] if kernel["usable"]] == ["torch"]
+    assert report["kernels"][0]["reason"] == "runs on CUDA devices only, not on cpu"
 
 
 def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
@@ -58,8 +61,9 @@ def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch,
     report = diagnose(cli)
     assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
     kernels = {kernel["name"]: kernel["usable"] for kernel in report["kernels"]}
-    assert (kernels["flash-attn 4"], kernels["flash-attn 2"], kernels["triton"]) == (False, False, True)
-    assert "flash-attn" in [gap["what"] for gap in report["missing"]]
+    assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "torch": True}
+    wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
+    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
 
 
 def test_when_all_is_there_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
@@ -80,15 +84,18 @@ def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) 
         f"headprobe {__version__}",
         "flash-attn not installed",
         "cuda:0 Pretend GPU 80.0 GiB",
-        "triton ready",
+        "torch-varlen used for compressed caches",
+        "torch ready",
         "bundled model missing",
         "the bundled model --model demo, the default python -m headprobe.models.training",
     ):
         assert line in lines
 
 
-def test_a_kernel_without_its_device_is_told_apart(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+def test_without_a_gpu_the_plain_kernel_is_used_and_the_others_say_why_not(
+    monkeypatch: pytest.MonkeyPatch, cli: RunCli
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    pretend_installed(monkeypatch, triton="3.6")
     lines = [" ".join(line.split()) for line in cli("doctor").out.splitlines()]
-    assert "triton found, but needs a CUDA device" in lines
+    assert "torch used for compressed caches" in lines
+    assert "flash2 runs on CUDA devices only, not on cpu" in lines

@@ -1,7 +1,7 @@
 """Compressed decoding in plain loops: a full cache, sets of positions, one query and one head at a time.
 
-`oracle_attention(model, plan)` switches a model to an attention function that never throws anything away: for each KV head
-it holds the set of positions that are still in the cache, and masks all others. It knows one sequence at a time.
+`oracle_attention(model, plan)` switches a model to an attention function that never throws anything away: for each KV
+head it holds the set of positions that are still in the cache, and masks all others. It knows one sequence at a time.
 """
 
 from __future__ import annotations

@@ -37,9 +37,7 @@ def tokens(count: int, seed: int = 1, vocabulary: int = 90) -> torch.Tensor:
 @torch.inference_mode()
 def logits_of(model: Any, cache: Any, turns: list[torch.Tensor]) -> torch.Tensor:
     """All logits of the turns behind the first, which is the prompt: of that only the last ones count."""
-    given = []
-    for turn in turns:
-        given.append(model(input_ids=turn, past_key_values=cache, use_cache=True).logits[0])
+    given = [model(input_ids=turn, past_key_values=cache, use_cache=True).logits[0] for turn in turns]
     return torch.cat([given[0][-1:], *given[1:]])
 
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from headprobe.geometry import ModelGeometry
+from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.head_scores import HeadScores, Method, Trial
 from headprobe.scores.provenance import ModelIdentity, Provenance
+from headprobe.scores.score_file import write_score_file
 
 
 def build_scores(
@@ -41,3 +45,27 @@ def make_scores() -> Callable[..., HeadScores]:
 @pytest.fixture
 def make_sparse() -> Callable[..., HeadScores]:
     return build_sparse
+
+
+@pytest.fixture
+def native(tmp_path) -> Callable[..., AnyScores]:
+    """A native file with this table, as it is read."""
+
+    def read(table: Any, name: str = "native.json", **options: Any) -> AnyScores:
+        return read_any(write_score_file(tmp_path / name, build_scores(table, **options)))
+
+    return read
+
+
+@pytest.fixture
+def keyed(tmp_path) -> Callable[..., AnyScores]:
+    """A file of the HeadKV family with these trials `[T, L, H]`, as it is read."""
+    return lambda trials, name="keyed.json": read_any(write_keyed(tmp_path / name, trials))
+
+
+def write_keyed(path: Path, trials: Any) -> Path:
+    trials = np.asarray(trials, dtype=float)
+    _, layers, heads = trials.shape
+    rows = {f"{layer}-{head}": trials[:, layer, head].tolist() for layer in range(layers) for head in range(heads)}
+    path.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    return path

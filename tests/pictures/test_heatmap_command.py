@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ import headprobe
 from headprobe.commands.heatmap import heatmap_command
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.scores.score_file import write_score_file
+from tests.pictures.conftest import write_keyed
 
 app = typer.Typer()
 app.command()(heatmap_command)
@@ -75,6 +77,61 @@ def test_bad_options_are_errors_and_draw_nothing(run, scores, tmp_path, argument
     write_score_file(tmp_path / "s.json", scores)
     assert isinstance(run("s.json", *arguments).exception, OptionError)
     assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_a_top_of_0_marks_nothing(run, scores, tmp_path):
+    write_score_file(tmp_path / "s.json", scores)
+    done = run("s.json", "--top", "0", "-o", "p.svg")
+    assert done.exit_code == 0
+    assert "top:" not in done.stdout
+    assert json.loads(run("s.json", "--top", "0", "--json").stdout)["top_heads"] == []
+
+
+def test_against_draws_the_difference(run, make_scores, tmp_path):
+    write_score_file(tmp_path / "a.json", make_scores([[0.5, 0.25]]))
+    write_score_file(tmp_path / "b.json", make_scores([[0.25, 0.75]]))
+    done = run("a.json", "--against", "b.json", "--top", "1", "--json")
+    assert json.loads(done.stdout) == {
+        "path": "a--against.png",
+        "scores": "a.json",
+        "against": "b.json",
+        "kv_heads": False,
+        "unit": "mean score",
+        "moved": [{"layer": 0, "head": 1, "first": 0.25, "second": 0.75, "difference": -0.5}],
+    }
+    assert "moved: 0-1 -0.500, 0-0 +0.250\n" in run("a.json", "--against", "b.json").stdout
+
+
+def test_against_goes_with_the_heatmap_only(run, scores, tmp_path):
+    write_score_file(tmp_path / "s.json", scores)
+    error = run("s.json", "--against", "s.json", "--kind", "layers").exception
+    assert isinstance(error, OptionError)
+    assert str(error) == "--against draws a heatmap of the difference, not 'layers'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("distribution", "2 heads of 8 hold half of all score\n"),
+        ("layers", "layer  share  best head\n    0  46.2%  0-0 0.500"),
+        ("coverage", "tokens    0   49   50  100\n"),
+        ("ranks", "   1  1-2      0.750   0.750 to 0.750    1 to 1\n"),
+        ("budgets", "128 tokens a KV head on average, beta 1.2, window 8\n"),
+    ],
+)
+def test_other_kinds_go_beside_the_score_file_and_say_what_they_show(run, scores, tmp_path, kind, told):
+    write_score_file(tmp_path / "s.json", scores)
+    done = run("s.json", "--kind", kind)
+    assert told in done.stdout
+    assert done.stdout.endswith(f"\npicture: s--{kind}.png\n")
+    assert (tmp_path / f"s--{kind}.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(run("s.json", "--kind", kind, "--json").stdout)["kind"] == kind
+
+
+def test_foreign_files_are_drawn_too(run, tmp_path):
+    write_keyed(tmp_path / "Meta-Llama-3-8B-Instruct_heads.json", np.eye(32)[None])
+    done = run("Meta-Llama-3-8B-Instruct_heads.json", "--kind", "budgets", "--json")
+    assert np.shape(json.loads(done.stdout)["budgets"]) == (32, 8)
 
 
 def test_loading_the_command_loads_nothing_heavy():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from headprobe.pictures.caption import HeatmapContent
 from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, ON_PAPER, along
-from headprobe.pictures.terminal import shows_colour, terminal_heatmap
+from headprobe.pictures.terminal import shows_colour, terminal_content, terminal_heatmap
 
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 
@@ -107,6 +108,44 @@ def test_kv_heads(make_scores):
 
 def test_nothing_above_zero_is_told(make_scores):
     assert "top: none above 0" in printed(make_scores([[0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("table", [[[0.5, 0.25]], [[0.0, 0.0]]])
+def test_a_top_of_0_lists_nothing(make_scores, table):
+    out = printed(make_scores(table), top=0)
+    assert "top:" not in out
+    assert "none" not in out
+
+
+def difference(table, top=()):
+    return HeatmapContent(np.array(table), top, "head", "a minus b", "", (), asked=2, diverging=True)
+
+
+def shown(content, **options):
+    file = io.StringIO()
+    terminal_content(content, Console(file=file, width=options.pop("width", 80), _environ={}, **options))
+    return file.getvalue()
+
+
+def test_differences_have_characters_of_their_own_below_0():
+    out = shown(difference([[-1.0, -0.4, 0.0, 0.4, 1.0]], top=((0, 0, -1.0), (0, 4, 1.0))))
+    assert " 0 |OOOO~~~~    ::::####|" in out
+    assert "-1.000 'Oo=~- ' 0 ' .:+*#' +1.000\n" in out
+    assert "moved: 0-0 -1.000, 0-4 +1.000\n" in out
+
+
+def test_joined_columns_of_differences_show_the_furthest_from_0():
+    row = [0.0] * 200
+    row[0], row[1], row[199] = 0.5, -1.0, 0.25
+    out = shown(difference([row]), width=60)
+    assert " 0 |O" in out
+    assert "moved: none\n" in out
+
+
+def test_coloured_differences_say_both_ends():
+    out = shown(difference([[-0.5, 0.25]]), color_system="truecolor", force_terminal=True)
+    assert "-0.500 " in out
+    assert " +0.500  difference" in out
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,22 @@ def run_shipped(name: str) -> Path:
 
 
 def test_an_unknown_set_or_id_is_refused() -> None:
-    with pytest.raises(OptionError, match="no needle set and no file 'age-99'; there are retrieval"):
+    with pytest.raises(OptionError, match="no needle set and no file 'ages'; there are retrieval"):
+        run(needles_command, "ages")
+
+
+def test_what_can_be_shown_is_said_where_nothing_was_found() -> None:
+    sets = "sets are retrieval, reasoning, nonliteral; ids are those inside"
+    with pytest.raises(OptionError) as caught:
         run(needles_command, "--show", "age-99")
+    told = f"no needle set, no needle id and no file 'age-99'; {sets} (retrieval-01 to retrieval-36, ...)"
+    assert str(caught.value) == told
+
+
+def test_only_the_sets_given_are_searched() -> None:
+    told = r"no needle set, no needle id 'retrieval-01'; sets are reasoning; .* \(reasoning-01 to reasoning-36\)$"
+    with pytest.raises(OptionError, match=told):
+        run(needles_command, "reasoning", "--show", "retrieval-01")
 
 
 def test_haystacks_lists_the_shipped_ones_and_all() -> None:
@@ -105,6 +119,11 @@ def test_haystacks_shows_a_first_paragraph(tmp_path: Path) -> None:
     file.write_text("One two.\n\nThree.", encoding="utf-8")
     assert run(haystacks_command, "--show", str(file)) == "One two.\n"
     assert json.loads(run(haystacks_command, "--show", str(file), "--json"))["first_paragraph"] == "One two."
+
+
+def test_haystacks_shows_one_or_lists_but_drops_no_name_in_silence() -> None:
+    with pytest.raises(OptionError, match="--show essays prints one haystack: leave out stories all, or"):
+        run(haystacks_command, "stories", "all", "--show", "essays")
 
 
 def test_haystacks_refuses_an_unknown_name() -> None:

@@ -42,10 +42,10 @@ class Phase:
 PHASES = (
     Phase("copying", 200, Shape(16, 160, 6, copy_share=1.0)),
     Phase("choosing", 1800, Shape(16, 160, 6, copy_share=0.2, pair_share=0.85), gap=(25, 2)),
-    Phase("settling", 1000, Shape(16, 160, 6, copy_share=0.4), planting=(1.0, 0.6), gap=(2, 3)),
-    Phase("middle", 300, Shape(12, 416, 4, copy_share=0.2), planting=(0.6, 0.4), gap=(3, 3)),
-    Phase("long", 250, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(3, 3)),
-    Phase("longest", 350, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
+    Phase("settling", 700, Shape(16, 160, 6, copy_share=0.4), planting=(1.0, 0.6), gap=(2, 3)),
+    Phase("middle", 200, Shape(12, 416, 4, copy_share=0.2), planting=(0.6, 0.4), gap=(3, 3)),
+    Phase("long", 150, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(3, 3)),
+    Phase("longest", 250, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60

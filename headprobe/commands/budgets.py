@@ -1,0 +1,157 @@
+"""`headprobe budgets`: how many entries of the cache each KV head would get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headprobe.commands.output import stdout_console, write_json
+
+if TYPE_CHECKING:
+    from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
+    from headprobe.scores.any_scores import AnyScores
+
+DEFAULT_BUDGET = 256
+
+
+def budgets_command(
+    scores: Annotated[
+        Path | None,
+        typer.Argument(help="The score file, native or foreign; default: the newest in scores/.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget", help=f"Mean entries per KV head; {DEFAULT_BUDGET} without --ratio.", show_default=False
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option("--ratio", help="The budget as a share of the prompt, up to 1.", show_default=False)
+    ] = None,
+    policy: Annotated[str, typer.Option("--policy", help="A named policy, or SELECTOR+ALLOCATOR.")] = "headkv-r2",
+    beta: Annotated[
+        float | None, typer.Option("--beta", help="Nearer 1: more goes by score.", show_default=False)
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option("--window", help="Latest entries that every head keeps.", show_default=False)
+    ] = None,
+    sinks: Annotated[
+        int | None, typer.Option("--sinks", help="First entries that every head keeps.", show_default=False)
+    ] = None,
+    gqa: Annotated[str, typer.Option("--gqa", help="How query heads give a KV head its score: mean, max.")] = "mean",
+    num_kv_heads: Annotated[
+        int | None,
+        typer.Option("--num-kv-heads", help="KV heads of a layer, for files that do not tell.", show_default=False),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-tokens",
+            help="Length of the prompt; default: the longest that was scored, else 8192.",
+            show_default=False,
+        ),
+    ] = None,
+    compat: Annotated[
+        str | None, typer.Option("--compat", help="headkv: round as the published code does.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            show_default=False,
+            help="The picture, ending in .png, .svg or .pdf; default: beside the score file.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Show what each KV head would keep of a prompt: no model is loaded."""
+    from headprobe.commands.reading import with_geometry
+    from headprobe.compression.policies import make_policy
+    from headprobe.evaluation.head_budgets import budget_table
+    from headprobe.pictures.figures import format_of
+    from headprobe.pictures.subject import kv_heads_of
+    from headprobe.scores.any_scores import read_any
+    from headprobe.scores.score_file import newest_score_file
+
+    chosen = make_policy(policy, beta=beta, window=window, sinks=sinks, compat=compat)
+    held = with_geometry(read_any(scores or newest_score_file()))
+    path = output or held.path.with_name(f"{held.path.stem}--budgets.png")
+    kind = format_of(path)
+    table = budget_table(
+        held,
+        chosen,
+        kv_heads_of(held, num_kv_heads),
+        budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
+        ratio=ratio,
+        prompt_tokens=prompt_tokens,
+        gqa=gqa,
+    )
+    _draw(held, table, path, kind, num_kv_heads)
+    if as_json:
+        write_json({"path": str(path), "scores": str(held.path), **budgets_record(table)})
+    else:
+        _print(held, table, path, num_kv_heads)
+
+
+def budgets_record(table: BudgetTable) -> dict[str, Any]:
+    """What `--json` prints of the budgets. A value that is not known, or that the policy does not have, is null."""
+    policy, per_entry = table.policy, table.bytes_per_entry
+    return {
+        "policy": policy.name,
+        "budget": table.budget,
+        "ratio": table.ratio,
+        "prompt_tokens": table.prompt_tokens,
+        "window": policy.selector.window,
+        "sinks": policy.sinks,
+        "beta": getattr(policy.allocator, "beta", None),
+        "compat": getattr(policy.allocator, "compat", None),
+        "gqa": table.gqa,
+        "layers": list(table.layers),
+        "num_kv_heads": table.capacity.shape[1],
+        "kv_entries": table.entries,
+        "full_kv_entries": table.full_entries,
+        "kv_bytes": None if per_entry is None else table.entries * per_entry,
+        "full_kv_bytes": None if per_entry is None else table.full_entries * per_entry,
+        "lost": float(table.lost),
+        "reference": None if table.reference is None else _loss_record(table.reference),
+        "capacity": table.capacity.tolist(),
+        "notes": list(table.notes),
+    }
+
+
+def _loss_record(loss: ReferenceLoss) -> dict[str, Any]:
+    return {
+        "heads": loss.heads,
+        "asked_entries": loss.asked,
+        "rounded_entries": loss.wanted,
+        "usable_entries": loss.spent,
+        "lost": float(loss.lost),
+        "lost_to_rounding": float(loss.lost_to_rounding),
+        "lost_to_clamping": float(loss.lost_to_clamping),
+    }
+
+
+def _draw(scores: AnyScores, table: BudgetTable, path: Path, kind: str, num_kv_heads: int | None) -> None:
+    from headprobe.pictures.budget_map import budget_map_figure
+    from headprobe.pictures.figures import figure_bytes
+    from headprobe.pictures.subject import subject_of
+    from headprobe.scores.atomic_file import write_atomically
+
+    subject = subject_of(scores, False, num_kv_heads)
+    write_atomically(path, figure_bytes(lambda: budget_map_figure(subject, table), kind), overwrite=True)
+
+
+def _print(scores: AnyScores, table: BudgetTable, path: Path, num_kv_heads: int | None) -> None:
+    from headprobe.pictures.budget_map import BudgetMap, print_budget_map
+    from headprobe.pictures.subject import subject_of
+
+    console, drawn, subject = stdout_console(), BudgetMap(table), subject_of(scores, False, num_kv_heads)
+    for line in (subject.title, " | ".join(drawn.outcome()), *table.notes, ""):
+        console.print(line, soft_wrap=True, markup=False)
+    print_budget_map(table, console)
+    for line in (*(["", *drawn.losses()] if drawn.losses() else []), "", f"picture: {path}"):
+        console.print(line, soft_wrap=True, markup=False)

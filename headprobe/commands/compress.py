@@ -1,0 +1,166 @@
+"""`headprobe compress`: let a model answer from a compressed cache, and see what it kept."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headprobe.commands.reading import read_text
+
+if TYPE_CHECKING:
+    from headprobe.compression.policies import Policy
+    from headprobe.evaluation.questions import Question
+    from headprobe.models.loading import LoadedModel
+
+DEFAULT_BUDGET = 256
+
+
+def compress_command(
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Mean entries per KV head, window and sinks included; default {DEFAULT_BUDGET}.", show_default=False
+        ),
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="The budget as a share of the prompt, such as 0.05.", show_default=False)
+    ] = None,
+    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Score file, native or foreign; default: the model's newest in scores/.", show_default=False),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="A named policy, or SELECTOR+ALLOCATOR; see docs.")] = "headkv-r2",
+    compare: Annotated[
+        str | None, typer.Option(help="More policies for the same prompt, such as full,snapkv.", show_default=False)
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-", help="Text to read (- is stdin); default: a fresh needle prompt.", show_default=False
+        ),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="What to ask about the text of --prompt.", show_default=False)
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put --prompt into the model's chat template.")] = False,
+    length: Annotated[
+        str | None,
+        typer.Option(help="Tokens of the needle prompt; default: the window, at most 32k.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    query_agnostic: Annotated[
+        bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
+    ] = False,
+    beta: Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)] = None,
+    window: Annotated[int | None, typer.Option(help="Latest entries all heads keep.", show_default=False)] = None,
+    pool: Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)] = None,
+    sinks: Annotated[int | None, typer.Option(help="First entries that every head keeps.", show_default=False)] = None,
+    value_aware: Annotated[
+        bool | None,
+        typer.Option(
+            "--value-aware/--no-value-aware", help="Weigh importance by value norms (VATP).", show_default=False
+        ),
+    ] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="headkv: round budgets as the published code does.", show_default=False)
+    ] = None,
+    gqa: Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")] = "mean",
+    attention: Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, torch.")] = "auto",
+    prefill_chunk: Annotated[
+        int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Which needle, and where its haystack begins.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")
+    ] = False,
+) -> None:
+    """Answer a long prompt from a cache that keeps a different number of entries for each head."""
+    from headprobe.commands.compress_output import print_answers
+    from headprobe.compression.policies import make_policy
+    from headprobe.errors import OptionError
+    from headprobe.evaluation.compressed_answers import CompressionOptions, compressed_answers
+    from headprobe.models.loading import load_model
+
+    if budget is not None and ratio is not None:
+        raise OptionError(f"--budget {budget} and --ratio {ratio} are two ways to say the same: give one")
+    first = make_policy(
+        policy, beta=beta, window=window, pool=pool, sinks=sinks, value_aware=value_aware, compat=compat
+    )
+    policies = [first, *_others(compare, window, pool)]
+    options = CompressionOptions(
+        budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
+        ratio=ratio,
+        scores=scores,
+        gqa=gqa,
+        attention=attention,
+        prefill_chunk=prefill_chunk,
+        max_new_tokens=max_new_tokens,
+        query_agnostic=query_agnostic,
+    )
+    text = None if prompt is None else read_text(prompt)
+    _check_prompt_options(prompt, question, chat, length)
+    loaded = load_model(model, device=device, dtype=dtype)
+    if text is None:
+        asked = _fresh_needle(loaded, length, seed)
+    else:
+        from headprobe.evaluation.questions import own_question
+
+        asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=_named(prompt))
+    answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
+    print_answers(loaded.name, asked, answers, as_json)
+
+
+def _others(compare: str | None, window: int | None, pool: int | None) -> list[Policy]:
+    """The policies of `--compare`; those with a window get the same window and pool, for a fair comparison."""
+    from headprobe.compression.policies import make_policy
+
+    names = [name.strip() for name in compare.split(",")] if compare else []
+    found = []
+    for name in names:
+        plain = make_policy(name)
+        windowed = plain.selector.name == "window"
+        found.append(make_policy(name, window=window, pool=pool) if windowed else plain)
+    return found
+
+
+def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, length: str | None) -> None:
+    from headprobe.errors import OptionError
+
+    if prompt is None and question is not None:
+        raise OptionError(f"--question {question!r} needs a text: name it with --prompt")
+    if prompt is None and chat:
+        raise OptionError("--chat is for --prompt; needle prompts use the chat template by themselves")
+    if prompt is not None and length is not None:
+        raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
+
+
+def _named(prompt: str | None) -> str:
+    return "stdin" if prompt == "-" else Path(str(prompt)).name
+
+
+def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int) -> Question:
+    from headprobe.errors import OptionError
+    from headprobe.evaluation.questions import needle_question
+    from headprobe.probes.plan import parse_lengths
+
+    lengths = (min(loaded.window, 32 * 1024),) if length is None else parse_lengths(length, loaded.window)
+    if len(lengths) != 1:
+        raise OptionError(f"--length takes one length, got {length!r}")
+    return needle_question(loaded, lengths[0], seed=seed)
+
+
+def _tell(answer: object) -> None:
+    """Progress and remarks, on stderr."""
+    from headprobe.evaluation.compressed_answers import CompressedAnswer
+
+    assert isinstance(answer, CompressedAnswer)
+    took = f"first token after {answer.generation.ttft_s:.2f} s"
+    print(f"headprobe: {answer.policy.name}: {took}", file=sys.stderr)
+    for remark in answer.remarks:
+        print(f"headprobe: note: {remark}", file=sys.stderr)

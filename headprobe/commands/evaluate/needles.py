@@ -1,0 +1,156 @@
+"""`headprobe eval needles`: policies against each other, and against the full cache, on needles in haystacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headprobe.errors import OptionError
+
+if TYPE_CHECKING:
+    from headprobe.evaluation.needle_folder import GridFolder
+    from headprobe.evaluation.needle_grid import NeedleGrid
+    from headprobe.models.loading import LoadedModel
+
+
+def needles_command(
+    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    policies: Annotated[
+        str, typer.Option(help="Named policies or SELECTOR+ALLOCATOR, with commas; all for every named one.")
+    ] = "full,snapkv,ada-snapkv,headkv-r2",
+    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Context lengths in tokens, such as 1k,2k; default: half the window and all of it.",
+                     show_default=False),
+    ] = None,
+    depths: Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")] = 10,
+    needles: Annotated[str, typer.Option(help="Needle set or .jsonl file.")] = "reasoning",
+    needles_per_cell: Annotated[int, typer.Option(help="Needles tried at each length and depth.")] = 1,
+    haystack: Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")] = "all",
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Score file; several by naming it again. Default: those in scores/.",
+                     show_default=False),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
+    ] = "random,shuffled",
+    query_agnostic: Annotated[
+        bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
+    ] = False,
+    window: Annotated[int | None, typer.Option(help="Latest entries that all heads keep.", show_default=False)] = None,
+    pool: Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)] = None,
+    beta: Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)] = None,
+    sinks: Annotated[int | None, typer.Option(help="First entries kept, for policies with sinks.",
+                                              show_default=False)] = None,
+    gqa: Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")] = "mean",
+    attention: Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, torch.")] = "auto",
+    prefill_chunk: Annotated[
+        int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Choice of needles, haystack's beginning, baselines.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder; default evals/needles--<model>.",
+                     show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no new prompt after so long; --resume goes on.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Compare policies at equal budgets: who still finds the needle, and what it costs."""
+    from headprobe.commands.evaluate.needles_output import print_plan, tell_remarks
+    from headprobe.evaluation.needle_folder import GridFolder
+    from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid
+    from headprobe.evaluation.variants import PolicyOptions, policy_names
+    from headprobe.models.loading import load_model
+    from headprobe.probes.plan import parse_lengths
+
+    if minutes is not None and not minutes > 0:
+        raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    options = GridOptions(
+        policies=policy_names(policies),
+        budgets=_budgets(budgets),
+        lengths=None if lengths is None else parse_lengths(lengths),
+        depths=depths,
+        needles=needles,
+        needles_per_cell=needles_per_cell,
+        haystack=haystack,
+        scores=tuple(scores or ()),
+        baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
+        policy_options=PolicyOptions(window, pool, beta, sinks),
+        gqa=gqa,
+        query_agnostic=query_agnostic,
+        seed=seed,
+        chat=chat,
+        attention=attention,
+        prefill_chunk=prefill_chunk,
+    )
+    folder = GridFolder.default(model, query_agnostic) if output is None else GridFolder(output)
+    if not dry_run:
+        folder.check(resume=resume, overwrite=overwrite)
+    loaded = load_model(model, device=device, dtype=dtype)
+    grid = NeedleGrid.build(loaded, options)
+    tell_remarks(grid)
+    if dry_run:
+        print_plan(loaded, grid, as_json)
+    else:
+        run(loaded, grid, folder, resume=resume, overwrite=overwrite, minutes=minutes, as_json=as_json)
+
+
+def run(
+    loaded: LoadedModel,
+    grid: NeedleGrid,
+    folder: GridFolder,
+    *,
+    resume: bool,
+    overwrite: bool,
+    minutes: float | None,
+    as_json: bool,
+) -> None:
+    """Measure what is left, write table and pictures, print the table."""
+    from headprobe.commands.evaluate.needles_output import GridProgress, print_summary, write_files
+    from headprobe.evaluation.needle_folder import summary_record
+    from headprobe.evaluation.needle_grid import run_grid
+    from headprobe.evaluation.needle_summary import GridSummary
+
+    with folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite) as journal:
+        with GridProgress(grid, journal) as progress, _hint_at_resume():
+            rows = run_grid(
+                loaded, grid, journal, seconds=None if minutes is None else 60 * minutes, on_trial=progress.update
+            )
+    summary = GridSummary(tuple(rows))
+    record = summary_record(loaded, grid, summary)
+    write_files(folder, summary, record)
+    print_summary(folder, summary, record, as_json)
+
+
+@contextmanager
+def _hint_at_resume() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
+        raise
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `16,32`."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isdecimal() and part.isascii() and len(part) < 10):
+            raise OptionError(f"budget {part!r} is not a number of entries (write 16 or 16,32)")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,293 @@
+"""What `headprobe eval needles` prints and writes: plan, progress with the time left, tables, pictures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from headprobe.commands.output import print_table, stdout_console, write_json
+
+if TYPE_CHECKING:
+    from headprobe.evaluation.needle_folder import GridFolder
+    from headprobe.evaluation.needle_grid import NeedleGrid
+    from headprobe.evaluation.needle_summary import Cell, GridSummary
+    from headprobe.evaluation.needle_trial import GridTrial, Row
+    from headprobe.evaluation.paired import Estimate
+    from headprobe.models.loading import LoadedModel
+    from headprobe.profiling.journal import Journal
+
+COLUMNS = (
+    "policy", "budget", "prompts", "exact", "95 %", "minus full", "95 %", "F1", "distractor", "KV asked", "KV held",
+    "first token", "per token",
+)  # fmt: skip
+PLANNED = {
+    "prompts": "one needle at one depth in one length",
+    "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
+    "trials": "rows in all",
+    "tokens": "of all prompts of all trials",
+}
+
+
+def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
+    """How much there is to do."""
+    plan: dict[str, Any] = {
+        "model": loaded.name,
+        "policies": [variant.name for variant in grid.variants],
+        "budgets": list(grid.budgets),
+        "lengths": list(grid.prepared.plan.lengths),
+        "depths": list(grid.prepared.plan.depths),
+        "query_agnostic": grid.options.query_agnostic,
+        "prompts": len(grid.prompts),
+        "trials_per_prompt": grid.trials_per_prompt,
+        "trials": grid.num_trials,
+        "tokens": grid.trials_per_prompt * sum(len(prompt.input_ids) for _, prompt in grid.prompts),
+    }
+    if as_json:
+        write_json(plan)
+        return
+    rows = [(name, _shown(value), PLANNED.get(name, "")) for name, value in plan.items()]
+    print_table(("", "plan", ""), rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def tell_remarks(grid: NeedleGrid) -> None:
+    """What is not quite right with the scores, once each, on stderr."""
+    for remark in dict.fromkeys(variant.remark for variant in grid.variants if variant.remark):
+        print(f"headprobe: note: {remark}", file=sys.stderr)
+
+
+class GridProgress:
+    """Trials done and time left on stderr: a bar on a terminal, else a line whenever a prompt is through.
+
+    The time left goes by tokens, since long prompts take longer; trials of an earlier run do not count for the pace.
+    """
+
+    def __init__(self, grid: NeedleGrid, journal: Journal) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        from headprobe.evaluation.needle_grid import is_finished
+
+        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
+        self._total, self._done = grid.num_trials, grid.num_trials - len(left)
+        self._tokens_left = sum(len(trial.prompt.input_ids) for trial in left)
+        self._tokens_done = 0
+        self._of_prompt: dict[str, int] = {}
+        for trial in left:
+            self._of_prompt[trial.prompt.trial_id] = self._of_prompt.get(trial.prompt.trial_id, 0) + 1
+        self._prompts = len(grid.prompts)
+        self._is_terminal = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+            TextColumn("{task.fields[left]} left  {task.fields[now]}"),
+            console=Console(stderr=True), disable=not self._is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("needles", total=self._total, completed=self._done, left="-", now="")
+
+    def update(self, trial: GridTrial, row: Row) -> None:
+        """Count a finished trial."""
+        self._done += 1
+        tokens = len(trial.prompt.input_ids)
+        self._tokens_done += tokens
+        self._tokens_left -= tokens
+        self._of_prompt[trial.prompt.trial_id] -= 1
+        self._bar.update(self._task, advance=1, left=self.time_left(), now=trial.id)
+        if not self._is_terminal and not self._of_prompt[trial.prompt.trial_id]:
+            self._line()
+
+    def time_left(self) -> str:
+        """What is left at the pace so far, in words."""
+        if not self._tokens_done:
+            return "-"
+        return told_seconds((time.monotonic() - self._began) * self._tokens_left / self._tokens_done)
+
+    def _line(self) -> None:
+        through = self._prompts - sum(1 for left in self._of_prompt.values() if left)
+        print(
+            f"headprobe: {through} of {self._prompts} prompts, {self._done:,} of {self._total:,} trials, "
+            f"{told_seconds(time.monotonic() - self._began)} so far, about {self.time_left()} left",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> GridProgress:
+        if not self._is_terminal:
+            print(f"headprobe: {self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+def told_seconds(seconds: float) -> str:
+    """A time in words.
+
+    >>> told_seconds(42.4), told_seconds(150), told_seconds(8000)
+    ('42 s', '2.5 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.2g} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
+    """Summary, table and pictures; what lies there from an earlier part of the run is replaced."""
+    import json
+
+    from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE
+    from headprobe.scores.atomic_file import write_atomically
+
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder.file(SUMMARY), text.encode(), overwrite=True)
+    if summary.rows:
+        write_atomically(folder.file(TABLE), markdown(summary, record).encode(), overwrite=True)
+        _draw(folder, summary, record, GRID, CURVE)
+
+
+def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any], grid_name: str, curve_name: str) -> None:
+    from headprobe.pictures.figures import figure_bytes
+    from headprobe.pictures.needle_grid import needle_grid_figure
+    from headprobe.pictures.recall_curve import recall_curve_figure
+    from headprobe.scores.atomic_file import write_atomically
+
+    title = f"{record['model']}: needles on a compressed cache"
+    about = heading(record)
+    pictures = {grid_name: lambda: needle_grid_figure(summary, title, f"share of exact answers; {about}")}
+    if summary.budgets:
+        pictures[curve_name] = lambda: recall_curve_figure(
+            summary, title, f"share of exact answers by mean entries per KV head; {about}"
+        )
+    for name, draw in pictures.items():
+        write_atomically(folder.file(name), figure_bytes(draw, "png"), overwrite=True)
+
+
+def print_summary(folder: GridFolder, summary: GridSummary, record: dict[str, Any], as_json: bool) -> None:
+    """The tables, or with `as_json` the record."""
+    if as_json:
+        write_json({"path": str(folder.path), **record})
+        return
+    console = stdout_console()
+    console.print(f"{record['model']}, {heading(record)}\n", soft_wrap=True, markup=False)
+    if summary.rows:
+        columns, rows = pivot(summary)
+        print_table(columns, rows, right=columns[1:])
+        console.print()
+        print_table(COLUMNS, [cell_row(cell) for cell in summary.cells], right=COLUMNS[1:])
+        console.print(f"\n{legend(record)}", soft_wrap=True, markup=False)
+    console.print(f"\nwritten to {folder.path}/", soft_wrap=True, markup=False)
+
+
+def heading(record: dict[str, Any]) -> str:
+    """What was measured, in one line."""
+    seen = "the question is not seen at compression" if record["query_agnostic"] else "the question is seen"
+    lengths = ", ".join(f"{length:,}" for length in record["lengths"]) or "no"
+    part = "" if record["is_complete"] else f", part of a run ({record['num_rows']:,} of {record['planned_rows']:,})"
+    return (
+        f"{record['num_prompts']} prompts of {lengths} tokens, needles {record['needles']}, "
+        f"haystack {record['haystack']}, {seen}{part}"
+    )
+
+
+def legend(record: dict[str, Any]) -> str:
+    """How to read the tables."""
+    return (
+        "exact: the answer's sentence word for word; in brackets, and as minus full: points of difference to the full "
+        "cache on the same prompts, * where its 95 % interval leaves out 0; distractor: the wrong sentence was chosen"
+    )
+
+
+def pivot(summary: GridSummary) -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
+    """Exact answers in percent, a row a policy, a column a budget, with the difference to the full cache."""
+    cells = {(cell.key.name, cell.key.budget): cell for cell in summary.cells}
+    rows: list[tuple[str | None, ...]] = []
+    for name in summary.names:
+        full = cells.get((name, None))
+        if full is not None:
+            rows.append((name, *([percent(full.exact_match.mean)] * max(1, len(summary.budgets)))))
+        else:
+            rows.append((name, *(_pivot_cell(cells.get((name, budget))) for budget in summary.budgets)))
+    return ("exact, %", *(str(budget) for budget in summary.budgets or ("full",))), rows
+
+
+def _pivot_cell(cell: Cell | None) -> str | None:
+    if cell is None or cell.exact_match.mean is None:
+        return None
+    return f"{percent(cell.exact_match.mean)} ({points(cell.minus_full['exact_match'])})"
+
+
+def cell_row(cell: Cell) -> tuple[object, ...]:
+    """A policy at a budget; what was not measured stays empty."""
+    difference = cell.minus_full["exact_match"]
+    is_full = cell.key.budget is None
+    return (
+        cell.key.name,
+        None if is_full else cell.key.budget,
+        cell.num_prompts,
+        percent(cell.exact_match.mean),
+        span(cell.exact_match),
+        None if is_full else points(difference),
+        None if is_full else span(difference, signed=True),
+        None if cell.answer_f1.mean is None else f"{cell.answer_f1.mean:.2f}",
+        percent(cell.chose_distractor.mean),
+        size(cell.kv_bytes_asked),
+        size(cell.kv_bytes),
+        None if cell.ttft_s is None else f"{cell.ttft_s:.2f} s",
+        None if cell.s_per_token is None else f"{1000 * cell.s_per_token:.0f} ms",
+    )
+
+
+def percent(share: float | None) -> str | None:
+    """A share as a whole percent."""
+    return None if share is None else f"{100 * share:.0f}"
+
+
+def span(found: Estimate, *, signed: bool = False) -> str | None:
+    """The interval in percent."""
+    if found.low is None or found.high is None:
+        return None
+    sign = "+" if signed else ""
+    return f"{100 * found.low:{sign}.0f} to {100 * found.high:{sign}.0f}"
+
+
+def points(found: Estimate) -> str:
+    """A difference in points, with a star where the interval leaves out 0; `?` where nothing is to be compared."""
+    if found.mean is None:
+        return "?"
+    apart = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    return f"{100 * found.mean:+.0f}{'*' if apart else ''}"
+
+
+def size(number: float | None) -> str | None:
+    """Bytes with their unit."""
+    from headprobe.pictures.budget_map import told_bytes
+
+    return None if number is None else told_bytes(round(number))
+
+
+def markdown(summary: GridSummary, record: dict[str, Any]) -> str:
+    """Both tables as Markdown."""
+    columns, rows = pivot(summary)
+    parts = [f"{record['model']}, {heading(record)}.", _markdown(columns, rows)]
+    parts += [_markdown(COLUMNS, [cell_row(cell) for cell in summary.cells]), f"{legend(record)}."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    lines += ["| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

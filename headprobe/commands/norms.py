@@ -1,0 +1,202 @@
+"""`headprobe norms`: attention and value norm of every token, and how far the sinks' values fall below the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.reading import read_text
+
+if TYPE_CHECKING:
+    from headprobe.evaluation.value_norms import SinkDrop, ValueNorms
+    from headprobe.models.loading import LoadedModel
+    from headprobe.profiling.run import Prepared
+
+NEEDLE_TOKENS = 1024
+NUM_LAYERS = 3
+COLUMNS = ("layer", "attention on sinks", "median norm", "sinks' norm", "ratio", "first token", "lowest head")
+
+
+def norms_command(
+    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-", help="Text to read (- is stdin); default: a fresh needle prompt.", show_default=False
+        ),
+    ] = None,
+    length: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens of the needle prompt; default: 1024, or the window where that is smaller.", show_default=False
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers to draw, such as 0,3; default: first, middle and last.", show_default=False),
+    ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            help="KV heads to draw, such as 0,1; default: the one of each layer with most on its sinks.",
+            show_default=False,
+        ),
+    ] = None,
+    sinks: Annotated[int, typer.Option(help="First tokens that count as sinks.")] = 4,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            show_default=False,
+            help="The picture, ending in .png, .svg or .pdf; default: norms--<model>.png.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Where the needle prompt's haystack begins.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Draw attention and value norm per token, and tell how far the sinks' values fall below the median."""
+    from headprobe.errors import OptionError
+    from headprobe.evaluation.value_norms import measure_value_norms
+    from headprobe.models.catalog import short_name
+    from headprobe.models.loading import load_model
+    from headprobe.pictures.figures import format_of
+    from headprobe.pictures.norms import strongest_heads
+
+    path = output or Path(f"norms--{short_name(model).replace('/', '--')}.png")
+    kind = format_of(path)
+    if prompt is not None and length is not None:
+        raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
+    text = None if prompt is None else read_text(prompt)
+    loaded = load_model(model, device=device, dtype=dtype)
+    shown = _numbers(layers, loaded.geometry.num_hidden_layers, "layer") or _spread(loaded)
+    columns = _numbers(heads, loaded.geometry.num_key_value_heads, "KV head")
+    ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), _named(prompt))
+    measured = measure_value_norms(loaded, ids, sinks)
+    drawn = [(la, h) for la in shown for h in columns] if columns else strongest_heads(measured, shown)
+    _draw(measured, drawn, loaded.name, source, path, kind)
+    if as_json:
+        write_json({"path": str(path), **norms_record(loaded, measured, drawn, source)})
+    else:
+        _print(measured, loaded, source, path)
+
+
+def norms_record(
+    loaded: LoadedModel, measured: ValueNorms, drawn: Sequence[tuple[int, int]], source: str
+) -> dict[str, Any]:
+    """What `--json` prints: the table, and every token's numbers for the heads that are drawn."""
+    found = {layer.layer: layer for layer in measured.layers}
+    return {
+        "model": loaded.name,
+        "prompt": source,
+        "prompt_tokens": len(measured.input_ids),
+        "sinks": measured.num_sinks,
+        "sink_tokens": _sink_tokens(loaded, measured),
+        "layers": [_drop_record(drop) for drop in measured.drops()],
+        "heads": [
+            {
+                "layer": layer,
+                "kv_head": head,
+                "attention": found[layer].attention[head].tolist(),
+                "norms": found[layer].norms[head].tolist(),
+            }
+            for layer, head in drawn
+        ],
+    }
+
+
+def _drop_record(drop: SinkDrop) -> dict[str, Any]:
+    return {
+        "layer": drop.layer,
+        "window": drop.window,
+        "attention_on_sinks": drop.attention,
+        "median_norm": drop.median,
+        "sink_norm": drop.sink_norm,
+        "ratio": drop.ratio,
+        "position_ratios": list(drop.position_ratios),
+        "lowest": None if drop.lowest_head is None else {"kv_head": drop.lowest_head, "ratio": drop.lowest_ratio},
+    }
+
+
+def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
+    return [str(loaded.tokenizer.decode([token])) for token in measured.input_ids[: measured.num_sinks]]
+
+
+# -- the prompt -----------------------------------------------------------------------------------------------------
+
+
+def _named(prompt: str | None) -> str:
+    return "stdin" if prompt == "-" else Path(str(prompt)).name
+
+
+def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
+    """The text with the special tokens that the tokenizer puts around it."""
+    return tuple(loaded.tokenizer(text, verbose=False)["input_ids"])
+
+
+def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int) -> tuple[tuple[int, ...], str]:
+    """A prompt of one needle in the middle of a haystack, and its name."""
+    from headprobe.errors import OptionError
+    from headprobe.probes.plan import parse_lengths
+    from headprobe.profiling.run import ScoreOptions, prepare
+
+    lengths = (min(NEEDLE_TOKENS, loaded.window),) if length is None else parse_lengths(length, loaded.window)
+    if len(lengths) != 1:
+        raise OptionError(f"--length takes one length, got {length!r}")
+    options = ScoreOptions(lengths=lengths, depths=1, needles_per_cell=1, limit=1, seed=seed)
+    prepared: Prepared = prepare(loaded, options)
+    trial = prepared.prompts[0]
+    return trial.input_ids, f"needle {trial.trial_id}"
+
+
+def _numbers(text: str | None, count: int, noun: str) -> list[int]:
+    """Numbers below `count` from text such as `0,3`; each once, in the order given."""
+    from headprobe.errors import OptionError
+
+    found: list[int] = []
+    for part in [] if text is None else text.split(","):
+        number = int(part) if part.strip().isdecimal() and len(part) < 10 else -1
+        if not 0 <= number < count:
+            raise OptionError(f"{noun} {part.strip()!r} is not there, the model has {noun}s 0 to {count - 1}")
+        found.append(number)
+    return list(dict.fromkeys(found))
+
+
+def _spread(loaded: LoadedModel) -> list[int]:
+    """First, middle and last of the layers that see the whole context; of all where none does."""
+    geometry = loaded.geometry
+    layers = geometry.full_attention_layers or tuple(range(geometry.num_hidden_layers))
+    last = len(layers) - 1
+    return list(dict.fromkeys(layers[last * i // (NUM_LAYERS - 1)] for i in range(NUM_LAYERS)))
+
+
+# -- output ---------------------------------------------------------------------------------------------------------
+
+
+def _draw(
+    measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, path: Path, kind: str
+) -> None:
+    from headprobe.pictures.figures import figure_bytes
+    from headprobe.pictures.norms import norms_figure
+    from headprobe.scores.atomic_file import write_atomically
+
+    write_atomically(path, figure_bytes(lambda: norms_figure(measured, heads, model, source), kind), overwrite=True)
+
+
+def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -> None:
+    from headprobe.pictures.norms import drop_row
+
+    console = stdout_console()
+    named = ", ".join(repr(token) for token in _sink_tokens(loaded, measured))
+    told = f"{loaded.name} | {source} | {len(measured.input_ids):,} tokens | sinks: {named}"
+    console.print(told + "\n", soft_wrap=True, markup=False)
+    print_table(COLUMNS, [drop_row(drop) for drop in measured.drops()], right=COLUMNS[1:])
+    for line in ("", "ratio: the sinks' mean norm / the median norm of the tokens behind them", "", f"picture: {path}"):
+        console.print(line, soft_wrap=True, markup=False)

@@ -1,0 +1,51 @@
+"""What commands read: prompts, and score files with the number of KV heads also where the file does not tell."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headprobe.scores.any_scores import AnyScores
+
+
+def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
+    """The scores with the geometry of the model that `--model`, the file or its name states, where it fits the table.
+
+    Raises `OptionError` for a `--model` that is not known or has other heads than the file.
+    """
+    from headprobe.commands.scores.stated_model import stated_model
+    from headprobe.errors import OptionError
+
+    stated = None if scores.geometry is not None and model is None else stated_model(scores, model)
+    if stated is None:
+        return scores
+    layers, heads, groups = (
+        stated.geometry.num_hidden_layers,
+        stated.geometry.num_attention_heads,
+        stated.geometry.num_key_value_heads,
+    )
+    if scores.mean.shape == (layers, heads if scores.heads == "query" else groups):
+        return scores if scores.geometry is not None else replace(scores, geometry=stated.geometry)
+    if model is not None:
+        shape = f"{scores.num_layers} layers of {scores.num_heads} {'query' if scores.heads == 'query' else 'KV'} heads"
+        raise OptionError(
+            f"{scores.path.name} has {shape}, --model {model} {layers} layers of {heads} query and {groups} KV heads"
+        )
+    return scores
+
+
+def read_text(prompt: str) -> str:
+    """The text of a file, or of stdin (`-`). Raises `FileFormatError` for what is no text, or empty."""
+    from headprobe.errors import FileFormatError
+
+    name = "stdin" if prompt == "-" else prompt
+    try:
+        text = sys.stdin.read() if prompt == "-" else Path(prompt).expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"byte {error.start} is not UTF-8: a prompt is plain text", name) from None
+    if not text.strip():
+        raise FileFormatError("the prompt is empty", name)
+    return text

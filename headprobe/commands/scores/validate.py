@@ -1,0 +1,104 @@
+"""`headprobe scores validate`: can these files be trusted?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headprobe.commands.output import print_table, printable, stdout_console, write_json
+from headprobe.errors import FileFormatError
+from headprobe.scores.file_bytes import MAX_BYTES
+
+if TYPE_CHECKING:
+    from headprobe.scores.checks.finding import Suspect
+    from headprobe.scores.validation import FileReport
+
+
+def validate_command(
+    files: Annotated[list[Path], typer.Argument(help="Score files, native or foreign.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Whose scores these ought to be: an alias, a hub id of the catalog or a folder."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="The method that is said to have made them, for files that do not tell."),
+    ] = None,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Refuse larger files.")] = MAX_BYTES,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list, an object for each file.")] = False,
+) -> None:
+    """Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error."""
+    _check_method(method)
+    reports = _reports(files, model, method, max_bytes)
+    if as_json:
+        write_json([report_record(report) for report in reports])
+    else:
+        for report in reports:
+            _print(report)
+    if any(report.has_error for report in reports):
+        raise typer.Exit(FileFormatError.exit_code)
+
+
+def report_record(report: FileReport) -> dict[str, Any]:
+    """A file's report as `--json` prints it."""
+    return {
+        "path": str(report.path),
+        "format": report.format,
+        "findings": [vars(finding) for finding in report.findings],
+        "passed": list(report.passed),
+    }
+
+
+def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int) -> Suspect:
+    """Read a file and add what is stated about it elsewhere. Raises `FileFormatError`."""
+    from headprobe.commands.scores.stated_model import stated_model
+    from headprobe.scores.any_scores import read_any
+    from headprobe.scores.checks.finding import Suspect
+
+    scores = read_any(path, max_bytes)
+    stated = stated_model(scores, model)
+    if stated is None:
+        return Suspect(scores, scores.model, scores.geometry, "the file", method or scores.method)
+    return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method)
+
+
+def _reports(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
+    """In the order of the files, those that cannot be read among them."""
+    from headprobe.scores.validation import unreadable_report, validate
+
+    suspects: dict[int, Suspect] = {}
+    reports: dict[int, FileReport] = {}
+    for index, path in enumerate(files):
+        try:
+            suspects[index] = suspect_at(path, model, method, max_bytes)
+        except FileFormatError as error:
+            reports[index] = unreadable_report(path, error)
+    reports |= dict(zip(suspects, validate(list(suspects.values())), strict=True))
+    return [reports[index] for index in sorted(reports)]
+
+
+def _check_method(method: str | None) -> None:
+    from headprobe.errors import OptionError
+    from headprobe.scores.any_scores import BOUNDS
+
+    if method is not None and method not in BOUNDS:
+        raise OptionError(f"--method is {method!r}, need one of {', '.join(BOUNDS)}")
+
+
+def _print(report: FileReport) -> None:
+    console = stdout_console()
+    counts = [sum(f.severity == severity for f in report.findings) for severity in ("error", "warning")]
+    told = f"({report.format or 'unknown format'}): {_count(counts[0], 'error')}, {_count(counts[1], 'warning')}"
+    console.print(f"{printable(str(report.path))} {told}", soft_wrap=True, markup=False)
+    rows = [(f"  {f.severity}", f.check, f"{f.detail}\n({f.why})") for f in report.findings]
+    if rows:
+        print_table(("", "", ""), rows)
+    if report.passed:
+        print_table(("", ""), [("  passed", ", ".join(report.passed))])
+    console.print()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

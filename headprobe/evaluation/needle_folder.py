@@ -1,0 +1,80 @@
+"""The folder of a needle grid: rows as they come, and what is made from them in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headprobe.errors import OutputExistsError
+from headprobe.evaluation.needle_grid import NeedleGrid
+from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.models.catalog import short_name
+from headprobe.models.loading import LoadedModel
+from headprobe.profiling.journal import Journal
+from headprobe.scores.atomic_file import refuse_existing
+
+SCHEMA = "headprobe-needles/1"
+ROWS, SUMMARY, TABLE, GRID, CURVE = "trials.jsonl", "summary.json", "table.md", "grid.png", "recall.png"
+DERIVED = (SUMMARY, TABLE, GRID, CURVE)
+
+
+@dataclass(frozen=True)
+class GridFolder:
+    """Where a run is written. `trials.jsonl` is the run itself; all else is made from it, and made anew each time."""
+
+    path: Path
+
+    @classmethod
+    def default(cls, model: str, query_agnostic: bool) -> GridFolder:
+        """`evals/needles--<model>`, with `--query-agnostic` behind it for runs of that kind."""
+        kind = "--query-agnostic" if query_agnostic else ""
+        return cls(Path("evals") / f"needles--{short_name(model).replace('/', '--')}{kind}")
+
+    def file(self, name: str) -> Path:
+        """One of its files."""
+        return self.path / name
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse what would replace another run, before the long work begins. Raises `OutputExistsError`."""
+        rows = self.file(ROWS)
+        if rows.exists() and not (resume or overwrite):
+            raise OutputExistsError(f"{rows} holds a run: go on with --resume or start anew with --overwrite")
+        for name in DERIVED:
+            refuse_existing(self.file(name), overwrite or (resume and rows.exists()))
+
+    def journal(self, description: dict[str, Any], *, resume: bool, overwrite: bool) -> Journal:
+        """The rows so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""
+        if overwrite and not resume:
+            self.file(ROWS).unlink(missing_ok=True)
+        opened = Journal.resume if resume else Journal.start
+        return opened(self.file(ROWS), description)
+
+
+def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) -> dict[str, Any]:
+    """The summary as one JSON object, with all that decides what it holds. What was not measured is null."""
+    finished = sum(row["error"] is None for row in summary.rows)
+    return {
+        "schema": SCHEMA,
+        "model": loaded.name,
+        "dtype": loaded.dtype,
+        "device": loaded.device.type,
+        "query_agnostic": grid.options.query_agnostic,
+        "needles": grid.prepared.plan.needles.name,
+        "haystack": grid.prepared.plan.haystack_name,
+        "seed": grid.options.seed,
+        "planned_prompts": len(grid.prompts),
+        "planned_rows": grid.num_trials,
+        "is_complete": finished == grid.num_trials,
+        "policies": {variant.name: _policy_record(variant) for variant in grid.variants},
+        **summary.record(),
+    }
+
+
+def _policy_record(variant: Any) -> dict[str, Any]:
+    scores = variant.scores
+    return {
+        **variant.describe(),
+        "scores_file": None if scores is None else scores.path.name,
+        "remark": variant.remark,
+    }

@@ -1,0 +1,215 @@
+"""What the rows of a needle grid say: recall with intervals, differences on the same prompts, memory and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from statistics import fmean, median
+from typing import Any
+
+from headprobe.evaluation.needle_trial import Row
+from headprobe.evaluation.paired import Estimate, estimate, paired_difference
+from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
+
+METRICS = ("exact_match", "answer_f1")
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """A policy with the source of its scores (None, `real`, `random`, `shuffled`) at a budget (None: `full`)."""
+
+    policy: str
+    scores: str | None
+    budget: int | None
+
+    @property
+    def name(self) -> str:
+        """The policy, and behind it what its scores are where they are a baseline's."""
+        return self.policy if self.scores in (None, REAL) else f"{self.policy} ({self.scores})"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether its scores mean nothing."""
+        return self.scores in (RANDOM, SHUFFLED)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A policy at a budget over prompts of one length in tokens (None: of all lengths).
+
+    Shares and F1 are in [0, 1]; `minus_*` are mean differences over the prompts that both have: to the full cache, and
+    to the same policy on random and on shuffled scores. Bytes are means over the prompts, times medians in seconds.
+    What was not measured is None, in an `Estimate` too. `num_errors` trials ran out of memory.
+    """
+
+    key: CellKey
+    length: int | None
+    num_prompts: int
+    num_errors: int
+    exact_match: Estimate
+    answer_f1: Estimate
+    chose_answer: Estimate
+    chose_distractor: Estimate
+    minus_full: dict[str, Estimate]
+    minus_random: dict[str, Estimate] | None
+    minus_shuffled: dict[str, Estimate] | None
+    kv_entries: float | None
+    kv_bytes_asked: float | None
+    kv_bytes: float | None
+    full_kv_bytes: float | None
+    ttft_s: float | None
+    s_per_token: float | None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        plain: dict[str, Any] = {**vars(self.key)}
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if isinstance(value, Estimate):
+                value = value.record()
+            elif isinstance(value, dict):
+                value = {name: found.record() for name, found in value.items()}
+            plain[field.name] = value
+        return plain
+
+
+@dataclass(frozen=True, eq=False)
+class GridSummary:
+    """Statistics over `rows`, as far as they are there."""
+
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def keys(self) -> tuple[CellKey, ...]:
+        """Policies and budgets in the order in which the rows have them."""
+        return tuple(dict.fromkeys(key_of(row) for row in self.rows))
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths in tokens, rising."""
+        return tuple(sorted({row["length"] for row in self.rows}))
+
+    @cached_property
+    def depths(self) -> tuple[float, ...]:
+        """Depths in percent, rising."""
+        return tuple(sorted({row["depth"] for row in self.rows}))
+
+    @cached_property
+    def budgets(self) -> tuple[int, ...]:
+        """Budgets, rising."""
+        return tuple(sorted({row["budget"] for row in self.rows if row["budget"] is not None}))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the variants, each once."""
+        return tuple(dict.fromkeys(key.name for key in self.keys))
+
+    @cached_property
+    def num_prompts(self) -> int:
+        """Prompts that have at least one row."""
+        return len({row["prompt"] for row in self.rows})
+
+    @cached_property
+    def _by_key(self) -> dict[CellKey, list[Row]]:
+        found: dict[CellKey, list[Row]] = {key: [] for key in self.keys}
+        for row in self.rows:
+            found[key_of(row)].append(row)
+        return found
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every policy and budget, over all lengths."""
+        return tuple(self.cell(key) for key in self.keys)
+
+    @cached_property
+    def cells_by_length(self) -> tuple[Cell, ...]:
+        """Every policy and budget, a length at a time."""
+        return tuple(self.cell(key, length) for length in self.lengths for key in self.keys)
+
+    def cell(self, key: CellKey, length: int | None = None) -> Cell:
+        """One policy at one budget, over all prompts or those of one length."""
+        rows = self._rows(key, length)
+        good = [row for row in rows if row["error"] is None]
+        needles = [row["needle"] for row in good]
+        return Cell(
+            key=key,
+            length=length,
+            num_prompts=len(good),
+            num_errors=len(rows) - len(good),
+            exact_match=estimate([float(row["exact_match"]) for row in good], needles),
+            answer_f1=estimate([row["answer_f1"] for row in good], needles),
+            chose_answer=estimate([float(row["chose"] == "answer") for row in good], needles),
+            chose_distractor=estimate([float(row["chose"] == "distractor") for row in good], needles),
+            minus_full=self._difference(good, self._full(length)),
+            minus_random=self._minus(key, RANDOM, good, length),
+            minus_shuffled=self._minus(key, SHUFFLED, good, length),
+            kv_entries=_mean(good, "kv_entries"),
+            kv_bytes_asked=_mean(good, "kv_bytes_asked"),
+            kv_bytes=_mean(good, "kv_bytes"),
+            full_kv_bytes=_mean(good, "full_kv_bytes"),
+            ttft_s=_median(good, "ttft_s"),
+            s_per_token=_median(good, "s_per_token"),
+        )
+
+    def place(self, key: CellKey, length: int, depth: float, metric: str = "exact_match") -> float | None:
+        """The mean of `metric` at one length and depth; None where no trial was measured."""
+        rows = [row for row in self._rows(key, length) if row["depth"] == depth and row["error"] is None]
+        return fmean(float(row[metric]) for row in rows) if rows else None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON: cells over all lengths, by length, and by length and depth."""
+        return {
+            "num_prompts": self.num_prompts,
+            "num_rows": len(self.rows),
+            "lengths": list(self.lengths),
+            "depths": list(self.depths),
+            "budgets": list(self.budgets),
+            "cells": [cell.record() for cell in self.cells],
+            "cells_by_length": [cell.record() for cell in self.cells_by_length],
+            "grid": [
+                {**vars(key), "length": length, "depth": depth}
+                | {metric: self.place(key, length, depth, metric) for metric in METRICS}
+                for key in self.keys for length in self.lengths for depth in self.depths
+            ],
+        }  # fmt: skip
+
+    def _rows(self, key: CellKey, length: int | None) -> list[Row]:
+        return [row for row in self._by_key.get(key, []) if length is None or row["length"] == length]
+
+    def _full(self, length: int | None) -> list[Row]:
+        rows = self._rows(CellKey("full", None, None), length)
+        return [row for row in rows if row["error"] is None]
+
+    def _minus(self, key: CellKey, source: str, good: list[Row], length: int | None) -> dict[str, Estimate] | None:
+        """The difference to a baseline; None for what has none."""
+        other = CellKey(key.policy, source, key.budget)
+        if key.scores != REAL or other not in self._by_key:
+            return None
+        return self._difference(good, [row for row in self._rows(other, length) if row["error"] is None])
+
+    def _difference(self, rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Estimate]:
+        needles = {row["prompt"]: row["needle"] for row in rows}
+        return {
+            metric: paired_difference(
+                {row["prompt"]: float(row[metric]) for row in rows},
+                {row["prompt"]: float(row[metric]) for row in others},
+                needles,
+            )
+            for metric in METRICS
+        }
+
+
+def key_of(row: Row) -> CellKey:
+    """The cell that a row belongs to."""
+    return CellKey(row["policy"], row["scores"], row["budget"])
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row[name] is not None]
+    return fmean(values) if values else None
+
+
+def _median(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row[name] is not None]
+    return median(values) if values else None

@@ -1,0 +1,96 @@
+"""Prompts for a compressed cache: a fresh needle in a haystack, or a text and a question of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headprobe.errors import OptionError
+from headprobe.models.loading import LoadedModel
+from headprobe.probes.needle import Needle
+from headprobe.probes.prompt import Prompt
+from headprobe.probes.template import Template, resolve_template
+from headprobe.profiling.run import ScoreOptions, prepare
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt as tokens. `context_tokens`: where the context ends and the question begins (None: no question apart);
+    `needle`: the needle whose answer is expected, None for a prompt of one's own; `source` names it in words."""
+
+    input_ids: tuple[int, ...]
+    context_tokens: int | None
+    needle: Needle | None
+    source: str
+
+    @property
+    def expected(self) -> str | None:
+        """The right answer, where it is known."""
+        return None if self.needle is None else self.needle.answer
+
+
+def needle_question(
+    loaded: LoadedModel,
+    length: int | None = None,
+    *,
+    needles: str = "reasoning",
+    haystack: str = "all",
+    seed: int = 0,
+    chat: bool = True,
+) -> Question:
+    """A needle in the middle of a haystack, `length` tokens with its answer (default: the model's window)."""
+    longest = loaded.window if length is None else length
+    options = ScoreOptions(
+        needles=needles, haystack=haystack, lengths=(longest,), depths=3, needles_per_cell=1, seed=seed, chat=chat
+    )
+    prepared = prepare(loaded, options)
+    middle = prepared.plan.trials()[1]
+    prompt = next(p for p in prepared.prompts if p.trial_id == middle.id)
+    template = resolve_template(loaded.tokenizer, chat=chat)
+    return Question(prompt.input_ids, context_end(loaded, prompt, template), middle.needle, f"needle {prompt.trial_id}")
+
+
+def own_question(
+    loaded: LoadedModel, text: str, question: str | None, *, chat: bool = False, new_tokens: int = 0, name: str = ""
+) -> Question:
+    """`text`, and `question` put behind it as the needle prompts do; without one `text` is the whole prompt.
+
+    With `chat` both go through the tokenizer's chat template. Raises `OptionError` for a prompt that, with
+    `new_tokens`, is longer than the model's window.
+    """
+    tokenizer = loaded.tokenizer
+    if question is None and not chat:
+        ids = tuple(tokenizer(text, verbose=False)["input_ids"])
+        return _checked(loaded, Question(ids, None, None, name), new_tokens)
+    if chat and not tokenizer.chat_template:
+        raise OptionError(f"{loaded.name} has no chat template: leave out --chat")
+    template = resolve_template(tokenizer, chat=chat)
+    if question is None:
+        question, template = "", resolve_template(tokenizer, "{context}{question}", chat=True)
+    whole = template.render(text, question)
+    encoded = tokenizer(whole, add_special_tokens=not template.chat, return_offsets_mapping=True, verbose=False)
+    end = len(template.head) + len(text)
+    cut = sum(1 for start, stop in encoded["offset_mapping"] if stop <= end)
+    found = Question(tuple(encoded["input_ids"]), cut if question else None, None, name)
+    return _checked(loaded, found, new_tokens)
+
+
+def context_end(loaded: LoadedModel, prompt: Prompt, template: Template) -> int:
+    """Tokens of a needle prompt up to where its context ends: what ends before the words that lead to the question."""
+    encoded = loaded.tokenizer(
+        prompt.text, add_special_tokens=not template.chat, return_offsets_mapping=True, verbose=False
+    )
+    offsets = encoded["offset_mapping"]
+    begin = offsets[prompt.question_span.start][0]
+    end = prompt.text.rindex(template.middle.strip() or template.middle, 0, begin + 1) if template.middle else begin
+    return sum(1 for _, stop in offsets if stop <= end)
+
+
+def _checked(loaded: LoadedModel, question: Question, new_tokens: int) -> Question:
+    tokens = len(question.input_ids)
+    if tokens + new_tokens > loaded.window:
+        raise OptionError(
+            f"the prompt has {tokens} tokens, with {new_tokens} new ones more than the window of {loaded.window}"
+        )
+    if not tokens:
+        raise OptionError("the prompt is empty")
+    return question

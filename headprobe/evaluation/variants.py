@@ -1,0 +1,142 @@
+"""What is compared: a policy with the scores it takes, beside it the same policy with scores that mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headprobe.compression.budgets import Floats
+from headprobe.compression.policies import POLICIES, Policy, make_policy
+from headprobe.compression.session import kv_head_scores
+from headprobe.errors import OptionError
+from headprobe.evaluation.known_scores import known_scores
+from headprobe.geometry import ModelGeometry
+from headprobe.models.loading import LoadedModel
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.scores.any_scores import AnyScores, read_any
+
+REAL, RANDOM, SHUFFLED = "real", "random", "shuffled"
+BASELINES = (RANDOM, SHUFFLED)
+ALL = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A policy and where its head scores come from.
+
+    `source` is `real` (a file's scores), `random` or `shuffled` (baselines), None for a policy that takes no scores.
+    `table` are the real scores of the KV heads `[L, G]` over all layers, `remark` what is not quite right with them.
+    """
+
+    policy: Policy
+    source: str | None = None
+    scores: AnyScores | None = None
+    table: Floats | None = None
+    remark: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The policy's name, for a baseline with its kind behind it: `headkv-r2 (random)`."""
+        return self.policy.name if self.source in (None, REAL) else f"{self.policy.name} ({self.source})"
+
+    def scores_for(self, trial: str, seed: int, geometry: ModelGeometry) -> AnyScores | None:
+        """The scores that `trial` runs with; baselines are drawn anew for each trial, the same for all budgets.
+
+        `random`: uniform in [0, 1) for each KV head. `shuffled`: the real table with its KV heads changing places, over
+        all full-attention layers, so that the same budgets go to other heads.
+        """
+        if self.scores is None or self.table is None or self.source == REAL:
+            return self.scores
+        digest = sha256(f"{seed}/{self.name}/{trial}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+        drawn = self.table.copy()
+        rows = list(geometry.full_attention_layers)
+        if self.source == RANDOM:
+            drawn[rows] = generator.random(drawn[rows].shape)
+        else:
+            drawn[rows] = generator.permutation(drawn[rows].ravel()).reshape(drawn[rows].shape)
+        return replace(self.scores, mean=drawn, heads="kv", trial_scores=None, native=None)
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides what it does, as plain JSON values."""
+        found = None if self.scores is None else {"method": self.scores.method, "sha256": self.scores.sha256}
+        return {"rule": repr(self.policy), "scores": found}
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Changes to every policy that has such an option; None leaves it as it is."""
+
+    window: int | None = None
+    pool: int | None = None
+    beta: float | None = None
+    sinks: int | None = None
+
+    def apply(self, names: Sequence[str]) -> list[Policy]:
+        """The policies called `names`, changed. Raises `OptionError` for an option that none of them has."""
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        policies = [make_policy(name) for name in names]
+        for key, value in given.items():
+            if not any(_has(policy, key) for policy in policies):
+                raise OptionError(f"none of {', '.join(names)} has a {key} (given: {value})")
+        return [
+            make_policy(policy.name, **{key: value for key, value in given.items() if _has(policy, key)})
+            for policy in policies
+        ]
+
+
+def _has(policy: Policy, option: str) -> bool:
+    if option == "sinks":
+        return policy.sinks > 0
+    return any(option in getattr(part, "__dataclass_fields__", {}) for part in (policy.selector, policy.allocator))
+
+
+def policy_names(text: str) -> tuple[str, ...]:
+    """Names from `full,snapkv,...` or `all`, each once; `full`, the measure of all others, always comes first.
+
+    >>> policy_names("snapkv,h2o,snapkv")
+    ('full', 'snapkv', 'h2o')
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    names = [name for part in parts for name in (POLICIES if part == ALL else [part])]
+    for name in names:
+        make_policy(name)
+    return tuple(dict.fromkeys(["full", *names]))
+
+
+def variants(
+    loaded: LoadedModel,
+    policies: Iterable[Policy],
+    given: Sequence[Path] = (),
+    *,
+    baselines: Sequence[str] = BASELINES,
+    gqa: str = "mean",
+    folder: Path = Path("scores"),
+) -> Iterator[Variant]:
+    """Each policy, and its baselines behind it where it takes scores.
+
+    `given` score files come before those in `folder` and the shipped ones; of several the one whose method the policy
+    wants, else the first. Raises `OptionError` where a policy's scores are not there: a row of `headkv-r` on scores of
+    another method would be mislabelled, unless they were named by hand.
+    """
+    files = [(path, read_any(path).method) for path in given]
+    for policy in policies:
+        if not policy.needs_scores:
+            yield Variant(policy)
+            continue
+        path = next((file for file, method in files if method == policy.scores), files[0][0] if files else None)
+        scores, remark = known_scores(loaded, policy, path, folder)
+        assert scores is not None
+        if path is None and scores.method != policy.scores and policy.scores in ESTIMATORS:
+            raise OptionError(
+                f"{policy.name} needs {policy.scores} scores of {loaded.name}: `headprobe score --model {loaded.name} "
+                f"--method {policy.scores}` makes them, --scores FILE names others"
+            )
+        table = kv_head_scores(scores, loaded.geometry, gqa)
+        for source in (REAL, *baselines):
+            yield Variant(policy, source, scores, table, remark)

@@ -1,0 +1,64 @@
+"""A figure as a file: the house's style, the formats, and bytes that hold no date."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from headprobe.errors import OptionError
+from headprobe.pictures.colours import PAPER, hexadecimal
+
+FORMATS = ("png", "svg", "pdf")
+DPI = 200
+_NO_DATES = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": "headprobe"},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": "headprobe"},
+}
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "headprobe",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,
+    "axes.unicode_minus": False,
+}
+
+
+def format_of(path: Path | str) -> str:
+    """`png`, `svg` or `pdf`, from the ending of `path`. Raises `OptionError` for another ending.
+
+    >>> format_of("heads.SVG")
+    'svg'
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise OptionError(f"cannot draw {Path(path).name}: its ending must be .png, .svg or .pdf")
+    return kind
+
+
+def figure_bytes(draw: Callable[[], Figure], kind: str) -> bytes:
+    """What `draw` makes, as a file of `kind`; the same figure gives the same bytes."""
+    buffer = BytesIO()
+    with house_style():
+        figure = draw()
+        figure.savefig(buffer, format=kind, dpi=DPI, metadata=_NO_DATES[kind], facecolor=hexadecimal(PAPER))
+    return buffer.getvalue()
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Whatever a user's matplotlibrc says, the same picture; letters that the font lacks are drawn as boxes."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        matplotlib.rcdefaults()
+        settings: Any = matplotlib.rcParams
+        settings.update(_STYLE)
+        yield

@@ -1,0 +1,87 @@
+"""The kinds of pictures that a score file gives: each knows how to draw itself, say itself in lines, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from headprobe.errors import OptionError
+from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
+from headprobe.pictures.caption import checked_top
+from headprobe.pictures.coverage import coverage_figure, coverage_of
+from headprobe.pictures.distribution import Distribution, distribution_figure
+from headprobe.pictures.layers import LayerProfile, layers_figure
+from headprobe.pictures.rank_intervals import RankedHeads, ranks_figure
+from headprobe.pictures.subject import Subject, subject_of
+from headprobe.scores.any_scores import AnyScores
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What the kinds may be asked: `top` heads, KV heads instead of query heads, and the rule of the budgets."""
+
+    top: int = 10
+    kv_heads: bool = False
+    num_kv_heads: int | None = None
+    budget: int = 128
+    beta: float = 1.2
+    window: int = 8
+    prompt_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A kind of picture of one file: `draw()` makes the figure, `lines` say it in a terminal, `record` in JSON."""
+
+    subject: Subject
+    draw: Callable[[], Figure]
+    lines: list[str]
+    record: dict[str, Any]
+
+
+def _distribution(scores: AnyScores, options: PictureOptions) -> Picture:
+    subject = subject_of(scores, options.kv_heads, options.num_kv_heads)
+    found = Distribution.of(subject.table)
+    return Picture(subject, lambda: distribution_figure(subject), found.lines(), found.record())
+
+
+def _layers(scores: AnyScores, options: PictureOptions) -> Picture:
+    subject = subject_of(scores, options.kv_heads, options.num_kv_heads)
+    found = LayerProfile.of(subject.table)
+    return Picture(subject, lambda: layers_figure(subject), found.lines(), found.record())
+
+
+def _coverage(scores: AnyScores, options: PictureOptions) -> Picture:
+    subject, found = subject_of(scores), coverage_of(scores)
+    return Picture(subject, lambda: coverage_figure(subject, found), found.lines(), found.record())
+
+
+def _ranks(scores: AnyScores, options: PictureOptions) -> Picture:
+    subject, found = subject_of(scores), RankedHeads.of(scores, checked_top(options.top))
+    return Picture(subject, lambda: ranks_figure(subject, found), found.lines(), found.record())
+
+
+def _budgets(scores: AnyScores, options: PictureOptions) -> Picture:
+    query = subject_of(scores, False, options.num_kv_heads)
+    rule = BudgetRule(options.budget, options.beta, options.window, options.prompt_tokens)
+    found = HeadBudgets.of(subject_of(scores, True, options.num_kv_heads).table, rule)
+    return Picture(query, lambda: budgets_figure(query, found), found.lines(), found.record())
+
+
+KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
+    "distribution": _distribution,
+    "layers": _layers,
+    "coverage": _coverage,
+    "ranks": _ranks,
+    "budgets": _budgets,
+}
+
+
+def picture_of(kind: str, scores: AnyScores, options: PictureOptions) -> Picture:
+    """The picture of `kind`. Raises `OptionError` for an unknown kind, or one that the file has nothing for."""
+    if kind not in KINDS:
+        raise OptionError(f"no kind of picture is called {kind!r}; there are heatmap, {', '.join(KINDS)}")
+    return KINDS[kind](scores, options)

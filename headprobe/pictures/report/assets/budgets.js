@@ -1,0 +1,87 @@
+// The tokens that KV heads may keep, by sliders.
+const SIZES = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096];
+const BETAS = [1.005, 1.01, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10];
+const PROMPTS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072];
+const BYTES = 2; // of a 16-bit number
+
+function budgetsSection(page) {
+  const host = byId("budgets-body");
+  const state = { size: 128, beta: 1.2, prompt: 8192, window: 8, how: "mean", groups: null };
+  const told = make("p", { class: "outcome", role: "status" });
+  const map = make("div", { class: "grid-host" });
+  const card = make("aside", { class: "card", "aria-label": "The KV head that is looked at" });
+  const key = make("div");
+
+  function slider(id, name, values, field, tell, hint) {
+    const output = make("output", { for: id }, tell(state[field]));
+    const input = make("input", { type: "range", id, min: 0, max: values.length - 1, step: 1, oninput: () => {
+      state[field] = values[Number(input.value)];
+      output.textContent = tell(state[field]);
+      input.setAttribute("aria-valuetext", tell(state[field]));
+      redraw();
+    } });
+    input.value = String(values.indexOf(state[field]));
+    input.setAttribute("aria-valuetext", tell(state[field]));
+    return make("div", { class: "slider" }, make("label", { for: id }, name), output, input, make("span", { class: "quiet" }, hint));
+  }
+
+  function rebuild() {
+    const file = page.file();
+    if (file.ranking) {
+      refill(host, make("p", { class: "note" }, "The file is a ranking. It has no scores, by which memory could be given out."));
+      return;
+    }
+    const isKv = file.heads === "kv";
+    if (file.coverage) state.prompt = PROMPTS.findLast((tokens) => tokens <= Math.max(512, ...file.coverage.lengths));
+    state.groups = isKv ? file.width : file.groups ?? file.width;
+    const divisors = Array.from({ length: file.width }, (_, i) => i + 1).filter((count) => file.width % count === 0);
+    const asks = !isKv && !file.groups;
+    const choices = make("div", { class: "controls" },
+      asks ? labelled("KV heads a layer (the file does not tell)", chooser(divisors.map((count) => [String(count), String(count)]), String(state.groups), (value) => { state.groups = Number(value); redraw(); })) : null,
+      isKv ? null : labelled("A KV head scores as", chooser([["mean", "the mean of its query heads"], ["max", "its best query head"]], state.how, (value) => { state.how = value; redraw(); })));
+    refill(host,
+      make("div", { class: "sliders" },
+        slider("size", "Tokens kept for a KV head, on average", SIZES, "size", (value) => whole.format(value), `the latest ${state.window} of them for every head`),
+        slider("beta", "Beta", BETAS, "beta", String, "nearer 1: more is given out by score"),
+        slider("prompt", "Tokens of the prompt", PROMPTS, "prompt", (value) => whole.format(value), "the most that one head can keep")),
+      choices, told, make("div", { class: "split" }, make("div", { class: "grow" }, map, key), card));
+    redraw();
+  }
+
+  function redraw() {
+    const file = page.file();
+    if (file.ranking) return;
+    const scores = file.heads === "kv" ? file.mean : joinHeads(file.mean, file.layers, state.groups, state.how);
+    const tokens = headScoreBudgets(scores, state.size, state.window, state.beta, state.prompt);
+    const most = tokens.reduce((found, count) => Math.max(found, count), 0);
+    const title = (index) => `Layer ${Math.floor(index / state.groups)}, KV head ${index % state.groups}`;
+    const facts = (index) => [["Tokens kept", whole.format(tokens[index])], ["Of the prompt", percent(tokens[index] / state.prompt)], ["Score", figure(scores[index])]];
+    exploreGrid(map, {
+      rows: file.layers, columns: state.groups, group: 1, noun: "KV head", values: tokens, start: tokens.indexOf(most),
+      label: "Tokens kept by every KV head", fraction: (count) => count / most, rings: false, kept: () => null,
+      text: (index) => (state.groups <= 16 ? compact(tokens[index]) : ""), title, facts, onpick() {},
+      onshow: (index, spoken) => {
+        const told = index ?? tokens.indexOf(most);
+        showCard(card, title(told), facts(told), index === null ? "most" : "", "");
+        if (spoken && index !== null) say(`${title(index)}: ${whole.format(tokens[index])} tokens`);
+      },
+    }).show(null, false);
+    refill(key, legend(0, most, (share) => share, (value) => whole.format(value), "tokens kept"));
+    told.textContent = outcome(file, tokens, state);
+  }
+
+  return { rebuild, redraw };
+}
+
+const compact = (tokens) => (tokens < 10000 ? String(tokens) : `${Math.round(tokens / 1000)}k`);
+
+function outcome(file, tokens, state) {
+  const total = sumOf(tokens);
+  const sorted = [...tokens].sort((a, b) => a - b);
+  const full = sorted.filter((count) => count >= state.prompt).length;
+  const memory = file.headDim ? ` That is ${mebibytes(2 * total * file.headDim * BYTES)} in 16-bit numbers instead of ${mebibytes(2 * tokens.length * state.prompt * file.headDim * BYTES)}.` : "";
+  const kept = full ? ` ${whole.format(full)} ${full === 1 ? "head keeps" : "heads keep"} the whole prompt.` : "";
+  return `${whole.format(total)} entries in all: ${percent(total / tokens.length / state.prompt)} of a full cache. Heads keep ${whole.format(sorted[0])} to ${whole.format(sorted[sorted.length - 1])} tokens, half of them at most ${whole.format(sorted[Math.floor((sorted.length - 1) / 2)])}.${kept}${memory}`;
+}
+
+const mebibytes = (bytes) => (bytes >= 2 ** 30 ? `${figure(bytes / 2 ** 30, 3)} GiB` : `${figure(bytes / 2 ** 20, 3)} MiB`);

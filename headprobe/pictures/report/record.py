@@ -1,0 +1,169 @@
+"""What the report's page knows of one score file, as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from headprobe.errors import HeadprobeError
+from headprobe.pictures.coverage import Coverage
+from headprobe.pictures.rank_intervals import clustered
+from headprobe.pictures.report.origin import provenance_blocks
+from headprobe.pictures.subject import FAMILIES, subject_of
+from headprobe.pictures.wording import printable
+from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
+from headprobe.scores.resampling import ClusteredTrials
+from headprobe.scores.stability import rank_intervals, stability
+from headprobe.scores.summary import ScoreSummary, summarize
+from headprobe.scores.validation import FileReport
+
+LONGEST_ANSWER = 280
+STABLE_TOP = 20
+NUM_RESAMPLES, FEWER_RESAMPLES, LARGE_MODEL = 1000, 400, 2048  # fewer for models of more heads than the last
+
+
+def file_record(scores: AnyScores, name: str, report: FileReport) -> dict[str, Any]:
+    """One file as the page reads it; tables are flat, in layer, head order."""
+    summary, subject = summarize(scores, 1), subject_of(scores)
+    geometry, trials = scores.geometry, clustered(scores)
+    native = scores.native
+    return {
+        "name": name,
+        "model": None if scores.model is None else subject.title,
+        "method": subject.subtitle,
+        "methodName": scores.method,
+        "format": FAMILIES.get(scores.format, scores.format),
+        "heads": scores.heads,
+        "layers": scores.num_layers,
+        "width": scores.num_heads,
+        "groups": scores.num_heads if scores.heads == "kv" else geometry and geometry.num_key_value_heads,
+        "headDim": geometry and geometry.head_dim,
+        "ranking": scores.is_ranking,
+        "mean": scores.mean.ravel().tolist(),
+        "intervals": None if trials is None else _intervals(trials),
+        "trials": None if trials is None else trials.num_trials,
+        "distinct": summary.num_distinct_trials,
+        "half": summary.half_mass_heads,
+        "zeroFraction": summary.zero_fraction,
+        "tiles": _tiles(scores, summary),
+        "verdict": None if trials is None else _verdict(trials),
+        "coverage": None if native is None else _coverage(native),
+        "answers": None if native is None else _answers(native),
+        "numAnswers": 0 if native is None else native.num_trials,
+        "findings": [[f.check, f.severity, printable(f.detail, 600), f.why] for f in report.findings],
+        "checksPassed": len(report.passed),
+        "provenance": provenance_blocks(scores),
+    }
+
+
+def _intervals(trials: ClusteredTrials) -> dict[str, list[float]]:
+    """Per head, in layer, head order: ends of the 95 % intervals of score and rank, and trials above 0."""
+    shape = trials.scores.shape[1:]
+    ends = np.zeros((4, *shape))
+    for head in rank_intervals(trials, top=shape[0] * shape[1], num_resamples=_resamples(trials)):
+        ends[:, head.layer, head.head] = head.score_low, head.score_high, head.rank_low, head.rank_high
+    low, high = (short_numbers(table) for table in ends[:2])
+    rank_low, rank_high = (_half_steps(table) for table in ends[2:])
+    above = (trials.scores > 0).sum(axis=0).ravel().tolist()
+    return {"low": low, "high": high, "rankLow": rank_low, "rankHigh": rank_high, "above": above}
+
+
+def shortened(record: dict[str, Any], num_answers: int, num_sure: int) -> dict[str, Any]:
+    """The same file with at most so many answers, and intervals of the best `num_sure` heads only (None elsewhere).
+
+    >>> ends = {"low": [1, 2, 3], "above": [5, 5, 5]}
+    >>> shortened({"mean": [0.2, 0.1, 0.3], "answers": [[1], [2]], "intervals": ends}, 1, 2)
+    {'mean': [0.2, 0.1, 0.3], 'answers': [[1]], 'intervals': {'low': [1, None, 3], 'above': [5, 5, 5]}}
+    """
+    mean, ends, answers = record["mean"], record["intervals"], record["answers"]
+    best = set(sorted(range(len(mean)), key=lambda index: -mean[index])[:num_sure])
+    if ends is not None and len(best) < len(mean):
+        ends = {
+            name: values if name == "above" else [value if i in best else None for i, value in enumerate(values)]
+            for name, values in ends.items()
+        }
+    return {**record, "answers": answers and answers[:num_answers], "intervals": ends}
+
+
+def short_numbers(table: Floats) -> list[float]:
+    """The numbers with five digits that count.
+
+    >>> short_numbers(np.array([0.123456789, 12.0]))
+    [0.12346, 12]
+    """
+    return [_shorter(float(f"{value:.5g}")) for value in table.ravel().tolist()]
+
+
+def _half_steps(table: Floats) -> list[float]:
+    return [_shorter(round(2 * value) / 2) for value in table.ravel().tolist()]
+
+
+def _shorter(value: float) -> float:
+    return int(value) if value.is_integer() else value
+
+
+def _tiles(scores: AnyScores, summary: ScoreSummary) -> list[tuple[str, str]]:
+    """The few figures that stand at the top, each with what it is."""
+    best = rank_heads(scores.mean)[0]
+    if scores.is_ranking:
+        ranked = int((scores.mean > 0).sum())
+        return [
+            (f"{ranked:,}", "heads ranked"),
+            (f"{best[0]}-{best[1]}", "first"),
+            ("none", "scores: the file is a ranking"),
+        ]
+    kind = "KV" if scores.heads == "kv" else "query"
+    tiles = [(f"{scores.num_layers} × {scores.num_heads}", f"layers × {kind} heads")]
+    if summary.num_trials is not None:
+        tiles.append(_trial_tile(summary))
+    return [
+        *tiles,
+        (f"{best[0]}-{best[1]}", f"best head, {best[2]:.4g}"),
+        (f"{summary.half_mass_heads:,}", "heads hold half of all score"),
+        (f"{100 * summary.zero_fraction:.1f} %", "of the heads score 0"),
+    ]
+
+
+def _trial_tile(summary: ScoreSummary) -> tuple[str, str]:
+    told = "trials passed" if summary.num_passed != summary.num_trials else "trials, all passed"
+    number = (
+        f"{summary.num_passed:,}"
+        if summary.num_passed == summary.num_trials
+        else f"{summary.num_passed:,} of {summary.num_trials:,}"
+    )
+    if summary.num_distinct_trials is not None and summary.num_distinct_trials != summary.num_passed:
+        told = f"{told.removesuffix(', all passed')}, {summary.num_distinct_trials:,} of them distinct"
+    return number, told
+
+
+def _verdict(trials: ClusteredTrials) -> str | None:
+    heads = trials.flat.shape[1]
+    try:
+        sentence = stability(trials, top=min(STABLE_TOP, heads - 1), num_resamples=_resamples(trials)).verdict
+    except HeadprobeError:  # a model of one head
+        return None
+    return sentence[:1].upper() + sentence[1:] + "."
+
+
+def _resamples(trials: ClusteredTrials) -> int:
+    return NUM_RESAMPLES if trials.flat.shape[1] <= LARGE_MODEL else FEWER_RESAMPLES
+
+
+def _coverage(scores: HeadScores) -> dict[str, Any]:
+    found = Coverage.of(scores)
+    lengths, depths = found.lengths, found.depths
+    cells = [[lengths.index(c.length), depths.index(c.depth), c.passed, c.total, c.repeated] for c in found.cells]
+    note = found.told_repeats()
+    return {"lengths": lengths, "depths": depths, "cells": cells, "note": note[:1].upper() + note[1:] + "."}
+
+
+def _answers(scores: HeadScores) -> list[list[Any]]:
+    """Failed trials first, since they tell more."""
+    trials: Iterable[Any] = sorted(scores.trials, key=lambda trial: trial.passed)
+    return [
+        [printable(t.needle), t.length, t.depth, t.passed, round(t.f1, 4), printable(t.response, LONGEST_ANSWER)]
+        for t in trials
+    ]

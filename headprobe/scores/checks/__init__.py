@@ -1,0 +1,1 @@
+"""The checks of `headprobe scores validate`, grouped by what they look at."""

@@ -1,0 +1,1 @@
+"""Readers and writers of the score files of other programs, one file a family."""

@@ -1,0 +1,109 @@
+"""The figures that describe a score file: what `headprobe scores show` tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headprobe.errors import OptionError
+from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.distinct_trials import DistinctTrials
+from headprobe.scores.head_scores import Floats, rank_heads
+from headprobe.scores.resampling import ClusteredTrials
+
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TopHead:
+    """A head with its mean score, its share of all (positive) scores, and the bootstrap interval of the mean."""
+
+    layer: int
+    head: int
+    score: float
+    share: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """`num_trials` counts all trials that the file tells of, `num_passed` those whose scores count; both, and
+    `num_distinct_trials`, are None where the file has no trials. `zero_fraction` lies in [0, 1]. `half_mass_heads` is
+    the least number of heads that hold half of the sum of the positive scores. `layer_means` is the mean over the
+    heads of each layer."""
+
+    num_trials: int | None
+    num_passed: int | None
+    num_distinct_trials: int | None
+    sum_of_means: float
+    max: float
+    zero_fraction: float
+    half_mass_heads: int
+    layer_means: tuple[float, ...]
+    top_heads: tuple[TopHead, ...]
+
+
+def summarize(scores: AnyScores, top: int = 10, confidence: float = 0.95) -> ScoreSummary:
+    """The figures of a file. Intervals come from a percentile bootstrap over its passing trials; those of one
+    needle in one length (in foreign files: those with equal scores) are drawn together (`ClusteredTrials`).
+
+    Raises `OptionError` for a negative `top`.
+    """
+    if top < 0:
+        raise OptionError(f"top is {top}, need at least 0")
+    trials, mean = scores.trial_scores, scores.mean
+    passed = _num_passed(scores)
+    return ScoreSummary(
+        num_trials=scores.native.num_trials if scores.native is not None else passed,
+        num_passed=passed,
+        num_distinct_trials=None if trials is None else DistinctTrials.of(trials).number,
+        sum_of_means=float(mean.sum()),
+        max=float(mean.max()),
+        zero_fraction=float((mean == 0.0).mean()),
+        half_mass_heads=half_mass_heads(mean),
+        layer_means=tuple(mean.mean(axis=1).tolist()),
+        top_heads=_top_heads(scores, top, confidence),
+    )
+
+
+def half_mass_heads(mean: Floats) -> int:
+    """The least number of heads that hold half of the sum of the positive scores; 0 where no score is positive.
+
+    >>> half_mass_heads(np.array([[0.5, 0.25], [0.25, 0.0]])), half_mass_heads(np.zeros((1, 2)))
+    (1, 0)
+    """
+    ordered = np.sort(np.maximum(mean, 0.0), axis=None)[::-1]
+    if ordered[0] == 0.0:
+        return 0
+    sums = np.cumsum(ordered)
+    return int(np.searchsorted(sums, sums[-1] / 2)) + 1
+
+
+def _num_passed(scores: AnyScores) -> int | None:
+    if scores.native is not None:
+        return scores.native.num_passed
+    return None if scores.trial_scores is None else len(scores.trial_scores)
+
+
+def _top_heads(scores: AnyScores, top: int, confidence: float) -> tuple[TopHead, ...]:
+    best = rank_heads(scores.mean)[:top]
+    if scores.is_ranking:  # heads without points are not ranked at all
+        best = [head for head in best if head[2] > 0.0]
+    total = float(np.maximum(scores.mean, 0.0).sum())
+    intervals = _intervals(scores, [(layer, head) for layer, head, _ in best], confidence)
+    return tuple(
+        TopHead(layer, head, score, max(score, 0.0) / total if total else 0.0, interval)
+        for (layer, head, score), interval in zip(best, intervals, strict=True)
+    )
+
+
+def _intervals(scores: AnyScores, heads: list[tuple[int, int]], confidence: float) -> list[tuple[float, float] | None]:
+    if scores.trial_scores is None or not heads:
+        return [None] * len(heads)
+    layers, columns = zip(*heads, strict=True)
+    drawn = ClusteredTrials.of_any(scores)
+    chosen = ClusteredTrials(drawn.scores[:, None, list(layers), list(columns)], drawn.cluster, drawn.kind)
+    means = np.concatenate(list(chosen.means(NUM_RESAMPLES, 0)))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

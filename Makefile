@@ -1,6 +1,7 @@
-# make demo   install into .venv, score the bundled model, draw its heads
-# make test   install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
-# make clean  remove what the two leave behind
+# make demo       install into .venv, score the bundled model, draw its heads, answer from a compressed cache
+# make test       install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
+# make test-slow  the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
+# make clean      remove what these leave behind
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -10,11 +11,12 @@ PIP = $$(test -x $(BIN)/pip && echo $(BIN)/python -m pip || echo $(PYTHON) -m pi
 # The pin keeps pip from fetching gigabytes of CUDA; on a machine with a GPU: make demo CONSTRAINTS=
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test lint types tests wheel clean
+.PHONY: demo test test-slow lint types tests wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
 	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png
+	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel
 
@@ -26,7 +28,10 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 tests: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -W error --cov --cov-branch --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -W error -m "not slow" --cov --cov-branch --cov-report=term-missing:skip-covered
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -W error --no-cov -m slow
 
 wheel: $(VENV)/installed-dev
 	PIP="$(PIP)" .ci/try-wheel $(BIN)/python

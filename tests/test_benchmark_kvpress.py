@@ -1,7 +1,8 @@
-"""The comparison with kvpress: what is counted, in which order, and what a result says; kvpress itself is not needed."""
+"""The comparison with kvpress: what is counted, in which order, and what a result says. kvpress is not needed."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,32 +16,27 @@ from headprobe.geometry import ModelGeometry
 from tests.tiny_models import tiny_model
 
 
-class Holder:
-    """Something with attributes."""
-
-    def __init__(self, **attributes: Any) -> None:
-        self.__dict__.update(attributes)
-
-
 def test_bytes_are_those_of_the_storage_behind_a_view() -> None:
     whole = torch.zeros(100, 8)
-    assert held_bytes(Holder(keys=whole[:3])) == {"kv_bytes": 3200, "other_bytes": 0}
+    assert held_bytes(SimpleNamespace(keys=whole[:3])) == {"kv_bytes": 3200, "other_bytes": 0}
 
 
 def test_a_storage_counts_once_and_as_keys_wherever_else_it_is_found() -> None:
     keys = torch.zeros(10, 8)
-    layer = Holder(table=keys.view(-1), keys=keys, values=torch.zeros(10, 8), again=[keys])
+    layer = SimpleNamespace(table=keys.view(-1), keys=keys, values=torch.zeros(10, 8), again=[keys])
     assert held_bytes([layer, layer]) == {"kv_bytes": 640, "other_bytes": 0}
 
 
 def test_tensors_beside_keys_and_values_are_told_apart() -> None:
     masked = (torch.zeros(5, dtype=torch.int64), torch.zeros(5, dtype=torch.int64))
-    layer = Holder(keys=torch.zeros(2, 8), values=torch.zeros(2, 8), inner={"start": torch.zeros(4, dtype=torch.int32)})
+    layer = SimpleNamespace(
+        keys=torch.zeros(2, 8), values=torch.zeros(2, 8), inner={"start": torch.zeros(4, dtype=torch.int32)}
+    )
     assert held_bytes(layer, [masked, None]) == {"kv_bytes": 128, "other_bytes": 16 + 80}
 
 
 def test_weights_and_loops_are_not_followed() -> None:
-    cache = Holder(keys=torch.zeros(2, 8), module=torch.nn.Linear(4, 4))
+    cache = SimpleNamespace(keys=torch.zeros(2, 8), module=torch.nn.Linear(4, 4))
     cache.myself = cache
     assert held_bytes(cache) == {"kv_bytes": 64, "other_bytes": 0}
 

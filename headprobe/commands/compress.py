@@ -85,14 +85,22 @@ def compress_command(
     from headprobe.compression.policies import make_policy
     from headprobe.errors import OptionError
     from headprobe.evaluation.compressed_answers import CompressionOptions, compressed_answers
+    from headprobe.evaluation.recommended import pool_note, with_recommended_pool
     from headprobe.models.loading import load_model
 
     if budget is not None and ratio is not None:
         raise OptionError(f"--budget {budget} and --ratio {ratio} are two ways to say the same: give one")
+    text = None if prompt is None else read_text(prompt)
+    _check_prompt_options(prompt, question, chat, length)
     first = make_policy(
         policy, beta=beta, window=window, pool=pool, sinks=sinks, value_aware=value_aware, compat=compat
     )
     policies = [first, *_others(compare, window, pool)]
+    loaded = load_model(model, device=device, dtype=dtype)
+    note = pool_note(loaded, pool)
+    if note is not None:
+        print(f"headprobe: note: {note}", file=sys.stderr)
+    policies = [with_recommended_pool(loaded, chosen, pool) for chosen in policies]
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -103,9 +111,6 @@ def compress_command(
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
     )
-    text = None if prompt is None else read_text(prompt)
-    _check_prompt_options(prompt, question, chat, length)
-    loaded = load_model(model, device=device, dtype=dtype)
     if text is None:
         asked = _fresh_needle(loaded, length, seed)
     else:

@@ -108,7 +108,7 @@ class Adaptive:
             return capacity
         top = importance.flatten().sort(descending=True, stable=True).indices[:allowance]
         counts = np.bincount((top // tokens).cpu().numpy(), minlength=groups)
-        shares = (1 - self.alpha) * counts + self.alpha * allowance / groups
+        shares = ((1 - self.alpha) * counts + self.alpha * allowance / groups).astype(np.float64)
         return [int(extra) + floor for extra in share_out(shares, allowance, tokens - floor)]
 
 

@@ -183,7 +183,10 @@ def authors_budgets(head_scores: Floats, budget: int, *, window: int = 8, beta: 
     if not beta > 1.0:
         raise OptionError(f"beta is {beta}, need more than 1")
     shared = float(spare) // beta
-    normalized = head_scores / head_scores.sum()
+    total = head_scores.sum()
+    if total == 0:
+        raise OptionError("the published rounding needs a head score above 0, all are 0")
+    normalized = head_scores / total
     capacity = np.rint(normalized * (shared * head_scores.size) + (spare - shared))
     return np.asarray(capacity, dtype=np.int64) + window
 

@@ -105,7 +105,7 @@ def make_policy(
     policy = POLICIES[name]() if name in POLICIES else _pair(name)
     policy = _change(policy, "selector", window=window, pool=pool)
     policy = _change(policy, "allocator", beta=beta, compat=compat)
-    own = {"sinks": sinks, "value_aware": value_aware, "value_eps": value_eps}
+    own: dict[str, Any] = {"sinks": sinks, "value_aware": value_aware, "value_eps": value_eps}
     return replace(policy, **{key: value for key, value in own.items() if value is not None})
 
 

@@ -44,7 +44,7 @@ def weigh(
         output, weight = _weigh_uneven(query[sequence], store, sequence, shape, with_weights)
         outputs.append(output)
         weights.append(weight)
-    return torch.stack(outputs), torch.cat(weights) if with_weights else None  # type: ignore[arg-type]
+    return torch.stack(outputs), torch.cat(weights) if with_weights else None
 
 
 def _weigh_even(query, store, shape, with_weights):  # type: ignore[no-untyped-def]
@@ -252,7 +252,7 @@ def pick_kernel(name: str, needs: KernelNeeds) -> tuple[Kernel, str]:
     """
     if name not in KERNEL_NAMES:
         raise OptionError(f"unknown attention kernel {name!r}: known are {', '.join(KERNEL_NAMES)}")
-    refused = []
+    refused: list[str] = []
     for kernel in KERNELS:
         reason = kernel.refuses(needs)
         if name in ("auto", kernel.name):

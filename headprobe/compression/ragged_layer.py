@@ -233,6 +233,8 @@ class WindowedLayer(CacheLayerMixin):
         if keys.shape[2] >= (self._expected or 0):
             self.inner.update(keys, values)
             self._pieces, self._expected = [], None
+            assert self.inner.keys is not None
+            assert self.inner.values is not None
             self.inner.keys, self.inner.values = self.inner.keys.clone(), self.inner.values.clone()
         return out
 

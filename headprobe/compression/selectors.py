@@ -75,7 +75,7 @@ class Window(_OneColumn):
     1, `pool // 2` on either side) over the entries before the window, which itself always stays.
     """
 
-    window: int = 8  # type: ignore[misc]
+    window: int = 8
     pool: int = 7
     name: ClassVar[str] = "window"
     follows_decoding: ClassVar[bool] = False

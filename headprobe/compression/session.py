@@ -16,7 +16,6 @@ from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_attention import Kernel, KernelNeeds, pick_kernel
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
-from headprobe.compression.ragged_layer import RaggedLayer, WindowedLayer
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
@@ -191,7 +190,7 @@ def _attention(
         )
     cache, index = waiting
     shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    layer: RaggedLayer | WindowedLayer = cache.layers[index]
+    layer: Any = cache.layers[index]
     if not cache.pads:
         cache.read_pads(attention_mask, query.shape[0])
     return layer.attend(query, shape, cache.pads).transpose(1, 2).contiguous(), None
@@ -229,7 +228,7 @@ def _layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
 def _in_chunks(forward: Any, index: int, chunk: int) -> Any:
     def chunked(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         cache, tokens = kwargs.get("past_key_values"), hidden_states.shape[1]
-        if not isinstance(cache, RaggedCache) or cache.layers[index].get_seq_length() or tokens <= chunk:
+        if not isinstance(cache, RaggedCache) or cache.get_seq_length(index) or tokens <= chunk:
             return forward(hidden_states, *args, **kwargs)
         cache.expect(index, tokens)
         out = torch.empty_like(hidden_states)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from headprobe.scores.resampling import ClusteredTrials, numbered
+from headprobe.scores.head_scores import Floats
+from headprobe.scores.resampling import numbered
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
@@ -43,13 +45,22 @@ def estimate(values: Sequence[float], clusters: Sequence[str], seed: int = 0) ->
     if not values:
         return Estimate()
     given = np.asarray(values, dtype=np.float64)
-    trials = ClusteredTrials(given[:, None, None], numbered(clusters), "needle")
     mean = float(given.mean())
-    if trials.num_clusters < 2:
+    groups = tuple(numbered(clusters).tolist())
+    if max(groups) == 0:
         return Estimate(mean, None, None, len(given))
-    means = np.concatenate(list(trials.means(NUM_RESAMPLES, seed)))
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(mean, float(low), float(high), len(given))
+    sums = np.bincount(groups, weights=given - mean)
+    times, sizes = _draws(groups, seed)
+    low, high = np.quantile(times @ sums / sizes, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(mean, mean + float(low), mean + float(high), len(given))
+
+
+@lru_cache(maxsize=64)
+def _draws(groups: tuple[int, ...], seed: int) -> tuple[Floats, Floats]:
+    """How often each resample holds each cluster `[r, C]`, and how many trials that makes `[r]`."""
+    count = max(groups) + 1
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES)
+    return times.astype(np.float64), (times @ np.bincount(groups)).astype(np.float64)
 
 
 def paired_difference(

@@ -23,6 +23,7 @@ from headprobe.scores.any_scores import AnyScores, read_any
 REAL, RANDOM, SHUFFLED = "real", "random", "shuffled"
 BASELINES = (RANDOM, SHUFFLED)
 ALL = "all"
+STAND_INS = {"duo": "retrieval"}  # for a pattern file that is not there, the scores that come nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +131,23 @@ def variants(
             yield Variant(policy)
             continue
         path = next((file for file, method in files if method == policy.scores), files[0][0] if files else None)
-        scores, remark = known_scores(loaded, policy, path, folder)
-        assert scores is not None
-        if path is None and scores.method != policy.scores and policy.scores in ESTIMATORS:
-            raise OptionError(
-                f"{policy.name} needs {policy.scores} scores of {loaded.name}: `headprobe score --model {loaded.name} "
-                f"--method {policy.scores}` makes them, --scores FILE names others"
-            )
+        scores, remark = _scores_of(loaded, policy, path, folder)
         table = kv_head_scores(scores, loaded.geometry, gqa)
         for source in (REAL, *baselines):
             yield Variant(policy, source, scores, table, remark)
+
+
+def _scores_of(loaded: LoadedModel, policy: Policy, path: Path | None, folder: Path) -> tuple[AnyScores, str | None]:
+    scores, remark = known_scores(loaded, policy, path, folder)
+    assert scores is not None
+    if path is not None or scores.method == policy.scores:
+        return scores, remark
+    if policy.scores in ESTIMATORS:
+        raise OptionError(
+            f"{policy.name} needs {policy.scores} scores of {loaded.name}: `headprobe score --model {loaded.name} "
+            f"--method {policy.scores}` makes them, --scores FILE names others"
+        )
+    wanted = STAND_INS.get(policy.scores or "")
+    nearest, _ = known_scores(loaded, replace(policy, scores=wanted), None, folder)
+    assert nearest is not None
+    return nearest, f"{policy.name} runs on {nearest.method} scores: no {policy.scores} file is there"

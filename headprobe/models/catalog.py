@@ -11,6 +11,7 @@ from headprobe.errors import FileFormatError, ModelError
 
 DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
+COMPRESSION_FILE = "compression.json"
 FOLDER_HINT = "point at a local folder that holds config.json, weights and tokenizer, as in --model ./folder"
 REBUILD_HINT = "reinstall headprobe, or train the model with `python -m headprobe.models.training`"
 
@@ -141,6 +142,24 @@ def planted_heads(folder: Path | None = None) -> PlantedHeads:
     except ValueError as error:
         raise FileFormatError(f"not JSON: {error}", path) from error
     return _read_planted(record, path)
+
+
+def recommended_pool(source: str) -> int | None:
+    """The width of importance pooling that a model's own folder recommends in `compression.json`; None without one.
+
+    The bundled model has one: its heads look at single tokens, so that what stands beside them has to be kept too.
+    Raises `FileFormatError` for a broken file.
+    """
+    path = Path(source) / COMPRESSION_FILE
+    try:
+        pool = json.loads(path.read_text(encoding="utf-8"))["pool"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError('expected {"pool": WIDTH}', path) from error
+    if not isinstance(pool, int) or isinstance(pool, bool) or pool < 1 or pool % 2 == 0:
+        raise FileFormatError(f"pool is {pool!r}, need an odd number of 1 or more", path)
+    return pool
 
 
 def _read_planted(record: Any, path: Path) -> PlantedHeads:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 QUERY_BLOCK = 256  # queries per kernel call where the mask is not the plain square causal one
+MASK_ELEMENTS = 1 << 20  # causal masks up to this size are kept for the next layer
 ROW_BLOCK_ELEMENTS = 1 << 27  # above this many scores rows are computed one KV head, or fewer queries, at a time
 
 
@@ -69,8 +71,17 @@ def attention_weights(
 
 
 def causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
-    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys."""
+    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys (not to be written to)."""
+    if rows * keys > MASK_ELEMENTS:
+        return _causal_end(rows, keys, device)
+    return _kept_causal_end(rows, keys, device)
+
+
+def _causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
     return torch.ones(rows, keys, dtype=torch.bool, device=device).tril(keys - rows)
+
+
+_kept_causal_end = lru_cache(maxsize=32)(_causal_end)  # the layers of a pass ask for the same few
 
 
 def fused_attention(
@@ -136,5 +147,5 @@ def query_blocks(
             continue
         seen = causal_end(b - a, end - start, device)
         if window:
-            seen &= ~causal_end(b - a, end - start, device).tril(end - start - (b - a) - window)
+            seen = seen & ~seen.tril(end - start - (b - a) - window)
         yield a, b, start, end, seen

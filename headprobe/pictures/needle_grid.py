@@ -16,7 +16,7 @@ from headprobe.pictures.colours import INK, ON_PAPER, PAPER, QUIET, along, hexad
 from headprobe.pictures.sheet import LEFT, Sheet
 from headprobe.pictures.wording import count, printable
 
-NAMES, GAP_X, GAP_Y, HEAD, FOOT, SCALE = 1.25, 0.12, 0.16, 0.28, 0.5, 0.1  # inches
+NAMES, GAP_X, GAP_Y, HEAD, FOOT, SCALE = 1.55, 0.12, 0.15, 0.34, 0.46, 0.1  # inches
 ROW = 0.19  # inches of a length
 MOST_ROWS = 60
 METRICS = {"exact_match": "share of exact answers", "answer_f1": "mean F1 of the answers"}
@@ -38,22 +38,21 @@ def needle_grid_figure(
     columns = max(len(summary.budgets), 1)
     high = ROW * len(summary.lengths)
     body = HEAD + len(rows) * (high + GAP_Y) + FOOT + SCALE
-    facts = (count(summary.num_prompts, "prompt"), "outlines: not measured") if _has_gaps(summary, rows, metric) else (
-        count(summary.num_prompts, "prompt"),
-    )  # fmt: skip
-    sheet = Sheet(printable(title), subtitle, facts, body)
+    gaps = ("outlines: not measured",) if _has_gaps(summary, rows, metric) else ()
+    sheet = Sheet(printable(title), subtitle, (count(summary.num_prompts, "prompt"), *gaps), body)
     width = (sheet.measure - NAMES - GAP_X * (columns - 1)) / columns
+    y = 0.0
     for index, keys in enumerate(rows):
-        y = HEAD + index * (high + GAP_Y)
+        if keys[0].budget is not None and (index == 0 or rows[index - 1][0].budget is None):
+            y += HEAD
+            _write_budgets(sheet, summary.budgets, width, y)
         _name(sheet, keys[0].name, y + high / 2)
         for key in keys:
             column = 0 if key.budget is None else summary.budgets.index(key.budget)
             axes = sheet.axes(NAMES + column * (width + GAP_X), y, width, high)
             _draw(axes, summary, key, metric)
             _label(axes, summary, is_first=column == 0, is_last=index == len(rows) - 1)
-    for column, budget in enumerate(summary.budgets):
-        _over(sheet, f"{budget:,} entries per KV head" if column == 0 else f"{budget:,}",
-              NAMES + column * (width + GAP_X))  # fmt: skip
+        y += high + GAP_Y
     _draw_scale(sheet.axes(NAMES, body - SCALE, min(width, 1.8), SCALE), METRICS[metric])
     return sheet.page.figure
 
@@ -75,11 +74,15 @@ def _has_gaps(summary: GridSummary, rows: Sequence[Sequence[CellKey]], metric: s
 
 
 def _name(sheet: Sheet, name: str, y: float) -> None:
-    sheet.page.text(LEFT - 0.3, sheet.y + y, printable(name, 24), 9.0, va="center")
+    sheet.page.text(LEFT, sheet.y + y, printable(name, 24), 9.0, va="center")
 
 
-def _over(sheet: Sheet, text: str, x: float) -> None:
-    sheet.page.text(LEFT + x, sheet.y + HEAD - 0.1, text, 8.5, color=hexadecimal(QUIET))
+def _write_budgets(sheet: Sheet, budgets: Sequence[int], width: float, y: float) -> None:
+    """The budgets over the first row that has them."""
+    for column, budget in enumerate(budgets):
+        text = f"{budget:,} entries a KV head" if column == 0 else f"{budget:,}"
+        sheet.page.text(LEFT + NAMES + column * (width + GAP_X), sheet.y + y - 0.07, text, 8.5,
+                        color=hexadecimal(QUIET))  # fmt: skip
 
 
 def _draw(axes: Axes, summary: GridSummary, key: CellKey, metric: str) -> None:

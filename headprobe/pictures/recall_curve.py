@@ -19,6 +19,7 @@ from headprobe.pictures.wording import count, printable
 
 COLUMNS = 4
 GAP_X, GAP_Y, HIGH, LEGEND, AXIS = 0.2, 0.46, 1.25, 0.5, 0.42  # inches
+WIDEST = 3.2
 PALE = "#d3d3cd"
 STYLES = {
     RANDOM: {"color": hexadecimal(RING), "linestyle": (0, (1, 1.4)), "linewidth": 1.4},
@@ -42,7 +43,7 @@ def recall_curve_figure(summary: GridSummary, title: str, subtitle: str, *, metr
     rows = -(-len(names) // columns)
     body = LEGEND + rows * HIGH + (rows - 1) * GAP_Y + AXIS
     sheet = Sheet(printable(title), subtitle, (count(summary.num_prompts, "prompt"),), body)
-    width = (sheet.measure - GAP_X * (COLUMNS - 1)) / COLUMNS
+    width = min((sheet.measure - GAP_X * (columns - 1)) / columns, WIDEST)
     for index, name in enumerate(names):
         row, column = divmod(index, columns)
         axes = sheet.axes(column * (width + GAP_X), LEGEND + row * (HIGH + GAP_Y), width, HIGH)

@@ -123,7 +123,7 @@ def _attention(
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """No mask for plain causal attention without padding (`dense_attention` aligns it), else transformers' boolean one."""
+    """No mask for plain causal attention without padding (`dense_attention` aligns it), else transformers' own."""
     if kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None:
         return None
     return sdpa_mask(*args, **kwargs)

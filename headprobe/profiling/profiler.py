@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from transformers import DynamicCache
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.models.memory import is_out_of_memory
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators import Estimator, Target
+from headprobe.profiling.prefix_cache import PrefixCache
 
 MIN_PREFILL_CHUNK = 256
 _Result = TypeVar("_Result")
@@ -56,7 +56,8 @@ class Profiler:
         self.estimators = tuple(estimators)
         self.eos_token_ids = eos_token_ids
         self.prefill_chunk = prefill_chunk
-        self._cache = DynamicCache()
+        self._longest = 0
+        self._cache = self._new_cache()
         self._evidence: dict[str, list[torch.Tensor]] = {}
         self._finite: list[torch.Tensor] = []
 
@@ -71,7 +72,8 @@ class Profiler:
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
-        self._cache = DynamicCache()
+        self._longest = max(len(p.input_ids) + len(p.answer_ids) for p in prompts)
+        self._cache = self._new_cache()
         with row_capture(self.model):
             prefix = prompts[order[0]].input_ids[: shared[0]]
             self._fit(lambda: self._extend(prefix), len(prefix))
@@ -87,6 +89,9 @@ class Profiler:
                 f"{min(len(p.input_ids) for p in prompts)} tokens) or another --device or --dtype"
             )
 
+    def _new_cache(self) -> PrefixCache:
+        return PrefixCache(self.model.config.get_text_config(decoder=True).num_hidden_layers, self._longest)
+
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def _fit(self, work: Callable[[], _Result], tokens: int) -> _Result | Skipped:
@@ -98,7 +103,7 @@ class Profiler:
                 if not is_out_of_memory(error):
                     raise
             # Outside the except clause: its traceback would hold the tensors that are to be freed.
-            self._cache = DynamicCache()
+            self._cache = self._new_cache()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if self.prefill_chunk <= MIN_PREFILL_CHUNK:

@@ -1,0 +1,195 @@
+"""A needle grid on a tiny model, which answers nothing but runs as any other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headprobe.errors import DeviceMemoryError, OptionError, ResumeError
+from headprobe.evaluation import needle_trial
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
+from headprobe.evaluation.needle_trial import MEASURED
+from headprobe.evaluation.variants import PolicyOptions
+from headprobe.models.loading import load_model
+from headprobe.probes.needle import Needle
+from headprobe.probes.plan import TrialSpec
+from headprobe.probes.prompt import Prompt
+from headprobe.profiling.journal import Journal
+from headprobe.scores.score_file import write_score_file
+from headprobe.spans import Span
+from tests.compression.scores import random_scores
+from tests.tiny_models import build_tiny_model
+
+TIMES = ("ttft_s", "s_per_token", "peak_bytes")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_model(str(build_tiny_model("llama", tmp_path_factory.mktemp("models"))), device="cpu")
+
+
+def options(**changes: Any) -> GridOptions:
+    return GridOptions(**{"policies": ("full", "snapkv"), "budgets": (16,), "lengths": (420,), "depths": 2} | changes)
+
+
+def run(llama: Any, path: Path, grid: NeedleGrid, **more: Any) -> list[dict[str, Any]]:
+    with Journal.start(path, grid.describe(llama)) as journal:
+        return run_grid(llama, grid, journal, **more)
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+# -- order ----------------------------------------------------------------------------------------------------------
+
+
+def made_prompts(lengths: int, depths: int, per_cell: int) -> list[tuple[TrialSpec, Prompt]]:
+    needle = Needle("n", "retrieval", "r", ("A.",), "A.", "Q?")
+    found = []
+    for length in range(lengths):
+        for depth in range(depths):
+            for nth in range(per_cell):
+                spec = TrialSpec(f"{nth}@{length}@{depth}", needle, 100 + length, float(depth))
+                prompt = Prompt(spec.id, "", (1,), Span(0, 1), None, Span(0, 1), Span(0, 1), (1,), 0.0)
+                found.append((spec, prompt))
+    return found
+
+
+def test_lengths_take_turns_and_depths_are_spread() -> None:
+    order = [prompt.trial_id for _, prompt in fair_order(made_prompts(2, 4, 1))]
+    assert order == ["0@0@0", "0@1@0", "0@0@2", "0@1@2", "0@0@1", "0@1@1", "0@0@3", "0@1@3"]
+
+
+def test_a_cells_second_needle_waits_for_all_first_ones() -> None:
+    prompts = made_prompts(2, 3, 2)
+    order = fair_order(prompts)
+    assert Counter(p.trial_id for _, p in order) == Counter(p.trial_id for _, p in prompts)
+    assert {prompt.trial_id[0] for _, prompt in order[:6]} == {"0"}
+
+
+# -- what is run ----------------------------------------------------------------------------------------------------
+
+
+def test_full_runs_once_a_prompt_and_every_budget_for_the_others(tmp_path: Path, llama: Any) -> None:
+    grid = NeedleGrid.build(llama, options(budgets=(24, 16, 16)))
+    rows = run(llama, tmp_path / "rows.jsonl", grid)
+    assert (grid.trials_per_prompt, grid.num_trials) == (3, 6)
+    assert [(row["policy"], row["budget"]) for row in rows] == 2 * [("full", None), ("snapkv", 16), ("snapkv", 24)]
+    assert len({row["prompt"] for row in rows[:3]}) == 1
+
+
+def test_a_row_tells_what_was_asked_and_what_was_held(tmp_path: Path, llama: Any) -> None:
+    full, snapkv, *_ = run(llama, tmp_path / "rows.jsonl", NeedleGrid.build(llama, options()))
+    per_entry = 2 * 8 * 4  # key and value, head_dim 8, float32
+    assert snapkv["kv_entries"] == snapkv["kv_entries_asked"] == 16 * 2 * 2
+    assert snapkv["kv_bytes_asked"] == 16 * 2 * 2 * per_entry
+    room = full["kv_bytes"] - full["kv_bytes_asked"]
+    assert snapkv["kv_bytes"] == snapkv["kv_bytes_asked"] + room  # both have room for the same answer
+    assert full["kv_entries"] == full["prompt_tokens"] * 2 * 2
+    assert snapkv["full_kv_bytes"] == full["kv_bytes_asked"] == full["kv_entries"] * per_entry
+    assert snapkv["ttft_s"] > 0
+    assert snapkv["s_per_token"] > 0
+    assert snapkv["error"] is None
+    assert (snapkv["scores"], snapkv["query_agnostic"], snapkv["context_tokens"]) == (None, False, None)
+
+
+def test_a_budget_beyond_the_prompt_answers_as_the_full_cache(tmp_path: Path, llama: Any) -> None:
+    rows = run(llama, tmp_path / "rows.jsonl", NeedleGrid.build(llama, options(budgets=(512,))))
+    for full, snapkv in zip(rows[::2], rows[1::2], strict=True):
+        assert snapkv["response"] == full["response"]
+        assert snapkv["kv_entries"] == snapkv["kv_entries_asked"] == full["kv_entries"]
+
+
+def test_query_agnostic_rows_are_compressed_before_the_question(tmp_path: Path, llama: Any) -> None:
+    grid = NeedleGrid.build(llama, options(query_agnostic=True))
+    full, snapkv, *_ = run(llama, tmp_path / "rows.jsonl", grid)
+    prompt = next(p for _, p in grid.prompts if p.trial_id == full["prompt"])
+    before = llama.tokenizer.decode(prompt.input_ids[: full["context_tokens"]])
+    assert "Question" not in before
+    assert before.endswith(".")
+    assert full["query_agnostic"] is True
+    assert full["kv_entries"] == full["context_tokens"] * 2 * 2
+    assert snapkv["kv_entries"] == 16 * 2 * 2
+
+
+def test_seeing_the_question_or_not_is_another_run(tmp_path: Path, llama: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    run(llama, path, NeedleGrid.build(llama, options()))
+    other = NeedleGrid.build(llama, options(query_agnostic=True))
+    with pytest.raises(ResumeError, match="query_agnostic: False -> True"):
+        Journal.resume(path, other.describe(llama))
+
+
+def test_baselines_run_beside_the_real_scores(tmp_path: Path, llama: Any) -> None:
+    file = write_score_file(tmp_path / "r2.json", random_scores(llama.geometry))
+    grid = NeedleGrid.build(llama, options(policies=("full", "headkv-r2"), scores=(file,), depths=1))
+    rows = run(llama, tmp_path / "rows.jsonl", grid)
+    assert [row["scores"] for row in rows] == [None, "real", "random", "shuffled"]
+    assert {row["kv_entries"] for row in rows[1:]} == {16 * 2 * 2}
+
+
+# -- stopping and going on ------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path: Path, llama: Any) -> None:
+    grid = NeedleGrid.build(llama, options())
+    whole = run(llama, tmp_path / "whole.jsonl", grid)
+    path, seen = tmp_path / "killed.jsonl", []
+
+    def stop(trial: Any, row: dict[str, Any]) -> None:
+        seen.append(row)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(llama, path, grid, on_trial=stop)
+    path.write_bytes(path.read_bytes() + b'{"trial": "cut sho')
+    with Journal.resume(path, grid.describe(llama)) as journal:
+        rows = run_grid(llama, grid, journal, on_trial=lambda trial, row: seen.append(row))
+    assert timeless(rows) == timeless(whole)
+    assert timeless(seen) == timeless(whole)
+
+
+def test_no_prompt_is_begun_when_the_time_is_up(tmp_path: Path, llama: Any) -> None:
+    assert run(llama, tmp_path / "rows.jsonl", NeedleGrid.build(llama, options()), seconds=0.0) == []
+
+
+def test_what_does_not_fit_is_null_and_tried_again(
+    tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = NeedleGrid.build(llama, options(depths=1))
+    path, works = tmp_path / "rows.jsonl", needle_trial.generate
+
+    def fails(session: Any, *args: Any, **kwargs: Any) -> Any:
+        if session.plan.policy.name == "snapkv":
+            raise DeviceMemoryError("413 tokens do not fit")
+        return works(session, *args, **kwargs)
+
+    monkeypatch.setattr(needle_trial, "generate", fails)
+    full, snapkv = run(llama, path, grid)
+    assert full["error"] is None
+    assert snapkv["error"] == "413 tokens do not fit"
+    assert {snapkv[name] for name in MEASURED} == {None}
+    monkeypatch.setattr(needle_trial, "generate", works)
+    with Journal.resume(path, grid.describe(llama)) as journal:
+        assert [row["error"] for row in run_grid(llama, grid, journal)] == [None, None]
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_is_refused_before_anything_runs(llama: Any) -> None:
+    with pytest.raises(OptionError, match="snapkv: a budget of 4 entries per KV head is below the 8"):
+        NeedleGrid.build(llama, options(budgets=(16, 4)))
+    with pytest.raises(OptionError, match="a budget of 0 entries per KV head is too small"):
+        options(budgets=(0,))
+    with pytest.raises(OptionError, match="no budget is given"):
+        NeedleGrid.build(llama, options(budgets=()))
+    with pytest.raises(OptionError, match="no baseline is called 'worst'"):
+        options(baselines=("worst",))
+    with pytest.raises(OptionError, match="none of full, snapkv has a beta"):
+        NeedleGrid.build(llama, options(policy_options=PolicyOptions(beta=1.5)))

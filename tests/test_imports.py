@@ -119,7 +119,7 @@ def loaded_modules(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "score", "heatmap", "models", "needles", "haystacks", "doctor"),
+        *("", "score", "compress", "heatmap", "models", "needles", "haystacks", "doctor"),
         *("scores", "scores show", "scores validate", "scores convert"),
         *("budgets", "norms"),
         *("eval", "eval needles"),

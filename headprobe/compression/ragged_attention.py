@@ -12,10 +12,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.errors import OptionError
+from headprobe.models.dense_attention import causal_end
 
 SCORE_ELEMENTS = 1 << 26  # scores that the torch kernel holds at a time
 Attend = Callable[[torch.Tensor, RaggedStore, AttentionShape], torch.Tensor]
@@ -34,9 +36,19 @@ def weigh(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Outputs, and if asked for the weights of the only query (T = 1) as `[total]`, averaged over each group's heads.
 
-    Segments of equal room are one batched product. Otherwise a sequence's segments are multiplied with all its heads at
-    once and what belongs to another head is masked: a few times more arithmetic, and no loop over heads.
+    On a CPU one segment after another, with lengths known on the host. On other devices, where a step may be captured
+    as a graph and lengths lie on the device: segments of equal room are one batched product; otherwise a sequence's
+    segments are multiplied with all its heads at once and what belongs to another head is masked.
     """
+    if query.device.type == "cpu":
+        return weigh_by_segment(query, store, shape, with_weights=with_weights)
+    return weigh_masked(query, store, shape, with_weights=with_weights)
+
+
+def weigh_masked(
+    query: torch.Tensor, store: RaggedStore, shape: AttentionShape, *, with_weights: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`weigh` without a number that the host would have to know."""
     if store.is_even:
         return _weigh_even(query, store, shape, with_weights)
     outputs, weights = [], []
@@ -45,6 +57,55 @@ def weigh(
         outputs.append(output)
         weights.append(weight)
     return torch.stack(outputs), torch.cat(weights) if with_weights else None
+
+
+def weigh_by_segment(
+    query: torch.Tensor, store: RaggedStore, shape: AttentionShape, *, with_weights: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`weigh`, one segment after another."""
+    batch, heads, count, dim = query.shape
+    groups = store.num_kv_heads
+    size = heads // groups
+    if count == 1 and shape.softcap is None and shape.sinks is None and store.bias is None and not with_weights:
+        step = _level_step if store.is_level else _plain_step
+        return step(query, store, shape.scaling), None
+    out = query.new_empty(batch * groups, size * count, store.values.shape[-1])
+    given = torch.zeros(store.keys.shape[0], dtype=torch.float32) if with_weights else None
+    queries = query.reshape(batch * groups, size * count, dim)
+    for index, (start, length) in enumerate(zip(store.starts.tolist(), store.lengths.tolist(), strict=True)):
+        used = slice(start, start + length)
+        scores = queries[index].float() @ store.keys[used].float().T
+        scores = _capped(scores, shape) if store.bias is None else _capped(scores, shape) + store.bias[used]
+        sinks = None
+        if shape.sinks is not None:
+            own = shape.sinks.view(groups, size)[index % groups]
+            sinks = own.repeat_interleave(count)[:, None]
+        if count > 1:
+            seen = causal_end(count, length, query.device)
+            scores = scores.view(size, count, length).masked_fill(~seen, float("-inf")).view(-1, length)
+        weights = _softmax(scores, sinks)
+        torch.mm(weights.to(store.values.dtype), store.values[used], out=out[index])
+        if given is not None:
+            given[used] = weights.mean(0)
+    return out.view(batch, heads, count, -1), given
+
+
+def _plain_step(query: torch.Tensor, store: RaggedStore, scaling: float) -> torch.Tensor:
+    """One new token, nothing special: the loop with the fewest operations."""
+    batch, heads, _, dim = query.shape
+    rows = (query.float() * scaling).view(store.num_segments, -1, dim).unbind(0)
+    out = [
+        torch.softmax(row @ keys.float().T, -1).to(values.dtype) @ values
+        for row, keys, values in zip(rows, *store.pieces(), strict=True)
+    ]
+    return torch.cat(out).view(batch, heads, 1, -1)
+
+
+def _level_step(query: torch.Tensor, store: RaggedStore, scaling: float) -> torch.Tensor:
+    """One new token on segments of equal room and length: a dense cache in all but name."""
+    batch, groups, room, length = query.shape[0], store.num_kv_heads, int(store.capacities[0]), int(store.lengths[0])
+    keys, values = (t.view(batch, groups, room, -1)[:, :, :length] for t in (store.keys, store.values))
+    return scaled_dot_product_attention(query, keys, values, scale=scaling, enable_gqa=query.shape[1] != groups)
 
 
 def _weigh_even(query, store, shape, with_weights):  # type: ignore[no-untyped-def]

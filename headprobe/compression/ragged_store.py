@@ -49,7 +49,8 @@ class RaggedStore:
         self.starts: Ints = np.concatenate([[0], np.cumsum(self.capacities)[:-1]]).astype(np.int64)
         self.start = torch.tensor(self.starts, dtype=torch.int32, device=device)
         self.length = torch.tensor(self.lengths, dtype=torch.int32, device=device)
-        self.__dict__.pop("layout", None)
+        for known in ("layout", "is_even"):
+            self.__dict__.pop(known, None)
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -68,15 +69,25 @@ class RaggedStore:
         """Bytes of keys and values, slack included: `sum of capacities x 2 x d x bytes per element`."""
         return self.keys.nbytes + self.values.nbytes
 
-    @property
+    @cached_property
     def is_even(self) -> bool:
         """Whether all segments have the same room, so that keys and values are plain `[S, capacity, d]` tensors."""
         return bool((self.capacities == self.capacities[0]).all())
+
+    @property
+    def is_level(self) -> bool:
+        """Whether all segments have the same room and are filled to the same length."""
+        return self.is_even and bool((self.lengths == self.lengths[0]).all())
 
     @cached_property
     def layout(self) -> Layout:
         """Index tables of the present arrangement."""
         return Layout.of(self.starts, self.capacities, self.keys.device)
+
+    def pieces(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Keys and values in use, a view `[length, d]` for each segment."""
+        sizes = np.stack([self.lengths, self.capacities - self.lengths], 1).ravel().tolist()
+        return self.keys.split_with_sizes(sizes)[::2], self.values.split_with_sizes(sizes)[::2]
 
     # -- change -----------------------------------------------------------------------------------------------------
 
@@ -85,9 +96,11 @@ class RaggedStore:
         count = keys.shape[2]
         if (self.lengths + count > self.capacities).any():
             self._grow(count)
-        where = (self.start + self.length).long()[:, None] + torch.arange(count, device=keys.device)
-        self.keys.index_copy_(0, where.flatten(), keys.reshape(-1, keys.shape[-1]))
-        self.values.index_copy_(0, where.flatten(), values.reshape(-1, values.shape[-1]))
+        where = (self.start + self.length).long()
+        if count > 1:
+            where = (where[:, None] + torch.arange(count, device=keys.device)).flatten()
+        self.keys.index_copy_(0, where, keys.reshape(-1, keys.shape[-1]))
+        self.values.index_copy_(0, where, values.reshape(-1, values.shape[-1]))
         self.length += count
         self.lengths = self.lengths + count
 

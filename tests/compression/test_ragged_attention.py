@@ -9,7 +9,13 @@ import torch
 
 from headprobe.compression import ragged_attention
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.ragged_attention import KernelNeeds, pick_kernel, torch_attention, weigh
+from headprobe.compression.ragged_attention import (
+    KernelNeeds,
+    pick_kernel,
+    torch_attention,
+    weigh_by_segment,
+    weigh_masked,
+)
 from headprobe.compression.ragged_store import RaggedStore, Segment
 from headprobe.errors import OptionError
 
@@ -69,14 +75,18 @@ def test_the_torch_kernel_equals_plain_loops(lengths: list[int], batch: int, gro
     query = query_for(store, group, count)
     sinks = torch.linspace(-1, 1, query.shape[1]) if kind == "sinks" else None
     shape = AttentionShape(0.3, 1.5 if kind == "softcap" else None, sinks)
-    torch.testing.assert_close(torch_attention(query, store, shape), plain(query, store, shape), atol=1e-5, rtol=1e-5)
+    wanted = plain(query, store, shape)
+    torch.testing.assert_close(torch_attention(query, store, shape), wanted, atol=1e-5, rtol=1e-5)
+    for way in (weigh_masked, weigh_by_segment):
+        torch.testing.assert_close(way(query, store, shape)[0], wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("lengths", "batch"), LAYOUTS)
-def test_weights_of_one_query_are_averaged_over_its_group(lengths: list[int], batch: int) -> None:
+@pytest.mark.parametrize("way", [weigh_masked, weigh_by_segment])
+def test_weights_of_one_query_are_averaged_over_its_group(way: Any, lengths: list[int], batch: int) -> None:
     store = random_store(lengths, batch)
     query = query_for(store, 2, 1)
-    _, weights = weigh(query, store, AttentionShape(0.3), with_weights=True)
+    _, weights = way(query, store, AttentionShape(0.3), with_weights=True)
     assert weights is not None
     for index, (start, length) in enumerate(zip(store.starts, store.lengths, strict=True)):
         keys = store.keys[start : start + length]
@@ -89,9 +99,9 @@ def test_weights_of_one_query_are_averaged_over_its_group(lengths: list[int], ba
 def test_many_queries_go_in_blocks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     store = random_store([9, 14], 1)
     query = query_for(store, 2, 6)
-    whole = torch_attention(query, store, AttentionShape(0.3))
+    whole = weigh_masked(query, store, AttentionShape(0.3))[0]
     monkeypatch.setattr(ragged_attention, "SCORE_ELEMENTS", 1)
-    torch.testing.assert_close(torch_attention(query, store, AttentionShape(0.3)), whole)
+    torch.testing.assert_close(weigh_masked(query, store, AttentionShape(0.3))[0], whole)
 
 
 # -- varlen kernels -------------------------------------------------------------------------------------------------

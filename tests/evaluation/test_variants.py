@@ -13,6 +13,7 @@ from headprobe.evaluation.variants import PolicyOptions, Variant, policy_names, 
 from headprobe.geometry import ModelGeometry
 from headprobe.models.loading import load_model
 from headprobe.scores.any_scores import read_any
+from headprobe.scores.provenance import ModelIdentity
 from headprobe.scores.score_file import write_score_file
 from tests.compression.scores import random_scores
 from tests.tiny_models import build_tiny_model
@@ -23,9 +24,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_model(str(build_tiny_model("llama", tmp_path_factory.mktemp("models"))), device="cpu")
 
 
-def score_file(folder: Path, geometry: ModelGeometry, method: str = "r2") -> Path:
+def score_file(folder: Path, geometry: ModelGeometry, method: str = "r2", config: str | None = None) -> Path:
+    """Random scores; those with a model's `config` hash belong to it."""
     scores = random_scores(geometry)
-    return write_score_file(folder / f"{method}.json", replace(scores, method=replace(scores.method, name=method)))
+    owner = replace(scores.provenance, model=ModelIdentity("random", config_sha256=config))
+    named = replace(scores, method=replace(scores.method, name=method), provenance=owner)
+    return write_score_file(folder / f"{method}.json", named)
 
 
 def test_full_always_comes_first_and_names_once() -> None:
@@ -59,14 +63,14 @@ def test_of_several_files_each_policy_takes_its_method(tmp_path: Path, llama: An
 
 
 def test_scores_of_another_method_are_not_passed_off_as_the_policys_own(tmp_path: Path, llama: Any) -> None:
-    score_file(tmp_path, llama.geometry)
+    score_file(tmp_path, llama.geometry, config=llama.config_sha256)
     with pytest.raises(OptionError, match="headkv-er needs enhanced scores of .*--method enhanced` makes them"):
         list(variants(llama, [make_policy("headkv-er")], folder=tmp_path))
 
 
 def test_for_a_pattern_that_is_not_there_retrieval_scores_stand_in(tmp_path: Path, llama: Any) -> None:
     for method in ("retrieval", "r2"):
-        score_file(tmp_path, llama.geometry, method)
+        score_file(tmp_path, llama.geometry, method, llama.config_sha256)
     [found] = variants(llama, [make_policy("duo")], folder=tmp_path, baselines=())
     assert found.scores is not None
     assert found.scores.method == "retrieval"

@@ -1,0 +1,94 @@
+"""`headprobe compress` on the bundled model, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CliResult
+
+RunCli = Callable[..., CliResult]
+SHORT = ("--length", 300, "--max-new-tokens", 24)
+
+
+def test_with_nothing_but_a_budget_it_answers_a_needle(cli: RunCli) -> None:
+    done = cli("compress", "--budget", 64, *SHORT)
+    assert done.code == 0, done.err
+    assert "expected: " in done.out
+    assert "entries kept by each KV head under headkv-r2, 64 on average:" in done.out
+    assert "as demo recommends" in done.err
+
+
+def test_json_is_one_object_with_all_that_was_measured(cli: RunCli) -> None:
+    record = json.loads(cli("compress", "--budget", 64, "--json", *SHORT).out)
+    assert record["policy"] == "headkv-r2"
+    assert record["budget"] == 64
+    assert record["kv_entries"] == 64 * 24 == sum(sum(layer) for layer in record["lengths"])
+    assert record["kv_bytes"] < record["full_kv_bytes"]
+    assert record["correct"] is (record["answer"] == record["expected"])
+    assert {"prompt_tokens", "peak_bytes", "ttft_s", "tokens_per_s"} <= set(record)
+
+
+def test_the_full_cache_answers_right_and_compare_gives_a_list(cli: RunCli) -> None:
+    records = json.loads(cli("compress", "--policy", "full", "--compare", "snapkv,h2o", "--json", *SHORT).out)
+    assert [record["policy"] for record in records] == ["full", "snapkv", "h2o"]
+    assert records[0]["correct"] is True
+    assert records[0]["budget"] is None
+
+
+def test_a_text_and_a_question_of_ones_own(cli: RunCli, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The harbour lay still. Mira Voss keeps a red lantern in the attic. Nobody came that day. " * 2)
+    done = cli("compress", "--policy", "full", "--prompt", text, "--question", "What does Mira Voss keep?", "--json")
+    record = json.loads(done.out)
+    assert record["correct"] is None
+    assert record["prompt"] == "text.txt"
+    assert "Mira Voss keeps a red lantern" in record["answer"]
+
+
+def test_a_prompt_no_longer_than_the_budget_is_told(cli: RunCli) -> None:
+    done = cli("compress", "--budget", 900, *SHORT)
+    assert "fits into the budget: nothing is evicted" in done.err
+
+
+def test_the_context_alone_can_be_compressed(cli: RunCli) -> None:
+    record = json.loads(cli("compress", "--budget", 64, "--query-agnostic", "--json", *SHORT).out)
+    assert record["kv_entries"] == 64 * 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--budget", 4), 2, "a budget of 4 entries per KV head is below the 8 that window and sinks take"),
+        (("--budget", 0), 2, "a budget of 0 entries per KV head is too small"),
+        (("--ratio", 1.5), 2, "a ratio of 1.5 is out of range"),
+        (("--budget", 64, "--ratio", 0.1), 2, "two ways to say the same"),
+        (("--policy", "wishful"), 2, "unknown policy 'wishful': known are full, streaming-llm"),
+        (("--policy", "h2o", "--beta", 1.1), 2, "the policy h2o has no beta"),
+        (("--beta", 0.5), 2, "beta is 0.5, need more than 1"),
+        (("--attention", "flash2"), 2, "the attention kernel flash2 cannot be used here"),
+        (("--question", "Why?"), 2, "--question 'Why?' needs a text"),
+        (("--length", "3k"), 5, "3072"),
+        (("--prompt", "nowhere.txt"), 11, "nowhere.txt"),
+        (("--scores", "nowhere.json"), 3, "nowhere.json"),
+    ],
+)
+def test_bad_input_ends_in_one_line(cli: RunCli, arguments: tuple[object, ...], code: int, message: str) -> None:
+    done = cli("compress", *arguments, *(() if "--length" in arguments or "--prompt" in arguments else SHORT))
+    assert done.code == code, done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_scores_of_another_model_are_refused(cli: RunCli, tmp_path: Path) -> None:
+    from headprobe.geometry import ModelGeometry
+    from headprobe.scores.score_file import write_score_file
+    from tests.compression.scores import random_scores
+
+    other = write_score_file(tmp_path / "o.json", random_scores(ModelGeometry(2, 4, 2, 8, ("full_attention",) * 2)))
+    done = cli("compress", "--budget", 64, "--scores", other, *SHORT)
+    assert done.code == 2
+    assert "the scores are for 2 layers of 4 query heads, the model has 6 of 8 query and 4 KV heads" in done.err

@@ -85,7 +85,7 @@ def compress_command(
     from headprobe.compression.policies import make_policy
     from headprobe.errors import OptionError
     from headprobe.evaluation.compressed_answers import CompressionOptions, compressed_answers
-    from headprobe.evaluation.recommended import pool_note, with_recommended_pool
+    from headprobe.evaluation.recommended import window_note, with_recommended_window
     from headprobe.models.loading import load_model
 
     if budget is not None and ratio is not None:
@@ -97,10 +97,10 @@ def compress_command(
     )
     policies = [first, *_others(compare, window, pool)]
     loaded = load_model(model, device=device, dtype=dtype)
-    note = pool_note(loaded, pool)
+    note = window_note(loaded, window, pool)
     if note is not None:
         print(f"headprobe: note: {note}", file=sys.stderr)
-    policies = [with_recommended_pool(loaded, chosen, pool) for chosen in policies]
+    policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,

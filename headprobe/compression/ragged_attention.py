@@ -267,6 +267,7 @@ class Kernel:
     softcap: bool = False
     sinks: bool = False
     bias: bool = False
+    weights: bool = False
     max_head_dim: int = 256
     only_cuda: bool = True
 
@@ -281,6 +282,7 @@ class Kernel:
             (needs.softcap and not self.softcap, "cannot cap scores (softcap)"),
             (needs.sinks and not self.sinks, "knows no attention sinks"),
             (needs.bias and not self.bias, "takes no bias (compensation entries)"),
+            (needs.weights and not self.weights, "gives no weights, from which entries are evicted while decoding"),
         )
         return next((reason for holds, reason in reasons if holds), None)
 
@@ -295,13 +297,23 @@ class KernelNeeds:
     softcap: bool = False
     sinks: bool = False
     bias: bool = False
+    weights: bool = False
 
 
 KERNELS = (
     Kernel("flash4", flash4_attention, "flash_attn.cute", softcap=True, sinks=True),
     Kernel("flash2", flash2_attention, "flash_attn", softcap=True),
     Kernel("torch-varlen", torch_varlen_attention),
-    Kernel("torch", torch_attention, softcap=True, sinks=True, bias=True, max_head_dim=1 << 20, only_cuda=False),
+    Kernel(
+        "torch",
+        torch_attention,
+        softcap=True,
+        sinks=True,
+        bias=True,
+        weights=True,
+        max_head_dim=1 << 20,
+        only_cuda=False,
+    ),
 )
 KERNEL_NAMES = ("auto", *(kernel.name for kernel in KERNELS))
 

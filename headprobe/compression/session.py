@@ -112,6 +112,8 @@ def make_plan(
     config = model.config.get_text_config(decoder=True)
     geometry = ModelGeometry.from_config(config)
     layers = geometry.full_attention_layers
+    if "chunked_attention" in geometry.layer_types:
+        raise ModelError(f"{type(model).__name__} has chunked-attention layers, which a compressed cache does not know")
     if not layers:
         raise ModelError(f"{type(model).__name__} has no full-attention layer: there is nothing to compress")
     chosen = policy if isinstance(policy, Policy) else make_policy(policy)
@@ -149,6 +151,7 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
+        weights=policy.evicts_while_decoding,
     )
 
 

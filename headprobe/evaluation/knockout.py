@@ -15,9 +15,9 @@ from transformers.masking_utils import sdpa_mask
 
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.dense_attention import attention_weights, causal_end
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
-from headprobe.models.dense_attention import attention_weights, causal_end
 from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_knockout"

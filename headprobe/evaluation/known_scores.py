@@ -29,9 +29,15 @@ def known_scores(
         method = f" --method {policy.scores}" if policy.scores in ("retrieval", "enhanced") else ""
         raise OptionError(
             f"no head scores of {loaded.name} in {folder}/, which {policy.name} needs: "
-            f"`headprobe score --model {loaded.name}{method}` makes them, --scores FILE names others"
+            f"`headprobe score --model {_model_option(loaded)}{method}` makes them, --scores FILE names others"
         )
     return found, _remark(found, policy, loaded)
+
+
+def _model_option(loaded: LoadedModel) -> str:
+    """What to give to `--model` for this model: a folder by its path."""
+    own_folder = Path(loaded.source).is_dir() and Path(loaded.source) != bundled_model_folder()
+    return loaded.source if own_folder else loaded.name
 
 
 def _found(loaded: LoadedModel, method: str | None, folder: Path) -> AnyScores | None:

@@ -13,6 +13,7 @@ from headprobe.compression.session import make_plan
 from headprobe.errors import OptionError
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
+from headprobe.evaluation.recommended import with_recommended_window
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.plan import TrialSpec
@@ -84,10 +85,12 @@ class NeedleGrid:
 
         Raises `OptionError` (policy, budget, scores, lengths), `PlanError`, `FileFormatError`.
         """
-        policies = options.policy_options.apply(options.policies)
-        found = tuple(
-            variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa)
-        )
+        given = options.policy_options
+        policies = [
+            with_recommended_window(loaded, policy, given.window, given.pool)
+            for policy in given.apply(options.policies)
+        ]
+        found = tuple(variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa))
         budgets = tuple(sorted(set(options.budgets)))
         check_plans(loaded, found, budgets, options.gqa)
         prepared = prepare(loaded, score_options(options, loaded.window))

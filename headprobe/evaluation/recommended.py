@@ -6,22 +6,28 @@ from dataclasses import replace
 
 from headprobe.compression.policies import Policy
 from headprobe.compression.selectors import Window
-from headprobe.models.catalog import recommended_pool
+from headprobe.models.catalog import recommended_window
 from headprobe.models.loading import LoadedModel
 
 
-def with_recommended_pool(loaded: LoadedModel, policy: Policy, pool: int | None = None) -> Policy:
-    """`policy` with the width of pooling that the model's folder recommends, unless `pool` was given by the user.
+def with_recommended_window(
+    loaded: LoadedModel, policy: Policy, window: int | None = None, pool: int | None = None
+) -> Policy:
+    """`policy` with the window and pooling that the model's folder recommends, unless the user gave either.
 
-    Policies that don't pool, and models that recommend nothing, are left as they are.
+    Policies without a window, and models that recommend nothing, are left as they are.
     """
-    if pool is not None or not isinstance(policy.selector, Window):
+    told = recommended_window(loaded.source)
+    if told is None or window is not None or pool is not None or not isinstance(policy.selector, Window):
         return policy
-    width = recommended_pool(loaded.source)
-    return policy if width is None else replace(policy, selector=replace(policy.selector, pool=width))
+    return replace(policy, selector=Window(*told))
 
 
-def pool_note(loaded: LoadedModel, pool: int | None) -> str | None:
-    """In words that a recommended width is taken; None where it is not."""
-    width = None if pool is not None else recommended_pool(loaded.source)
-    return None if width is None else f"importance is pooled over {width} neighbours, as {loaded.name} recommends"
+def window_note(loaded: LoadedModel, window: int | None = None, pool: int | None = None) -> str | None:
+    """In words that recommended values are taken; None where they are not."""
+    told = recommended_window(loaded.source)
+    if told is None or window is not None or pool is not None:
+        return None
+    return (
+        f"window policies look through the last {told[0]} queries, pooled over {told[1]}, as {loaded.name} recommends"
+    )

@@ -130,11 +130,19 @@ def variants(
         if not policy.needs_scores:
             yield Variant(policy)
             continue
-        path = next((file for file, method in files if method == policy.scores), files[0][0] if files else None)
-        scores, remark = _scores_of(loaded, policy, path, folder)
+        scores, remark = _scores_of(loaded, policy, _best_of(files, policy), folder)
         table = kv_head_scores(scores, loaded.geometry, gqa)
         for source in (REAL, *baselines):
             yield Variant(policy, source, scores, table, remark)
+
+
+def _best_of(files: Sequence[tuple[Path, str | None]], policy: Policy) -> Path | None:
+    """Of score files with their methods the one for `policy`: of its method, of the stand-in for it, the first."""
+    for wanted in (policy.scores, STAND_INS.get(policy.scores or "")):
+        for path, method in files:
+            if method is not None and method == wanted:
+                return path
+    return files[0][0] if files else None
 
 
 def _scores_of(loaded: LoadedModel, policy: Policy, path: Path | None, folder: Path) -> tuple[AnyScores, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,12 +22,12 @@ COLUMNS = 4
 GAP_X, GAP_Y, HIGH, LEGEND, AXIS = 0.2, 0.46, 1.25, 0.5, 0.42  # inches
 WIDEST = 3.2
 PALE = "#d3d3cd"
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     RANDOM: {"color": hexadecimal(RING), "linestyle": (0, (1, 1.4)), "linewidth": 1.4},
     SHUFFLED: {"color": hexadecimal(BELOW_ZERO[3]), "linestyle": (0, (4, 1.6)), "linewidth": 1.3},
 }
-OWN = {"color": hexadecimal(ON_PAPER[4]), "linewidth": 1.9, "marker": "o", "markersize": 3.6}
-FULL = {"color": hexadecimal(INK), "linewidth": 0.9, "linestyle": (0, (5, 3))}
+OWN: dict[str, Any] = {"color": hexadecimal(ON_PAPER[4]), "linewidth": 1.9, "marker": "o", "markersize": 3.6}
+FULL: dict[str, Any] = {"color": hexadecimal(INK), "linewidth": 0.9, "linestyle": (0, (5, 3))}
 
 
 def recall_curve_figure(summary: GridSummary, title: str, subtitle: str, *, metric: str = "exact_match") -> Figure:
@@ -79,17 +80,18 @@ def _draw_panel(axes: Axes, summary: GridSummary, policy: str, metric: str) -> N
     _line(axes, own, metric, zorder=5, clip_on=False, **OWN)
 
 
-def _line(axes: Axes, cells: Sequence[Cell], metric: str, **style: object) -> None:
+def _line(axes: Axes, cells: Sequence[Cell], metric: str, **style: Any) -> None:
     """A line through what was measured; a gap stays a gap."""
     values = [getattr(cell, metric).mean for cell in cells]
-    axes.plot([cell.key.budget for cell in cells], [float("nan") if v is None else v for v in values], **style)
+    axes.plot([cell.key.budget or 0 for cell in cells], [float("nan") if v is None else v for v in values], **style)
 
 
 def _whiskers(axes: Axes, cells: Sequence[Cell], metric: str) -> None:
     for cell in cells:
         found = getattr(cell, metric)
         if found.low is not None:
-            axes.vlines(cell.key.budget, found.low, found.high, color=OWN["color"], linewidth=1.0, alpha=0.6, zorder=4)
+            place, style = cell.key.budget or 0, {"linewidth": 1.0, "alpha": 0.6, "zorder": 4}
+            axes.vlines(place, found.low, found.high, color=OWN["color"], **style)
 
 
 def _label(axes: Axes, summary: GridSummary, *, is_first: bool, is_last: bool, metric: str) -> None:
@@ -105,12 +107,12 @@ def _label(axes: Axes, summary: GridSummary, *, is_first: bool, is_last: bool, m
 
 def _draw_legend(sheet: Sheet, summary: GridSummary) -> None:
     sources = {cell.key.scores for cell in summary.cells}
-    parts: list[tuple[str, dict[str, object]]] = [("this policy, 95 % interval", dict(OWN))]
+    parts: list[tuple[str, dict[str, Any]]] = [("this policy, 95 % interval", dict(OWN))]
     parts += [(f"on {source} scores", dict(style)) for source, style in STYLES.items() if source in sources]
     parts += [("full cache", dict(FULL)), ("other policies", {"color": PALE, "linewidth": 1.2})]
     axes = sheet.axes(0, 0, sheet.measure, 0.2)
     axes.set_axis_off()
-    handles = [Line2D([], [], label=text, **style) for text, style in parts]  # type: ignore[arg-type]
+    handles = [Line2D([], [], label=text, **style) for text, style in parts]
     axes.legend(
         handles=handles, loc="center left", bbox_to_anchor=(0, 0.5), ncols=len(parts), frameon=False, fontsize=8.0,
         labelcolor=hexadecimal(QUIET), handlelength=2.2, columnspacing=1.6, borderpad=0, borderaxespad=0,

@@ -148,13 +148,6 @@ def _name_and_seed(trial: Trial, part: HeadScores) -> tuple[str, Any]:
     return trial.id.removesuffix(f"#{seed}"), seed
 
 
-def _new_name(name: str, seed: Any, names: set[str]) -> str:
-    longer = f"{name}#{seed}"
-    if name in names and longer in names:
-        raise OptionError(f"trial {name!r:.60} of seed {seed} cannot be named {longer!r:.80}: that is another trial")
-    return longer if name in names else name
-
-
 def _check_repeated(trial: Trial, path: Path, known: Trial, known_path: Path, whole: bool) -> None:
     where = f"trial {trial.id!r:.60} is in {known_path.name} and in {path.name}"
     if not whole:

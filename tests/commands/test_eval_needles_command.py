@@ -17,7 +17,7 @@ from headprobe.commands.evaluate.needles_output import cell_row, pivot, points
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.paired import Estimate
 from tests.conftest import ROOT, CliResult
-from tests.evaluation.grid_rows import small_grid
+from tests.evaluation.grid_rows import row, small_grid
 from tests.tiny_models import build_tiny_model
 
 Cli = Callable[..., CliResult]
@@ -46,7 +46,7 @@ def test_a_run_leaves_rows_summary_table_and_pictures(cli: Cli, llama: Path, tmp
     assert (record["is_complete"], record["num_rows"], record["planned_rows"]) == (True, 4, 4)
     assert json.loads(Path("out/summary.json").read_text()) == {k: v for k, v in record.items() if k != "path"}
     assert "headprobe: 2 of 2 prompts, 4 of 4 trials" in done.err
-    assert Path("out/table.md").read_text().count("| snapkv |") == 2
+    assert Path("out/table.md").read_text().count("| snapkv |") == 3
 
     again = cli("eval", "needles", "--model", llama, *SMALL, "-o", "out")
     assert (again.code, again.err) == (
@@ -117,6 +117,13 @@ def test_the_table_puts_policies_down_and_budgets_across() -> None:
         ("headkv-r2 (random)", "0 (-100*)", None),
         ("headkv-r2 (shuffled)", "50 (-50)", None),
     ]
+
+
+def test_f1_has_a_table_of_its_own() -> None:
+    columns, lines = pivot(
+        GridSummary((row("p", "full", None, True), row("p", "h2o", 8, False, answer_f1=0.25))), "answer_f1"
+    )
+    assert (columns, lines) == (("F1, %", "8"), [("full", "100"), ("h2o", "25 (-75)")])
 
 
 def test_the_long_table_leaves_empty_what_was_not_measured() -> None:

@@ -158,9 +158,7 @@ def test_no_prompt_is_begun_when_the_time_is_up(tmp_path: Path, llama: Any) -> N
     assert run(llama, tmp_path / "rows.jsonl", NeedleGrid.build(llama, options()), seconds=0.0) == []
 
 
-def test_what_does_not_fit_is_null_and_tried_again(
-    tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_is_null_and_tried_again(tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = NeedleGrid.build(llama, options(depths=1))
     path, works = tmp_path / "rows.jsonl", needle_trial.generate
 

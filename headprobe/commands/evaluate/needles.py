@@ -26,8 +26,9 @@ def needles_command(
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
     lengths: Annotated[
         str | None,
-        typer.Option(help="Context lengths in tokens, such as 1k,2k; default: half the window and all of it.",
-                     show_default=False),
+        typer.Option(
+            help="Context lengths in tokens, such as 1k,2k; default: half the window and all of it.", show_default=False
+        ),
     ] = None,
     depths: Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")] = 10,
     needles: Annotated[str, typer.Option(help="Needle set or .jsonl file.")] = "reasoning",
@@ -35,8 +36,11 @@ def needles_command(
     haystack: Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")] = "all",
     scores: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Score file; several by naming it again. Default: those in scores/.",
-                     show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Score file; several by naming it again. Default: those in scores/.",
+            show_default=False,
+        ),
     ] = None,
     baselines: Annotated[
         str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
@@ -47,8 +51,9 @@ def needles_command(
     window: Annotated[int | None, typer.Option(help="Latest entries that all heads keep.", show_default=False)] = None,
     pool: Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)] = None,
     beta: Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)] = None,
-    sinks: Annotated[int | None, typer.Option(help="First entries kept, for policies with sinks.",
-                                              show_default=False)] = None,
+    sinks: Annotated[
+        int | None, typer.Option(help="First entries kept, for policies with sinks.", show_default=False)
+    ] = None,
     gqa: Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")] = "mean",
     attention: Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, torch.")] = "auto",
     prefill_chunk: Annotated[
@@ -58,8 +63,9 @@ def needles_command(
     chat: Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")] = True,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Folder; default evals/needles--<model>.",
-                     show_default=False),
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Folder; default evals/needles--<model>.", show_default=False
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
@@ -127,11 +133,13 @@ def run(
     from headprobe.evaluation.needle_grid import run_grid
     from headprobe.evaluation.needle_summary import GridSummary
 
-    with folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite) as journal:
-        with GridProgress(grid, journal) as progress, _hint_at_resume():
-            rows = run_grid(
-                loaded, grid, journal, seconds=None if minutes is None else 60 * minutes, on_trial=progress.update
-            )
+    seconds = None if minutes is None else 60 * minutes
+    with (
+        folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite) as journal,
+        GridProgress(grid, journal) as progress,
+        _hint_at_resume(),
+    ):
+        rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
     summary = GridSummary(tuple(rows))
     record = summary_record(loaded, grid, summary)
     write_files(folder, summary, record)

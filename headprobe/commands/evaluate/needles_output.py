@@ -22,6 +22,7 @@ COLUMNS = (
     "policy", "budget", "prompts", "exact", "95 %", "minus full", "95 %", "F1", "distractor", "KV asked", "KV held",
     "first token", "per token",
 )  # fmt: skip
+PIVOTS = {"exact_match": "exact, %", "answer_f1": "F1, %"}
 PLANNED = {
     "prompts": "one needle at one depth in one length",
     "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
@@ -184,9 +185,10 @@ def print_summary(folder: GridFolder, summary: GridSummary, record: dict[str, An
     console = stdout_console()
     console.print(f"{record['model']}, {heading(record)}\n", soft_wrap=True, markup=False)
     if summary.rows:
-        columns, rows = pivot(summary)
-        print_table(columns, rows, right=columns[1:])
-        console.print()
+        for metric in PIVOTS:
+            columns, rows = pivot(summary, metric)
+            print_table(columns, rows, right=columns[1:])
+            console.print()
         print_table(COLUMNS, [cell_row(cell) for cell in summary.cells], right=COLUMNS[1:])
         console.print(f"\n{legend(record)}", soft_wrap=True, markup=False)
     console.print(f"\nwritten to {folder.path}/", soft_wrap=True, markup=False)
@@ -206,28 +208,28 @@ def heading(record: dict[str, Any]) -> str:
 def legend(record: dict[str, Any]) -> str:
     """How to read the tables."""
     return (
-        "exact: the answer's sentence word for word; in brackets, and as minus full: points of difference to the full "
+        "exact: the answer's sentence word for word; F1: of its words; in brackets, and as minus full: points of difference to the full "
         "cache on the same prompts, * where its 95 % interval leaves out 0; distractor: the wrong sentence was chosen"
     )
 
 
-def pivot(summary: GridSummary) -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
-    """Exact answers in percent, a row a policy, a column a budget, with the difference to the full cache."""
+def pivot(summary: GridSummary, metric: str = "exact_match") -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
+    """`metric` in percent, a row a policy, a column a budget, with the difference to the full cache."""
     cells = {(cell.key.name, cell.key.budget): cell for cell in summary.cells}
     rows: list[tuple[str | None, ...]] = []
     for name in summary.names:
         full = cells.get((name, None))
         if full is not None:
-            rows.append((name, *([percent(full.exact_match.mean)] * max(1, len(summary.budgets)))))
+            rows.append((name, *([percent(getattr(full, metric).mean)] * max(1, len(summary.budgets)))))
         else:
-            rows.append((name, *(_pivot_cell(cells.get((name, budget))) for budget in summary.budgets)))
-    return ("exact, %", *(str(budget) for budget in summary.budgets or ("full",))), rows
+            rows.append((name, *(_pivot_cell(cells.get((name, budget)), metric) for budget in summary.budgets)))
+    return (PIVOTS[metric], *(str(budget) for budget in summary.budgets or ("full",))), rows
 
 
-def _pivot_cell(cell: Cell | None) -> str | None:
-    if cell is None or cell.exact_match.mean is None:
+def _pivot_cell(cell: Cell | None, metric: str) -> str | None:
+    if cell is None or (mean := getattr(cell, metric).mean) is None:
         return None
-    return f"{percent(cell.exact_match.mean)} ({points(cell.minus_full['exact_match'])})"
+    return f"{percent(mean)} ({points(cell.minus_full[metric])})"
 
 
 def cell_row(cell: Cell) -> tuple[object, ...]:
@@ -280,9 +282,8 @@ def size(number: float | None) -> str | None:
 
 
 def markdown(summary: GridSummary, record: dict[str, Any]) -> str:
-    """Both tables as Markdown."""
-    columns, rows = pivot(summary)
-    parts = [f"{record['model']}, {heading(record)}.", _markdown(columns, rows)]
+    """All tables as Markdown."""
+    parts = [f"{record['model']}, {heading(record)}.", *(_markdown(*pivot(summary, metric)) for metric in PIVOTS)]
     parts += [_markdown(COLUMNS, [cell_row(cell) for cell in summary.cells]), f"{legend(record)}."]
     return "\n\n".join(parts) + "\n"
 

@@ -57,8 +57,8 @@ def main() -> None:
     grid = NeedleGrid.build(
         loaded,
         GridOptions(
-            policies=tuple(POLICIES), budgets=tuple(given.budgets), lengths=LENGTHS, needles_per_cell=given.needles_per_cell,
-            scores=files, query_agnostic=given.query_agnostic,
+            policies=tuple(POLICIES), budgets=tuple(given.budgets), lengths=LENGTHS,
+            needles_per_cell=given.needles_per_cell, scores=files, query_agnostic=given.query_agnostic,
         ),
     )  # fmt: skip
     print_plan(loaded, grid, as_json=False)

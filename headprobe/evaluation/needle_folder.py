@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headprobe.compression.selectors import Window
 from headprobe.errors import OutputExistsError
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
@@ -66,9 +67,17 @@ def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) 
         "planned_prompts": len(grid.prompts),
         "planned_rows": grid.num_trials,
         "is_complete": finished == grid.num_trials,
+        "windows": told_windows(grid),
         "policies": {variant.name: _policy_record(variant) for variant in grid.variants},
         **summary.record(),
     }
+
+
+def told_windows(grid: NeedleGrid) -> list[str]:
+    """Window and pooling of the policies that look through one: they decide much, and a model may recommend its own."""
+    selectors = (variant.policy.selector for variant in grid.variants if not variant.policy.keeps_all)
+    found = (f"window {s.window}, pool {s.pool}" for s in selectors if isinstance(s, Window))
+    return list(dict.fromkeys(found))
 
 
 def _policy_record(variant: Any) -> dict[str, Any]:

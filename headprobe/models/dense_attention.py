@@ -103,6 +103,8 @@ def fused_attention(
 
         aligned: Any = causal_lower_right(queries, keys)
         return scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scaling, enable_gqa=grouped)
+    if mask is None and not windowed and query.device.type == "cpu":
+        return _joined(query, key, value, scaling)
     parts = []
     for a, b, start, end, part in query_blocks(queries, keys, mask, window, QUERY_BLOCK, query.device):
         k, v = key[:, :, start:end], value[:, :, start:end]
@@ -114,6 +116,22 @@ def fused_attention(
             )
         )
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Causal attention of the last `T` of `K` positions on a CPU: over what stood before them, over themselves, joined.
+
+    Neither part needs a mask, and torch's kernel for CPUs gives the log-sum-exp by which the two are weighed.
+    """
+    batch, heads, queries, dim = query.shape
+    groups, before = key.shape[1], key.shape[2] - query.shape[2]
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    grouped = query.reshape(batch, groups, -1, dim)
+    far, far_lse = flash(grouped, key[:, :, :before], value[:, :, :before], 0.0, False, scale=scaling)
+    near_keys, near_values = (t[:, :, before:].repeat_interleave(heads // groups, 1) for t in (key, value))
+    near, near_lse = flash(query, near_keys, near_values, 0.0, True, scale=scaling)
+    share = torch.sigmoid(far_lse.reshape(batch, heads, queries) - near_lse)[..., None].to(near.dtype)
+    return torch.lerp(near, far.reshape(batch, heads, queries, -1), share)
 
 
 def explicit_attention(query, key, value, mask, scaling, softcap, sinks, window=None) -> torch.Tensor:  # type: ignore[no-untyped-def]

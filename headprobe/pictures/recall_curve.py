@@ -90,8 +90,8 @@ def _whiskers(axes: Axes, cells: Sequence[Cell], metric: str) -> None:
     for cell in cells:
         found = getattr(cell, metric)
         if found.low is not None:
-            place, style = cell.key.budget or 0, {"linewidth": 1.0, "alpha": 0.6, "zorder": 4}
-            axes.vlines(place, found.low, found.high, color=OWN["color"], **style)
+            style: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.6, "zorder": 4, "color": OWN["color"]}
+            axes.vlines(cell.key.budget or 0, found.low, found.high, **style)
 
 
 def _label(axes: Axes, summary: GridSummary, *, is_first: bool, is_last: bool, metric: str) -> None:

@@ -62,7 +62,11 @@ def test_the_context_alone_can_be_compressed(cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--budget", 4), 2, "a budget of 4 entries per KV head is below the 8 that window and sinks take"),
+        (
+            ("--budget", 4, "--window", 8),
+            2,
+            "a budget of 4 entries per KV head is below the 8 that window and sinks take",
+        ),
         (("--budget", 0), 2, "a budget of 0 entries per KV head is too small"),
         (("--ratio", 1.5), 2, "a ratio of 1.5 is out of range"),
         (("--budget", 64, "--ratio", 0.1), 2, "two ways to say the same"),

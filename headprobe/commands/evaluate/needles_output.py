@@ -198,18 +198,20 @@ def heading(record: dict[str, Any]) -> str:
     """What was measured, in one line."""
     seen = "the question is not seen at compression" if record["query_agnostic"] else "the question is seen"
     lengths = ", ".join(f"{length:,}" for length in record["lengths"]) or "no"
+    windows = f"; {' and '.join(record['windows'])}" if record["windows"] else ""
     part = "" if record["is_complete"] else f", part of a run ({record['num_rows']:,} of {record['planned_rows']:,})"
     return (
         f"{record['num_prompts']} prompts of {lengths} tokens, needles {record['needles']}, "
-        f"haystack {record['haystack']}, {seen}{part}"
+        f"haystack {record['haystack']}, {seen}{windows}{part}"
     )
 
 
 def legend(record: dict[str, Any]) -> str:
     """How to read the tables."""
     return (
-        "exact: the answer's sentence word for word; F1: of its words; in brackets, and as minus full: points of difference to the full "
-        "cache on the same prompts, * where its 95 % interval leaves out 0; distractor: the wrong sentence was chosen"
+        "exact: the answer's sentence word for word; F1: of its words; in brackets, and as minus full: points of "
+        "difference to the full cache on the same prompts, * where its 95 % interval leaves out 0; distractor: the "
+        "wrong sentence was chosen"
     )
 
 

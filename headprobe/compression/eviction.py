@@ -74,7 +74,7 @@ class Evictor:
         for table in (self.store.keys, self.store.values, self.position, self.scores, self.norms):
             if table is not None:
                 table[target] = table[last]
-        self.store.length -= over.to(torch.int32)
+        self.store.drop_last(over)
         self.count_evicted()
 
     def count_evicted(self) -> None:

@@ -31,7 +31,7 @@ class RaggedStore:
 
     def __init__(self, segments: Sequence[Segment], batch: int, capacities: Sequence[int], slack: int) -> None:
         self.batch, self.slack = batch, slack
-        self.lengths: Ints = np.array([segment.keys.shape[0] for segment in segments], dtype=np.int64)
+        self._lengths: Ints = np.array([segment.keys.shape[0] for segment in segments], dtype=np.int64)
         self.capacities: Ints = np.asarray(capacities, dtype=np.int64)
         self._allocate(segments[0].keys, segments[0].values, any(s.bias is not None for s in segments))
         for index, segment in enumerate(segments):
@@ -49,10 +49,22 @@ class RaggedStore:
         self.starts: Ints = np.concatenate([[0], np.cumsum(self.capacities)[:-1]]).astype(np.int64)
         self.start = torch.tensor(self.starts, dtype=torch.int32, device=device)
         self.length = torch.tensor(self.lengths, dtype=torch.int32, device=device)
+        self._next = torch.tensor(self.starts + self.lengths, device=device)  # where each segment is written next
+        self._room = int((self.capacities - self.lengths).min())
         for known in ("layout", "is_even"):
             self.__dict__.pop(known, None)
 
     # -- what it holds ----------------------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> Ints:
+        """Entries in use of each segment as the host counts them, `[S]`."""
+        return self._lengths
+
+    @lengths.setter
+    def lengths(self, counted: Ints) -> None:
+        self._lengths = counted
+        self._room = int((self.capacities - counted).min())
 
     @property
     def num_segments(self) -> int:
@@ -94,15 +106,22 @@ class RaggedStore:
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Add `T` entries to every segment: `keys` and `values` `[B, G, T, d]`."""
         count = keys.shape[2]
-        if (self.lengths + count > self.capacities).any():
+        if count > self._room:
             self._grow(count)
-        where = (self.start + self.length).long()
+        where = self._next
         if count > 1:
             where = (where[:, None] + torch.arange(count, device=keys.device)).flatten()
         self.keys.index_copy_(0, where, keys.reshape(-1, keys.shape[-1]))
         self.values.index_copy_(0, where, values.reshape(-1, values.shape[-1]))
         self.length += count
-        self.lengths = self.lengths + count
+        self._next += count
+        self._lengths = self._lengths + count
+        self._room -= count
+
+    def drop_last(self, over: torch.Tensor) -> None:
+        """Let go of the last entry of the segments where `over` (bool `[S]`, on the device) says so."""
+        self.length -= over.to(torch.int32)
+        self._next -= over.to(torch.int64)
 
     def _grow(self, count: int) -> None:
         """Lay the store out anew, each segment with room for `count` entries and the slack."""

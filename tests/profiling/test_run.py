@@ -130,7 +130,7 @@ def test_an_overwriting_run_that_was_killed_resumes_with_overwrite(tmp_path: Pat
 
 
 def test_an_interrupt_ends_with_130_and_keeps_the_journal(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = start(tmp_path, "--needles-per-cell", "20")  # long enough to be caught at work
     journal = tmp_path / "scores" / "demo--r2.journal"
     wait_for_trials(journal, 2, process)
     process.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headprobe.commands.reading import read_text
+from headprobe.commands.reading import prompt_name, read_text
 
 if TYPE_CHECKING:
     from headprobe.compression.policies import Policy
@@ -116,7 +116,7 @@ def compress_command(
     else:
         from headprobe.evaluation.questions import own_question
 
-        asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=_named(prompt))
+        asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=prompt_name(prompt))
     answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
     print_answers(loaded.name, asked, answers, as_json)
 
@@ -143,10 +143,6 @@ def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, 
         raise OptionError("--chat is for --prompt; needle prompts use the chat template by themselves")
     if prompt is not None and length is not None:
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
-
-
-def _named(prompt: str | None) -> str:
-    return "stdin" if prompt == "-" else Path(str(prompt)).name
 
 
 def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int) -> Question:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, stdout_console, write_json
-from headprobe.commands.reading import read_text
+from headprobe.commands.reading import prompt_name, read_text
 
 if TYPE_CHECKING:
     from headprobe.evaluation.value_norms import SinkDrop, ValueNorms
@@ -78,7 +78,7 @@ def norms_command(
     loaded = load_model(model, device=device, dtype=dtype)
     shown = _numbers(layers, loaded.geometry.num_hidden_layers, "layer") or _spread(loaded)
     columns = _numbers(heads, loaded.geometry.num_key_value_heads, "KV head")
-    ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), _named(prompt))
+    ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), prompt_name(prompt))
     measured = measure_value_norms(loaded, ids, sinks)
     drawn = [(la, h) for la in shown for h in columns] if columns else strongest_heads(measured, shown)
     _draw(measured, drawn, loaded.name, source, path, kind)
@@ -130,10 +130,6 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 
 # -- the prompt -----------------------------------------------------------------------------------------------------
-
-
-def _named(prompt: str | None) -> str:
-    return "stdin" if prompt == "-" else Path(str(prompt)).name
 
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:

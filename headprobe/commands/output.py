@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     stdout_console().print(table)
+
+
+@contextmanager
+def hint_at_resume() -> Iterator[None]:
+    """Tell on stderr, when the block is interrupted, that its finished trials are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
+        raise
 
 
 def printable(text: str) -> str:

@@ -49,3 +49,8 @@ def read_text(prompt: str) -> str:
     if not text.strip():
         raise FileFormatError("the prompt is empty", name)
     return text
+
+
+def prompt_name(prompt: str | None) -> str:
+    """What output calls a prompt that was read from a file, or from stdin (`-`)."""
+    return "stdin" if prompt == "-" else Path(str(prompt)).name

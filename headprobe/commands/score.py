@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.output import hint_at_resume
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
 from headprobe.scores.atomic_file import refuse_existing
@@ -90,7 +89,7 @@ def score_command(
     if dry_run:
         print_plan(loaded, prepared, as_json)
         return
-    with ScoreProgress(prepared) as progress, _hint_at_resume():
+    with ScoreProgress(prepared) as progress, hint_at_resume():
         result = scoring.run(
             loaded, prepared, paths, resume=resume, overwrite=overwrite,
             on_trial=progress.update, on_resume=progress.resumed, command=_command(context),
@@ -100,15 +99,6 @@ def score_command(
     if until_stable is not None:
         tell_stability(result.scores, until_stable, len(prepared.prompts))
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
-
-
-@contextmanager
-def _hint_at_resume() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
-        raise
 
 
 def _one_length(text: str) -> int:

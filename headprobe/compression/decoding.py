@@ -76,8 +76,10 @@ class CapturedStep:
         return self.logits
 
 
-def run_step(model: Any, cache: RaggedCache, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits `[B, vocabulary]` behind `tokens` `[B, T]` at `positions` `[B, T]`."""
+def run_step(
+    model: Any, cache: RaggedCache, tokens: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits `[B, vocabulary]` behind `tokens` `[B, T]` at `positions` `[B, T]` (None: those that follow, no pads)."""
     out = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     logits: torch.Tensor = out.logits[:, -1]
     return logits

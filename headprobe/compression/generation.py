@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from headprobe.compression.decoding import Decoder
+from headprobe.compression.decoding import Decoder, run_step
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession
 from headprobe.errors import DeviceMemoryError, OptionError
@@ -38,7 +38,6 @@ class Generation:
     tokens_per_s: float | None
     kernel: str
     used_graph: bool = False
-    logits: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
 
 
 def generate(
@@ -74,10 +73,10 @@ def _generate(session, input_ids, max_new_tokens, eos, context_tokens, graphs): 
     cache = session.new_cache()
     ids = torch.tensor([list(input_ids)], device=device)
     cut = ids.shape[1] if context_tokens is None else context_tokens
-    logits = read(model, cache, ids[:, :cut])
+    logits = run_step(model, cache, ids[:, :cut])
     lengths, kv_bytes = cache.lengths[:, 0], cache.nbytes
     if cut < ids.shape[1]:
-        logits = read(model, cache, ids[:, cut:])
+        logits = run_step(model, cache, ids[:, cut:])
     produced = [int(logits[0].argmax())]
     first = time.perf_counter()
     decoder = Decoder(model, cache, graphs=graphs)
@@ -98,13 +97,6 @@ def _generate(session, input_ids, max_new_tokens, eos, context_tokens, graphs): 
         kernel=session.kernel.name,
         used_graph=decoder.uses_graph,
     )
-
-
-def read(model: Any, cache: RaggedCache, ids: torch.Tensor) -> torch.Tensor:
-    """Feed `ids` `[B, T]` to the cache and give the logits `[B, vocabulary]` behind them."""
-    out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    logits: torch.Tensor = out.logits[:, -1]
-    return logits
 
 
 def full_kv_bytes(cache: RaggedCache, tokens: int) -> int:

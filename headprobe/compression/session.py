@@ -18,6 +18,7 @@ from headprobe.compression.ragged_attention import Kernel, KernelNeeds, pick_ker
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.attention_switch import switched_attention
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
@@ -160,18 +161,12 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
 
 @contextmanager
 def _ragged_attention(model: Any) -> Iterator[None]:
-    """Switch `model` to the attention function below; put its own back afterwards."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION_NAME)
+    """Switch `model` to the attention function below; put its own back afterwards, with nothing left pending."""
     try:
-        if model.config._attn_implementation != ATTENTION_NAME:
-            raise ModelError(
-                f"{type(model).__name__} does not use transformers' attention interface: its cache can't be compressed"
-            )
-        yield
+        with switched_attention(model, ATTENTION_NAME, ": its cache can't be compressed"):
+            yield
     finally:
         pending.set(None)
-        model.set_attn_implementation(before)
 
 
 def _attention(

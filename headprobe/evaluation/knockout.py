@@ -13,8 +13,9 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from headprobe.errors import ModelError, OptionError
+from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, causal_end
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
@@ -51,19 +52,15 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
     for a head that the model does not have, `ModelError` for a model without transformers' attention interface.
     """
     layers = _by_layer(heads, ModelGeometry.from_config(model.config.get_text_config(decoder=True)))
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION_NAME)
     state = _Hidden(layers, span)
     token = _hidden.set(state)
     counting = model.register_forward_pre_hook(state.count, with_kwargs=True)
     try:
-        if model.config._attn_implementation != ATTENTION_NAME:
-            raise ModelError(f"{type(model).__name__} does not use transformers' attention interface")
-        yield
+        with switched_attention(model, ATTENTION_NAME):
+            yield
     finally:
         counting.remove()
         _hidden.reset(token)
-        model.set_attn_implementation(before)
 
 
 def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:

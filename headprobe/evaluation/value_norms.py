@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from headprobe.compression import importance
 from headprobe.compression.importance import AttentionShape, column_sums, value_norms
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError, PlanError
+from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, dense_attention, query_blocks
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import is_out_of_memory
@@ -153,18 +154,12 @@ def norm_capture(model: Any, found: dict[int, LayerNorms]) -> Iterator[None]:
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
     if "chunked_attention" in kinds:
         raise ModelError(f"{type(model).__name__} attends in chunks: its value norms can't be read")
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION_NAME)
     token = _found.set(found)
     try:
-        if model.config._attn_implementation != ATTENTION_NAME:
-            raise ModelError(
-                f"{type(model).__name__} does not use transformers' attention interface, so its values can't be read"
-            )
-        yield
+        with switched_attention(model, ATTENTION_NAME, ", so its values can't be read"):
+            yield
     finally:
         _found.reset(token)
-        model.set_attn_implementation(before)
 
 
 def _attention(

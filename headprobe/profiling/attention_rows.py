@@ -18,7 +18,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from headprobe.errors import ModelError
+from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, dense_attention
 from headprobe.spans import Span
 
@@ -75,16 +75,8 @@ def row_capture(model: Any) -> Iterator[None]:
 
     Raises `ModelError` for a model that does not go through transformers' attention interface.
     """
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION_NAME)
-    try:
-        if model.config._attn_implementation != ATTENTION_NAME:
-            raise ModelError(
-                f"{type(model).__name__} does not use transformers' attention interface, so its rows can't be read"
-            )
+    with switched_attention(model, ATTENTION_NAME, ", so its rows can't be read"):
         yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 @contextmanager

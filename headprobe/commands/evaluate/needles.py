@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.output import hint_at_resume
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -137,22 +135,13 @@ def run(
     with (
         folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite) as journal,
         GridProgress(grid, journal) as progress,
-        _hint_at_resume(),
+        hint_at_resume(),
     ):
         rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
     summary = GridSummary(tuple(rows))
     record = summary_record(loaded, grid, summary)
     write_files(folder, summary, record)
     print_summary(folder, summary, record, as_json)
-
-
-@contextmanager
-def _hint_at_resume() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
-        raise
 
 
 def _budgets(text: str) -> tuple[int, ...]:

@@ -46,11 +46,15 @@ PHASES = (
     Phase("middle", 200, Shape(12, 416, 4, copy_share=0.2), planting=(0.6, 0.4), gap=(3, 3)),
     Phase("long", 150, Shape(4, 960, 8, copy_share=0.2), planting=(0.4, 0.0), gap=(3, 3)),
     Phase("longest", 250, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
+    Phase("refining", 900, Shape(16, 160, 6, copy_share=0.5), planting=(0.6, 0.4), gap=(3, 3)),
+    Phase("middle again", 200, Shape(12, 416, 4, copy_share=0.3), planting=(0.4, 0.2), gap=(3, 3)),
+    Phase("long again", 200, Shape(4, 960, 8, copy_share=0.3), planting=(0.2, 0.0), gap=(3, 3)),
+    Phase("longest again", 350, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
 )
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60
-DECAY_FROM = "settling"  # from the start of this phase on, the rate falls to FINAL_LR by half a cosine
-AVERAGE_FROM, AVERAGE_DECAY = "long", 0.99  # the running mean of the weights, kept from the start of this phase on
+DECAYS = {"settling": PEAK_LR, "refining": 1e-3}  # from the start of each, half a cosine from this rate to FINAL_LR
+AVERAGE_FROM, AVERAGE_DECAY = "long again", 0.99  # the running mean of the weights, kept from the start of this phase on
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -86,7 +90,8 @@ class Trainer:
         names = [p.name for p in phases]
         self.phase_ends = [(name, sum(p.steps for p in phases[: i + 1])) for i, name in enumerate(names)]
         starts = {name: end - phase.steps for (name, end), phase in zip(self.phase_ends, phases, strict=True)}
-        self.decay_from, self.average_from = starts[DECAY_FROM], starts[AVERAGE_FROM]
+        self.decays = [(starts[name], rate) for name, rate in DECAYS.items() if name in starts]
+        self.average_from = starts.get(AVERAGE_FROM, self.total)
         self.average: dict[str, torch.Tensor] = {}
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 
@@ -104,8 +109,12 @@ class Trainer:
     def learning_rate(self) -> float:
         if self.step < WARMUP:
             return PEAK_LR * (self.step + 1) / WARMUP
-        passed = max(0, self.step - self.decay_from) / (self.total - self.decay_from)
-        return FINAL_LR + (PEAK_LR - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
+        ends = [start for start, _ in self.decays[1:]] + [self.total]
+        for (start, rate), end in zip(self.decays, ends, strict=True):
+            if start <= self.step < end:
+                passed = (self.step - start) / (end - start)
+                return FINAL_LR + (rate - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * passed))
+        return PEAK_LR
 
     # -- one step ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headprobe.commands.options import (
+    BetaOption,
+    GqaOption,
+    SinksOption,
+    WindowOption,
+)
 from headprobe.commands.output import stdout_console, write_json
 
 if TYPE_CHECKING:
@@ -31,16 +37,10 @@ def budgets_command(
         float | None, typer.Option("--ratio", help="The budget as a share of the prompt, up to 1.", show_default=False)
     ] = None,
     policy: Annotated[str, typer.Option("--policy", help="A named policy, or SELECTOR+ALLOCATOR.")] = "headkv-r2",
-    beta: Annotated[
-        float | None, typer.Option("--beta", help="Nearer 1: more goes by score.", show_default=False)
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option("--window", help="Latest entries that every head keeps.", show_default=False)
-    ] = None,
-    sinks: Annotated[
-        int | None, typer.Option("--sinks", help="First entries that every head keeps.", show_default=False)
-    ] = None,
-    gqa: Annotated[str, typer.Option("--gqa", help="How query heads give a KV head its score: mean, max.")] = "mean",
+    beta: BetaOption = None,
+    window: WindowOption = None,
+    sinks: SinksOption = None,
+    gqa: GqaOption = "mean",
     num_kv_heads: Annotated[
         int | None,
         typer.Option("--num-kv-heads", help="KV heads of a layer, for files that do not tell.", show_default=False),

@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.options import (
+    AttentionOption,
+    BetaOption,
+    DeviceOption,
+    DtypeOption,
+    GqaOption,
+    LayerChunkOption,
+    ModelOption,
+    PoolOption,
+    QueryAgnosticOption,
+    SinksOption,
+    WindowOption,
+)
 from headprobe.commands.reading import prompt_name, read_text
 
 if TYPE_CHECKING:
@@ -28,7 +41,7 @@ def compress_command(
     ratio: Annotated[
         float | None, typer.Option(help="The budget as a share of the prompt, such as 0.05.", show_default=False)
     ] = None,
-    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    model: ModelOption = "demo",
     scores: Annotated[
         Path | None,
         typer.Option(help="Score file, native or foreign; default: the model's newest in scores/.", show_default=False),
@@ -52,13 +65,11 @@ def compress_command(
         typer.Option(help="Tokens of the needle prompt; default: the window, at most 32k.", show_default=False),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    query_agnostic: Annotated[
-        bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
-    ] = False,
-    beta: Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)] = None,
-    window: Annotated[int | None, typer.Option(help="Latest entries all heads keep.", show_default=False)] = None,
-    pool: Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)] = None,
-    sinks: Annotated[int | None, typer.Option(help="First entries that every head keeps.", show_default=False)] = None,
+    query_agnostic: QueryAgnosticOption = False,
+    beta: BetaOption = None,
+    window: WindowOption = None,
+    pool: PoolOption = None,
+    sinks: SinksOption = None,
     value_aware: Annotated[
         bool | None,
         typer.Option(
@@ -68,13 +79,11 @@ def compress_command(
     compat: Annotated[
         str | None, typer.Option(help="headkv: round budgets as the published code does.", show_default=False)
     ] = None,
-    gqa: Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")] = "mean",
-    attention: Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, torch.")] = "auto",
-    prefill_chunk: Annotated[
-        int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    gqa: GqaOption = "mean",
+    attention: AttentionOption = "auto",
+    prefill_chunk: LayerChunkOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Which needle, and where its haystack begins.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")

@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headprobe.commands.options import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+)
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.reading import prompt_name, read_text
 
@@ -22,7 +27,7 @@ COLUMNS = ("layer", "attention on sinks", "median norm", "sinks' norm", "ratio",
 
 
 def norms_command(
-    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    model: ModelOption = "demo",
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -57,8 +62,8 @@ def norms_command(
             help="The picture, ending in .png, .svg or .pdf; default: norms--<model>.png.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Where the needle prompt's haystack begins.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:

@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.options import (
+    ChatTemplateOption,
+    DepthsOption,
+    DeviceOption,
+    DtypeOption,
+    HaystackOption,
+    ModelOption,
+    NeedlesPerCellOption,
+    ResumeOption,
+)
 from headprobe.commands.output import hint_at_resume
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
@@ -20,31 +30,31 @@ if TYPE_CHECKING:
 
 def score_command(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    model: ModelOption = "demo",
     method: Annotated[str, typer.Option(help="r2, retrieval, enhanced, contrast, value; several with commas.")] = "r2",
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,
-    haystack: Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")] = "all",
+    haystack: HaystackOption = "all",
     lengths: Annotated[str | None, typer.Option(help="Context lengths in tokens, such as 512,1k,2k.")] = None,
     max_length: Annotated[str | None, typer.Option(help="Longest length; default: the model's window.")] = None,
     num_lengths: Annotated[int, typer.Option(help="How many lengths, spread evenly up to the longest.")] = 5,
-    depths: Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")] = 10,
-    needles_per_cell: Annotated[int, typer.Option(help="Needles tried at each length and depth.")] = 2,
+    depths: DepthsOption = 10,
+    needles_per_cell: NeedlesPerCellOption = 2,
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="Score file (folder for several); default scores/<model>--<method>.json."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: ResumeOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
     limit: Annotated[int | None, typer.Option(help="At most so many trials, spread over the grid.")] = None,
     until_stable: Annotated[
         int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")] = True,
+    chat: ChatTemplateOption = True,
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
     dump_prompts: Annotated[Path | None, typer.Option(help="Write every trial's prompt to this JSONL file.")] = None,

@@ -7,6 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.options import (
+    AttentionOption,
+    BetaOption,
+    ChatTemplateOption,
+    DepthsOption,
+    DeviceOption,
+    DtypeOption,
+    GqaOption,
+    HaystackOption,
+    LayerChunkOption,
+    ModelOption,
+    NeedlesPerCellOption,
+    PoolOption,
+    QueryAgnosticOption,
+    ResumeOption,
+    SinksOption,
+    WindowOption,
+)
 from headprobe.commands.output import hint_at_resume
 from headprobe.errors import OptionError
 
@@ -17,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def needles_command(
-    model: Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")] = "demo",
+    model: ModelOption = "demo",
     policies: Annotated[
         str, typer.Option(help="Named policies or SELECTOR+ALLOCATOR, with commas; all for every named one.")
     ] = "full,snapkv,ada-snapkv,headkv-r2",
@@ -28,10 +46,10 @@ def needles_command(
             help="Context lengths in tokens, such as 1k,2k; default: half the window and all of it.", show_default=False
         ),
     ] = None,
-    depths: Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")] = 10,
+    depths: DepthsOption = 10,
     needles: Annotated[str, typer.Option(help="Needle set or .jsonl file.")] = "reasoning",
-    needles_per_cell: Annotated[int, typer.Option(help="Needles tried at each length and depth.")] = 1,
-    haystack: Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")] = "all",
+    needles_per_cell: NeedlesPerCellOption = 1,
+    haystack: HaystackOption = "all",
     scores: Annotated[
         list[Path] | None,
         typer.Option(
@@ -43,35 +61,29 @@ def needles_command(
     baselines: Annotated[
         str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
     ] = "random,shuffled",
-    query_agnostic: Annotated[
-        bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
-    ] = False,
-    window: Annotated[int | None, typer.Option(help="Latest entries that all heads keep.", show_default=False)] = None,
-    pool: Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)] = None,
-    beta: Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)] = None,
-    sinks: Annotated[
-        int | None, typer.Option(help="First entries kept, for policies with sinks.", show_default=False)
-    ] = None,
-    gqa: Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")] = "mean",
-    attention: Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, torch.")] = "auto",
-    prefill_chunk: Annotated[
-        int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
-    ] = None,
+    query_agnostic: QueryAgnosticOption = False,
+    window: WindowOption = None,
+    pool: PoolOption = None,
+    beta: BetaOption = None,
+    sinks: SinksOption = None,
+    gqa: GqaOption = "mean",
+    attention: AttentionOption = "auto",
+    prefill_chunk: LayerChunkOption = None,
     seed: Annotated[int, typer.Option(help="Choice of needles, haystack's beginning, baselines.")] = 0,
-    chat: Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")] = True,
+    chat: ChatTemplateOption = True,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", metavar="DIR", help="Folder; default evals/needles--<model>.", show_default=False
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: ResumeOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
     minutes: Annotated[
         float | None, typer.Option(help="Begin no new prompt after so long; --resume goes on.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:

@@ -1,0 +1,36 @@
+"""Options that several commands have in common, each with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+# -- model and machine ----------------------------------------------------------------------------------------------
+
+ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+
+# -- probes ---------------------------------------------------------------------------------------------------------
+
+HaystackOption = Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")]
+DepthsOption = Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")]
+NeedlesPerCellOption = Annotated[int, typer.Option(help="Needles tried at each length and depth.")]
+ChatTemplateOption = Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+
+# -- compression ----------------------------------------------------------------------------------------------------
+
+GqaOption = Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")]
+AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
+LayerChunkOption = Annotated[
+    int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
+]
+WindowOption = Annotated[int | None, typer.Option(help="Latest entries that every head keeps.", show_default=False)]
+PoolOption = Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)]
+BetaOption = Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)]
+SinksOption = Annotated[int | None, typer.Option(help="First entries that every head keeps.", show_default=False)]
+QueryAgnosticOption = Annotated[
+    bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
+]

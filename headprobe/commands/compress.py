@@ -21,7 +21,7 @@ from headprobe.commands.options import (
     SinksOption,
     WindowOption,
 )
-from headprobe.commands.reading import prompt_name, read_text
+from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
     from headprobe.compression.policies import Policy
@@ -132,15 +132,10 @@ def compress_command(
 
 def _others(compare: str | None, window: int | None, pool: int | None) -> list[Policy]:
     """The policies of `--compare`; those with a window get the same window and pool, for a fair comparison."""
-    from headprobe.compression.policies import make_policy
+    from headprobe.compression.policies import make_policy_with
 
     names = [name.strip() for name in compare.split(",")] if compare else []
-    found = []
-    for name in names:
-        plain = make_policy(name)
-        windowed = plain.selector.name == "window"
-        found.append(make_policy(name, window=window, pool=pool) if windowed else plain)
-    return found
+    return [make_policy_with(name, {"window": window, "pool": pool}) for name in names]
 
 
 def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, length: str | None) -> None:
@@ -155,14 +150,10 @@ def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, 
 
 
 def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int) -> Question:
-    from headprobe.errors import OptionError
     from headprobe.evaluation.questions import needle_question
-    from headprobe.probes.plan import parse_lengths
 
-    lengths = (min(loaded.window, 32 * 1024),) if length is None else parse_lengths(length, loaded.window)
-    if len(lengths) != 1:
-        raise OptionError(f"--length takes one length, got {length!r}")
-    return needle_question(loaded, lengths[0], seed=seed)
+    tokens = min(loaded.window, 32 * 1024) if length is None else one_length(length, "--length", loaded.window)
+    return needle_question(loaded, tokens, seed=seed)
 
 
 def _tell(answer: object) -> None:

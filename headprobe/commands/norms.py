@@ -14,12 +14,11 @@ from headprobe.commands.options import (
     ModelOption,
 )
 from headprobe.commands.output import print_table, stdout_console, write_json
-from headprobe.commands.reading import prompt_name, read_text
+from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
     from headprobe.evaluation.value_norms import SinkDrop, ValueNorms
     from headprobe.models.loading import LoadedModel
-    from headprobe.profiling.run import Prepared
 
 NEEDLE_TOKENS = 1024
 NUM_LAYERS = 3
@@ -144,17 +143,11 @@ def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
 
 def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int) -> tuple[tuple[int, ...], str]:
     """A prompt of one needle in the middle of a haystack, and its name."""
-    from headprobe.errors import OptionError
-    from headprobe.probes.plan import parse_lengths
-    from headprobe.profiling.run import ScoreOptions, prepare
+    from headprobe.evaluation.questions import needle_question
 
-    lengths = (min(NEEDLE_TOKENS, loaded.window),) if length is None else parse_lengths(length, loaded.window)
-    if len(lengths) != 1:
-        raise OptionError(f"--length takes one length, got {length!r}")
-    options = ScoreOptions(lengths=lengths, depths=1, needles_per_cell=1, limit=1, seed=seed)
-    prepared: Prepared = prepare(loaded, options)
-    trial = prepared.prompts[0]
-    return trial.input_ids, f"needle {trial.trial_id}"
+    tokens = min(NEEDLE_TOKENS, loaded.window) if length is None else one_length(length, "--length", loaded.window)
+    found = needle_question(loaded, tokens, seed=seed)
+    return found.input_ids, found.source
 
 
 def _numbers(text: str | None, count: int, noun: str) -> list[int]:

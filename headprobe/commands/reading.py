@@ -37,6 +37,17 @@ def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
     return scores
 
 
+def one_length(text: str, option: str, longest: int | None = None) -> int:
+    """Tokens from text such as `2k`, at most `longest`. Raises `OptionError`, which names `option`."""
+    from headprobe.errors import OptionError
+    from headprobe.probes.plan import parse_lengths
+
+    lengths = parse_lengths(text) if longest is None else parse_lengths(text, longest)
+    if len(lengths) != 1:
+        raise OptionError(f"{option} takes one length, got {text!r}")
+    return lengths[0]
+
+
 def read_text(prompt: str) -> str:
     """The text of a file, or of stdin (`-`). Raises `FileFormatError` for what is no text, or empty."""
     from headprobe.errors import FileFormatError

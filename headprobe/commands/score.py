@@ -20,6 +20,7 @@ from headprobe.commands.options import (
     ResumeOption,
 )
 from headprobe.commands.output import hint_at_resume
+from headprobe.commands.reading import one_length
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
 from headprobe.scores.atomic_file import refuse_existing
@@ -75,7 +76,7 @@ def score_command(
         needles=needles,
         haystack=haystack,
         lengths=None if lengths is None else parse_lengths(lengths),
-        max_length=None if max_length is None else _one_length(max_length),
+        max_length=None if max_length is None else one_length(max_length, "--max-length"),
         num_lengths=num_lengths,
         depths=depths,
         needles_per_cell=needles_per_cell,
@@ -109,15 +110,6 @@ def score_command(
     if until_stable is not None:
         tell_stability(result.scores, until_stable, len(prepared.prompts))
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
-
-
-def _one_length(text: str) -> int:
-    from headprobe.probes.plan import parse_lengths
-
-    lengths = parse_lengths(text)
-    if len(lengths) != 1:
-        raise OptionError(f"--max-length takes one length, got {text!r}; several go to --lengths")
-    return lengths[0]
 
 
 def _at_least(value: int, least: int, option: str) -> int:

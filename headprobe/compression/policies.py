@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,6 +107,19 @@ def make_policy(
     policy = _change(policy, "allocator", beta=beta, compat=compat)
     own: dict[str, Any] = {"sinks": sinks, "value_aware": value_aware, "value_eps": value_eps}
     return replace(policy, **{key: value for key, value in own.items() if value is not None})
+
+
+def has_option(policy: Policy, option: str) -> bool:
+    """Whether `policy` knows `window`, `pool`, `beta`, `compat`, or (for policies that have sinks) `sinks`."""
+    if option == "sinks":
+        return policy.sinks > 0
+    return any(option in getattr(part, "__dataclass_fields__", {}) for part in (policy.selector, policy.allocator))
+
+
+def make_policy_with(name: str, options: Mapping[str, Any]) -> Policy:
+    """The policy called `name`, changed by those of `options` that it has (None leaves one as it is)."""
+    plain = make_policy(name)
+    return make_policy(name, **{key: value for key, value in options.items() if has_option(plain, key)})
 
 
 def _pair(name: str) -> Policy:

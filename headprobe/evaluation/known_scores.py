@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from headprobe.compression.policies import Policy
@@ -41,16 +42,26 @@ def _model_option(loaded: LoadedModel) -> str:
 
 
 def _found(loaded: LoadedModel, method: str | None, folder: Path) -> AnyScores | None:
-    files = sorted(folder.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
+    files = sorted(folder.glob("*.json"), key=lambda file: (_changed(file), file.name), reverse=True)
     own = [scores for file in files if (scores := _readable(file)) is not None and belongs(scores, loaded)]
     shipped = bundled_model_folder() / SHIPPED
     if Path(loaded.source) == bundled_model_folder() and shipped.is_dir():
-        own += [scores for file in sorted(shipped.glob("*.json")) if (scores := _readable(file)) is not None]
+        own += [scores for file in sorted(shipped.glob("*.json")) if (scores := _readable(file))]
     return next((scores for scores in own if scores.method == method), own[0] if own else None)
 
 
+def _changed(file: Path) -> int:
+    """When the file was changed."""
+    return file.stat().st_mtime_ns
+
+
 def _readable(file: Path) -> AnyScores | None:
-    """The file's scores; None for what is no score file: other JSON may lie in the folder."""
+    return _read(file, _changed(file))
+
+
+@lru_cache(maxsize=64)  # every policy asks for the same few files
+def _read(file: Path, changed: int) -> AnyScores | None:
+    """The scores of a file that was changed then; None for what is no score file: other JSON may lie in the folder."""
     try:
         return read_any(file)
     except FileFormatError:
@@ -58,17 +69,19 @@ def _readable(file: Path) -> AnyScores | None:
 
 
 def belongs(scores: AnyScores, loaded: LoadedModel) -> bool:
-    """Whether a file's scores are of this model: by its config's hash where the file has it, else by name."""
+    """Whether a file's scores are of this model: by the hashes of config and weights in it, else by name."""
     identity = None if scores.native is None else scores.native.provenance.model
     if identity is not None and identity.config_sha256:
-        return identity.config_sha256 == loaded.config_sha256
+        same_weights = identity.weights_sha256 in (None, loaded.weights_sha256)
+        return identity.config_sha256 == loaded.config_sha256 and same_weights
     return scores.model is not None and short_name(scores.model) == short_name(loaded.name)
 
 
 def _remark(scores: AnyScores, policy: Policy, loaded: LoadedModel) -> str | None:
     parts = []
     if scores.native is not None and not belongs(scores, loaded):
-        parts.append(f"{scores.path.name} holds scores of {scores.model}, not of {loaded.name}")
+        other = "other weights" if scores.model == short_name(loaded.name) else f"{scores.model}, not"
+        parts.append(f"{scores.path.name} holds scores of {other} of {loaded.name}")
     if scores.method is not None and scores.method != policy.scores:
         parts.append(f"{policy.name} is meant for {policy.scores} scores, {scores.path.name} has {scores.method}")
     return "; ".join(parts) or None

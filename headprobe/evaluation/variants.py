@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from headprobe.compression.budgets import Floats
-from headprobe.compression.policies import POLICIES, Policy, make_policy
+from headprobe.compression.policies import POLICIES, Policy, has_option, make_policy, make_policy_with
 from headprobe.compression.session import kv_head_scores
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import known_scores
@@ -81,20 +81,10 @@ class PolicyOptions:
     def apply(self, names: Sequence[str]) -> list[Policy]:
         """The policies called `names`, changed. Raises `OptionError` for an option that none of them has."""
         given = {key: value for key, value in vars(self).items() if value is not None}
-        policies = [make_policy(name) for name in names]
         for key, value in given.items():
-            if not any(_has(policy, key) for policy in policies):
+            if not any(has_option(make_policy(name), key) for name in names):
                 raise OptionError(f"none of {', '.join(names)} has a {key} (given: {value})")
-        return [
-            make_policy(policy.name, **{key: value for key, value in given.items() if _has(policy, key)})
-            for policy in policies
-        ]
-
-
-def _has(policy: Policy, option: str) -> bool:
-    if option == "sinks":
-        return policy.sinks > 0
-    return any(option in getattr(part, "__dataclass_fields__", {}) for part in (policy.selector, policy.allocator))
+        return [make_policy_with(name, given) for name in names]
 
 
 def policy_names(text: str) -> tuple[str, ...]:

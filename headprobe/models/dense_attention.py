@@ -54,7 +54,8 @@ def attention_weights(
     batch, heads, rows, dim = query.shape
     groups = key.shape[1]
     grouped = query.float().reshape(batch, groups, heads // groups * rows, dim)
-    if heads * rows * key.shape[2] > ROW_BLOCK_ELEMENTS:
+    copied = 0 if key.dtype == torch.float32 else 2 * key.numel()  # half keys are widened for the product
+    if max(heads * rows * key.shape[2], copied) > ROW_BLOCK_ELEMENTS:
         scores = torch.cat([grouped[:, g, None] @ key[:, g, None].float().transpose(2, 3) for g in range(groups)], 1)
     else:
         scores = grouped @ key.float().transpose(2, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from headprobe.models import hub
 from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
 from headprobe.models.decoders import one_line, read_config, read_geometry, read_window
 from headprobe.models.devices import check_dtype, pick_device, pick_dtype
+from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.quiet import quiet_transformers
 
@@ -50,6 +52,11 @@ class LoadedModel:
     def attn_implementation(self) -> str:
         """Name of the attention function in use, as transformers calls it."""
         return str(self.model.config._attn_implementation)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """See `weights_fingerprint`."""
+        return weights_fingerprint(self.model)
 
 
 def load_model(

@@ -2,8 +2,9 @@
 
 The model runs unmodified. `row_capture(model)` switches it to an attention function of ours, which computes the layer's
 output as usual (fused kernels, nothing of size n x n) and, for the last `num_rows` queries of a pass, the softmax rows
-as well; they go to a consumer at once, one layer at a time. The model's own attention function is put back whatever
-happens.
+as well; they go to a consumer at once, one layer at a time. In the last layer nothing but those queries is computed:
+the other tokens' outputs reach no one, only their keys and values do. The model's own attention function is put back
+whatever happens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
@@ -73,10 +75,43 @@ _wanted: ContextVar[_Wanted | None] = ContextVar("headprobe_wanted_rows", defaul
 def row_capture(model: Any) -> Iterator[None]:
     """Run `model` with the capturing attention function inside the block; restore its own one afterwards.
 
-    Raises `ModelError` for a model that does not go through transformers' attention interface.
+    Inside, outputs of a pass hold for its last `num_rows` tokens only (the last one where no rows are wanted). Raises
+    `ModelError` for a model that does not go through transformers' attention interface.
     """
-    with switched_attention(model, ATTENTION_NAME, ", so its rows can't be read"):
+    with switched_attention(model, ATTENTION_NAME, ", so its rows can't be read"), _short_last_mlp(model):
         yield
+
+
+@contextmanager
+def _short_last_mlp(model: Any) -> Iterator[None]:
+    """Let the MLP of the last layer work on the last `num_rows` tokens only and give zeros for the others."""
+    mlp = getattr(model.get_decoder().layers[-1], "mlp", None)
+    if mlp is None:
+        yield
+        return
+    lengths: list[int] = []
+
+    def cut(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        lengths.append(given[0].shape[1])
+        return given[0][:, -_rows_of_pass() :], *given[1:]
+
+    def fill(_: Any, given: Any, out: Any) -> Any:
+        states, *rest = out if isinstance(out, tuple) else (out,)
+        states = pad(states, (0, 0, lengths.pop() - states.shape[1], 0))
+        return (states, *rest) if isinstance(out, tuple) else states
+
+    hooks = mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(fill)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rows_of_pass() -> int:
+    """How many tokens at the end of the pass in work somebody looks at."""
+    wanted = _wanted.get()
+    return 1 if wanted is None else wanted.num_rows
 
 
 @contextmanager
@@ -102,16 +137,20 @@ def _attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    tokens, rows = query.shape[2], min(_rows_of_pass(), query.shape[2])
+    last = query[:, :, -rows:]
+    last_mask = None if attention_mask is None else attention_mask[:, :, -rows:, : key.shape[2]]
+    if module.layer_idx == module.config.num_hidden_layers - 1:  # type: ignore[union-attr]
+        query, attention_mask = last, last_mask
     out = dense_attention(
         query, key, value, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux, window=sliding_window
     )
+    out = pad(out.transpose(1, 2), (0, 0, 0, 0, tokens - out.shape[2], 0)).contiguous()
     wanted = _wanted.get()
     if wanted is not None:
-        rows = min(wanted.num_rows, query.shape[2])
-        mask = None if attention_mask is None else attention_mask[:, :, -rows:, : key.shape[2]]
-        weights = attention_weights(query[:, :, -rows:], key, mask, scaling=scaling, softcap=softcap, sinks=s_aux)
+        weights = attention_weights(last, key, last_mask, scaling=scaling, softcap=softcap, sinks=s_aux)
         wanted.consumer(AttentionRows(int(module.layer_idx), weights[0], value[0]))  # type: ignore[arg-type]
-    return out.transpose(1, 2).contiguous(), None
+    return out, None
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

@@ -179,6 +179,7 @@ def _provenance(
             architecture=loaded.architecture,
             dtype=loaded.dtype,
             attn_implementation=loaded.attn_implementation,
+            weights_sha256=loaded.weights_sha256,
         ),
         TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,

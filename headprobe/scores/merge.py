@@ -16,7 +16,7 @@ from headprobe.scores.head_scores import Floats, HeadScores, ScoreTable, Trial, 
 from headprobe.scores.provenance import Provenance
 
 SAME_PROBES = ("needles.name", "needles.sha256", "haystack.name", "haystack.sha256", "template", "chat")
-MAY_BE_UNKNOWN = ("revision", "config_sha256")
+MAY_BE_UNKNOWN = ("revision", "config_sha256", "weights_sha256")
 PARTS = "parts"
 SEED = "seed"
 ROUNDING = 0.01  # in scores of one trial that was measured twice
@@ -92,7 +92,7 @@ def _check_same(file: AnyScores, first: HeadScores, other_file: AnyScores, other
 
 def _identity(scores: HeadScores) -> Iterable[tuple[str, Any]]:
     model, tokenizer, method = scores.provenance.model, scores.provenance.tokenizer, scores.method
-    for name in ("id", "revision", "config_sha256", "architecture", "dtype"):
+    for name in ("id", "revision", "config_sha256", "weights_sha256", "architecture", "dtype"):
         yield f"model.{name}", getattr(model, name)
     for name, value in vars(scores.geometry).items():
         yield f"model.{name}", value

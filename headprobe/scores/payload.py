@@ -80,6 +80,7 @@ def _model_block(scores: HeadScores) -> dict[str, Any]:
         "layer_types": list(geometry.layer_types),
         "dtype": model.dtype,
         "attn_implementation": model.attn_implementation,
+        **({} if model.weights_sha256 is None else {"weights_sha256": model.weights_sha256}),
     } | dict(model.extra)
 
 
@@ -110,7 +111,7 @@ def _geometry(model: Fields) -> ModelGeometry:
 
 
 def _model(model: Fields) -> ModelIdentity:
-    names = ("revision", "config_sha256", "architecture", "dtype", "attn_implementation")
+    names = ("revision", "config_sha256", "architecture", "dtype", "attn_implementation", "weights_sha256")
     known = {name: model.optional_text(name) for name in names}
     return ModelIdentity(id=model.text("id"), **known, extra=model.rest())
 

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model as given (`id`) and as resolved: revision (a commit hash or None), sha256 of its config, class name."""
+    """The model as given (`id`) and as resolved: revision (a commit hash or None), sha256 of its config, class name.
+
+    `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it tells retrained weights from old ones.
+    """
 
     id: str
     revision: str | None = None
@@ -17,6 +20,7 @@ class ModelIdentity:
     architecture: str | None = None
     dtype: str | None = None
     attn_implementation: str | None = None
+    weights_sha256: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -24,10 +24,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_model(str(build_tiny_model("llama", tmp_path_factory.mktemp("models"))), device="cpu")
 
 
-def score_file(folder: Path, geometry: ModelGeometry, method: str = "r2", config: str | None = None) -> Path:
-    """Random scores; those with a model's `config` hash belong to it."""
+def score_file(
+    folder: Path, geometry: ModelGeometry, method: str = "r2", config: str | None = None, weights: str | None = None
+) -> Path:
+    """Random scores; those with a model's `config` hash, and its `weights` hash or none, belong to it."""
     scores = random_scores(geometry)
-    owner = replace(scores.provenance, model=ModelIdentity("random", config_sha256=config))
+    owner = replace(scores.provenance, model=ModelIdentity("random", config_sha256=config, weights_sha256=weights))
     named = replace(scores, method=replace(scores.method, name=method), provenance=owner)
     return write_score_file(folder / f"{method}.json", named)
 
@@ -66,6 +68,16 @@ def test_scores_of_another_method_are_not_passed_off_as_the_policys_own(tmp_path
     score_file(tmp_path, llama.geometry, config=llama.config_sha256)
     with pytest.raises(OptionError, match="headkv-er needs enhanced scores of .*--method enhanced` makes them"):
         list(variants(llama, [make_policy("headkv-er")], folder=tmp_path))
+
+
+def test_scores_of_older_weights_are_not_taken_for_the_models(tmp_path: Path, llama: Any) -> None:
+    score_file(tmp_path, llama.geometry, "r2", llama.config_sha256, weights="0" * 64)
+    with pytest.raises(OptionError, match="no head scores of .*, which headkv-r2 needs"):
+        list(variants(llama, [make_policy("headkv-r2")], folder=tmp_path))
+    score_file(tmp_path, llama.geometry, "enhanced", llama.config_sha256, weights=llama.weights_sha256)
+    [found] = variants(llama, [make_policy("headkv-er")], folder=tmp_path, baselines=())
+    assert found.scores is not None
+    assert found.remark is None
 
 
 def test_for_a_pattern_that_is_not_there_retrieval_scores_stand_in(tmp_path: Path, llama: Any) -> None:

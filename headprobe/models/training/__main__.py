@@ -54,7 +54,10 @@ PHASES = (
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60
 DECAYS = {"settling": PEAK_LR, "refining": 1e-3}  # from the start of each, half a cosine from this rate to FINAL_LR
-AVERAGE_FROM, AVERAGE_DECAY = "long again", 0.99  # the running mean of the weights, kept from the start of this phase on
+AVERAGE_FROM, AVERAGE_DECAY = (
+    "long again",
+    0.99,
+)  # running mean of the weights, from the start of this phase on
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:

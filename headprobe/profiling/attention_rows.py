@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from headprobe.models.attention_switch import switched_attention
-from headprobe.models.dense_attention import attention_weights, dense_attention
+from headprobe.models.dense_attention import attention_weights, causal_end, dense_attention
 from headprobe.spans import Span
 
 ATTENTION_NAME = "headprobe_rows"
@@ -125,7 +125,7 @@ def wanted_rows(num_rows: int, consumer: Consumer) -> Iterator[None]:
 
 
 def _attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -138,24 +138,49 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     tokens, rows = query.shape[2], min(_rows_of_pass(), query.shape[2])
-    last = query[:, :, -rows:]
-    last_mask = None if attention_mask is None else attention_mask[:, :, -rows:, : key.shape[2]]
-    if module.layer_idx == module.config.num_hidden_layers - 1:  # type: ignore[union-attr]
-        query, attention_mask = last, last_mask
+    window = sliding_window or _window_of(module)
+    last, last_mask = query[:, :, -rows:], _last_rows(attention_mask, rows, key.shape[2], window, query.device)
+    if module.layer_idx == module.config.num_hidden_layers - 1:
+        query, attention_mask = last, None if attention_mask is None else last_mask
     out = dense_attention(
-        query, key, value, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux, window=sliding_window
+        query, key, value, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux, window=window
     )
     out = pad(out.transpose(1, 2), (0, 0, 0, 0, tokens - out.shape[2], 0)).contiguous()
     wanted = _wanted.get()
     if wanted is not None:
         weights = attention_weights(last, key, last_mask, scaling=scaling, softcap=softcap, sinks=s_aux)
-        wanted.consumer(AttentionRows(int(module.layer_idx), weights[0], value[0]))  # type: ignore[arg-type]
+        wanted.consumer(AttentionRows(int(module.layer_idx), weights[0], value[0]))
     return out, None
 
 
+def _window_of(module: Any) -> int | None:
+    """How many keys a query of this layer sees, where the config says so and the model does not pass it on."""
+    types = getattr(module.config, "layer_types", None)
+    slides = not types or types[module.layer_idx] == "sliding_attention"
+    return getattr(module.config, "sliding_window", None) if slides else None
+
+
+def _last_rows(
+    mask: torch.Tensor | None, rows: int, keys: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """The mask of the last `rows` queries; None where they see all that came before them."""
+    if mask is not None:
+        return mask[:, :, -rows:, :keys]
+    if window is None or window >= keys:
+        return None
+    seen = causal_end(rows, keys, device)
+    return seen & ~seen.tril(keys - rows - window)
+
+
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """No mask for plain causal attention without padding (`dense_attention` aligns it), else transformers' own."""
-    if kwargs.get("mask_function") is causal_mask_function and kwargs.get("attention_mask") is None:
+    """No mask for causal attention without padding, with a sliding window or without, else transformers' own.
+
+    `dense_attention` aligns it, and knows the window: a mask would be as large as tokens of a pass x keys.
+    """
+    plain = kwargs.get("allow_is_causal_skip") and kwargs.get("attention_mask") is None
+    chunked = getattr(kwargs.get("config"), "attention_chunk_size", None) is not None
+    windowed = kwargs.get("local_size") is not None and not chunked
+    if plain and (windowed or kwargs.get("mask_function") is causal_mask_function):
         return None
     return sdpa_mask(*args, **kwargs)
 

@@ -9,6 +9,7 @@ import torch
 
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
+from headprobe.profiling import attention_rows
 from headprobe.profiling.attention_rows import ATTENTION_NAME, row_capture
 from headprobe.profiling.estimators import ESTIMATORS, Target
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
@@ -133,6 +134,26 @@ def test_the_models_own_attention_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), row_capture(model):
         raise RuntimeError("stop")
     assert model.config._attn_implementation == before
+
+
+def test_the_models_own_mlp_is_restored_after_an_error() -> None:
+    model = tiny_model("llama")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        before = model.model(ids).last_hidden_state
+    with pytest.raises(KeyError), row_capture(model):
+        raise KeyError
+    with torch.no_grad():
+        assert torch.equal(model.model(ids).last_hidden_state, before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma3", "gpt-oss"])
+def test_no_mask_of_tokens_by_keys_is_built(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a mask was built")
+
+    monkeypatch.setattr(attention_rows, "sdpa_mask", refuse)
+    assert len(measure(tiny_model(architecture), make_prompts(5))) == 4
 
 
 def test_a_model_without_the_attention_interface_is_refused() -> None:

@@ -1,6 +1,7 @@
 # make demo       install into .venv, score the bundled model, draw its heads, answer from a compressed cache
 # make test       install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
 # make test-slow  the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
+# make gpu-bench  everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
 # make clean      remove what these leave behind
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,7 +12,7 @@ PIP = $$(test -x $(BIN)/pip && echo $(BIN)/python -m pip || echo $(PYTHON) -m pi
 # The pin keeps pip from fetching gigabytes of CUDA; on a machine with a GPU: make demo CONSTRAINTS=
 CONSTRAINTS ?= -c constraints.txt
 
-.PHONY: demo test test-slow lint types tests wheel clean
+.PHONY: demo test test-slow gpu-bench lint types tests wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
@@ -19,6 +20,9 @@ demo: $(VENV)/installed
 	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel
+
+gpu-bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -127,9 +128,18 @@ def against_published(loaded: LoadedModel, prompts: list[Prompt]) -> dict[str, A
 
 
 def peak_memory(kind: str, model: str) -> int:
-    """Bytes that a process of its own takes at its peak beyond what the loaded model and prompts take."""
+    """Bytes that a process of its own takes at its peak beyond what the loaded model and prompts take.
+
+    There glibc gives memory back as soon as it is freed; otherwise the peak would be what its arenas hoard.
+    """
     command = [sys.executable, "-m", "benchmarks.score", "--peak", kind, "--model", model]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+        "MALLOC_ARENA_MAX": "1",
+    }
+    out = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     return int(out.strip().splitlines()[-1])
 
 

@@ -14,9 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headprobe.compression.generation import generate_batch as generate_batch
     from headprobe.compression.policies import Policy as Policy
     from headprobe.compression.policies import make_policy as make_policy
     from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
+    from headprobe.compression.sampling import Sampler as Sampler
     from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
     from headprobe.geometry import ModelGeometry as ModelGeometry
@@ -42,10 +44,12 @@ __all__ = [
     "ModelGeometry",
     "Policy",
     "RaggedCache",
+    "Sampler",
     "ScoreOptions",
     "ScoreRun",
     "__version__",
     "compress",
+    "generate_batch",
     "geometry_of",
     "heatmap",
     "load_haystack",
@@ -64,9 +68,11 @@ _PUBLIC = {
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
     "Policy": ("headprobe.compression.policies", "Policy"),
     "RaggedCache": ("headprobe.compression.ragged_cache", "RaggedCache"),
+    "Sampler": ("headprobe.compression.sampling", "Sampler"),
     "ScoreOptions": ("headprobe.profiling.run", "ScoreOptions"),
     "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
     "compress": ("headprobe.compression.session", "compress"),
+    "generate_batch": ("headprobe.compression.generation", "generate_batch"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),
     "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),

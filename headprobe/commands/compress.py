@@ -25,6 +25,7 @@ from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
     from headprobe.compression.policies import Policy
+    from headprobe.compression.sampling import Sampler
     from headprobe.evaluation.questions import Question
     from headprobe.models.loading import LoadedModel
 
@@ -65,6 +66,17 @@ def compress_command(
         typer.Option(help="Tokens of the needle prompt; default: the window, at most 32k.", show_default=False),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Draw tokens instead of taking the likeliest; 0: the likeliest.", show_default=False),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from the so many likeliest tokens.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from the likeliest tokens that reach this probability.", show_default=False),
+    ] = None,
     query_agnostic: QueryAgnosticOption = False,
     beta: BetaOption = None,
     window: WindowOption = None,
@@ -84,7 +96,7 @@ def compress_command(
     prefill_chunk: LayerChunkOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    seed: Annotated[int, typer.Option(help="Which needle, and where its haystack begins.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is drawn.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")
     ] = False,
@@ -99,6 +111,7 @@ def compress_command(
 
     if budget is not None and ratio is not None:
         raise OptionError(f"--budget {budget} and --ratio {ratio} are two ways to say the same: give one")
+    sampler = _sampler(temperature, top_k, top_p, seed)
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
     first = make_policy(
@@ -119,6 +132,7 @@ def compress_command(
         prefill_chunk=prefill_chunk,
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
+        sampler=sampler,
     )
     if text is None:
         asked = _fresh_needle(loaded, length, seed)
@@ -128,6 +142,25 @@ def compress_command(
         asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=prompt_name(prompt))
     answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
     print_answers(loaded.name, asked, answers, as_json)
+
+
+def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler | None:
+    """What draws the tokens: nothing, unless one of the options asks for it."""
+    from headprobe.compression.sampling import Sampler
+    from headprobe.errors import OptionError
+
+    given = {"--top-k": top_k, "--top-p": top_p}
+    named = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if temperature == 0 and named:
+        raise OptionError(f"--temperature 0 takes the likeliest token: leave out {named[0]}")
+    if temperature == 0 or (temperature is None and not named):
+        return None
+    return Sampler(
+        temperature=1.0 if temperature is None else temperature,
+        top_k=0 if top_k is None else top_k,
+        top_p=1.0 if top_p is None else top_p,
+        seed=seed,
+    )
 
 
 def _others(compare: str | None, window: int | None, pool: int | None) -> list[Policy]:

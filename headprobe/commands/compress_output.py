@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +79,8 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
         "scores": None if answer.scores_path is None else str(answer.scores_path),
         "attention": given.kernel,
         "cuda_graph": given.used_graph,
+        "cuda_graph_refusal": given.graph_refusal,
+        "sampling": None if given.sampler is None else asdict(given.sampler),
         "notes": list(answer.remarks),
     }
 

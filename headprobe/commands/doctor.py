@@ -39,7 +39,7 @@ def diagnose() -> dict[str, Any]:
 
     versions = {name: _version(name) for name in PACKAGES}
     devices = _devices()
-    kernels = _kernels("cuda" if any(device["kind"] == "cuda" for device in devices) else "cpu")
+    kernels = _kernels(devices)
     return {
         "headprobe": headprobe.__version__,
         "python": platform.python_version(),
@@ -75,17 +75,26 @@ def _devices() -> list[dict[str, Any]]:
     return devices
 
 
-def _kernels(device: str) -> list[dict[str, Any]]:
-    """Attention kernels of compressed caches, best first: which one a half-precision model on `device` would get."""
-    from headprobe.compression.ragged_attention import KERNELS, KernelNeeds
+def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Attention kernels of compressed caches as they are tried for a half-precision model on the first GPU.
 
-    needs = KernelNeeds(device, "bfloat16" if device == "cuda" else "float32", head_dim=128)
-    refused = [kernel.refuses(needs) for kernel in KERNELS]
-    first = refused.index(None)
+    `share`: of the device's copy bandwidth, None where it has not been measured.
+    """
+    from headprobe.compression.kernels.choice import KernelNeeds, ranked_kernels
+    from headprobe.compression.kernels.measured import measured_shares
+
+    name = next((device["name"] for device in devices if device["kind"] == "cuda"), None)
+    needs = KernelNeeds("cpu", "float32", 128) if name is None else KernelNeeds("cuda", "bfloat16", 128)
+    kernels = ranked_kernels(name)
+    refused = [kernel.refuses(needs) for kernel in kernels]
+    first, shares = refused.index(None), measured_shares(name)
     return [
-        {"name": kernel.name, "usable": reason is None, "chosen": index == first, "reason": reason}
-        for index, (kernel, reason) in enumerate(zip(KERNELS, refused, strict=True))
-    ]
+        {
+            "name": kernel.name, "usable": reason is None, "chosen": index == first, "reason": reason,
+            "share": shares.get(kernel.name),
+        }
+        for index, (kernel, reason) in enumerate(zip(kernels, refused, strict=True))
+    ]  # fmt: skip
 
 
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
@@ -107,7 +116,8 @@ def _print(report: dict[str, Any]) -> None:
     sys.stdout.write("\n")
     print_table(("device", "name", "memory"), [_device_row(device) for device in report["devices"]])
     sys.stdout.write("\n")
-    print_table(("kernel", "state"), [(kernel["name"], _state(kernel)) for kernel in report["kernels"]])
+    on_gpu = any(device["kind"] == "cuda" for device in report["devices"])
+    print_table(("kernel", "state"), [(kernel["name"], _state(kernel, on_gpu=on_gpu)) for kernel in report["kernels"]])
     sys.stdout.write("\n")
     places = [("hub cache", report["cache_folder"]), ("bundled model", report["bundled_model"] or "missing")]
     print_table(("folder", "path"), places)
@@ -124,7 +134,10 @@ def _device_row(device: dict[str, Any]) -> tuple[object, ...]:
     return device["device"], device["name"], memory
 
 
-def _state(kernel: dict[str, Any]) -> str:
-    if kernel["chosen"]:
-        return "used for compressed caches"
-    return "ready" if kernel["usable"] else str(kernel["reason"])
+def _state(kernel: dict[str, Any], *, on_gpu: bool) -> str:
+    if not kernel["usable"]:
+        return str(kernel["reason"])
+    state = "used for compressed caches" if kernel["chosen"] else "ready"
+    if kernel["share"] is not None:
+        return f"{state}, {kernel['share']:.0%} of copy bandwidth"
+    return f"{state}, speed not measured here" if on_gpu else state

@@ -1,4 +1,4 @@
-"""The decode loop: greedy, one token at a time, captured as a CUDA graph where that can be done.
+"""The decode loop: the model, the choice of the next token and writing it down, captured as a CUDA graph if possible.
 
 `model.generate()` on the session's cache gives the same tokens; this loop is what is fast on a GPU, where a step of a
 small cache is bound by the time that Python takes to launch kernels.
@@ -6,28 +6,37 @@ small cache is bound by the time that Python takes to launch kernels.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.compression.ragged_layer import RaggedLayer
+from headprobe.compression.sampling import Sampler
+from headprobe.models.memory import is_out_of_memory
 
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 2  # eager steps before a capture: they make tables, compile kernels and allocate workspaces
+LOOK_EVERY = 8  # steps between two looks of the host at the tokens, where steps beyond the end can be taken back
+ROOM_AT_A_TIME = 256  # entries: new tokens for which a cache is laid out at once before it is captured
+MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that compare the positions with a limit on the host
 
 
 class Decoder:
-    """Feeds single tokens `[B]` to a model on a compressed cache and gives the next logits `[B, vocabulary]`.
+    """Produces tokens with a model on a compressed cache that has read its prompt.
 
-    On a CUDA device, once a few steps have run, a step is captured and replayed; where segments run out of room the
-    cache is laid out anew and captured again. `graphs=False` never captures.
+    `sampler` draws the tokens; None takes the likeliest. On a CUDA device a step is captured once a few have run, and
+    replayed; when the cache has been laid out anew it is captured again. `graphs=False` never captures.
+    `graph_refusal` says why steps are not captured; None as long as nothing stands against it.
     """
 
-    def __init__(self, model: Any, cache: RaggedCache, *, graphs: bool = True) -> None:
-        self.model, self.cache = model, cache
+    def __init__(self, model: Any, cache: RaggedCache, *, sampler: Sampler | None = None, graphs: bool = True) -> None:
+        self.cache = cache
+        self.graph_refusal = _refusal(model, cache) if graphs else "graphs are switched off"
+        self._step = DecodeStep(model, cache, sampler)
         self._graph: CapturedStep | None = None
-        self._may_capture = graphs and model.device.type == "cuda" and _is_capturable(cache)
-        self._eager_steps = 0
+        self._warm_layout: tuple[int, ...] = ()
+        self._warm_steps = 0
 
     @property
     def uses_graph(self) -> bool:
@@ -35,45 +44,138 @@ class Decoder:
         return self._graph is not None
 
     @torch.inference_mode()
+    def run(self, logits: torch.Tensor, max_new_tokens: int, eos_token_ids: Collection[int] = ()) -> torch.Tensor:
+        """Up to `max_new_tokens` tokens behind `logits` `[B, vocabulary]` of what was read last: int64 `[B, n]`.
+
+        It ends when every sequence has come to one of `eos_token_ids`; behind its own end a sequence repeats that
+        token. The cache has then read all of the `n` tokens but the last.
+        """
+        ends = frozenset(eos_token_ids)
+        chosen = self._step.choose(logits)
+        self._step.begin(chosen)
+        rows: list[list[int]] = [[token] for token in chosen.tolist()]
+        look_every = 1 if self.graph_refusal is not None or self.cache.evicts else LOOK_EVERY
+        while len(rows[0]) < max_new_tokens and any(ends.isdisjoint(row) for row in rows):
+            left = max_new_tokens - len(rows[0])
+            count = min(look_every, left)
+            self._advance(count, left)
+            for row, new in zip(rows, self._step.recent[:, :count].tolist(), strict=True):
+                row += new
+        kept = [up_to_end(row, ends) for row in rows]
+        length = max(len(row) for row in kept)
+        if length < len(rows[0]):
+            self.cache.take_back(len(rows[0]) - length)
+        return torch.tensor([row + row[-1:] * (length - len(row)) for row in kept], device=logits.device)
+
+    @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits behind `tokens`, one more for each sequence."""
-        if self._graph is not None and not self.cache.has_room(1):
+        """Logits `[B, vocabulary]` behind `tokens` `[B]`, one more for each sequence; the next step overwrites them."""
+        self._step.begin(tokens)
+        self._advance(1, 1)
+        assert self._step.logits is not None
+        return self._step.logits
+
+    def _advance(self, count: int, expected: int) -> None:
+        """Do `count` steps, at most `LOOK_EVERY`; `expected` are those that may come in all."""
+        self._step.column.zero_()
+        for done in range(count):
+            if self._is_captured(count - done, expected):
+                assert self._graph is not None
+                self._graph.replay(count - done)
+                return
+            self._step()
+
+    def _is_captured(self, count: int, expected: int) -> bool:
+        """Whether `count` steps can be replayed; warms up and captures where that is yet to be done."""
+        if self.graph_refusal is not None:
+            return False
+        fits = self.cache.layout == self._warm_layout and self.cache.has_room(count)
+        if self._graph is not None and fits:
+            return True
+        if not fits:
             self._graph = None
-            self._eager_steps = 0
-        if self._graph is not None:
-            return self._graph.replay(tokens)
-        if self._may_capture and self._eager_steps >= WARM_UP_STEPS and self.cache.has_room(1):
-            self._graph = CapturedStep(self.model, self.cache)
-            return self._graph.replay(tokens)
-        self._eager_steps += 1
-        return run_step(self.model, self.cache, tokens[:, None], self.cache.next_positions(tokens.device))
+            self.cache.make_room(max(count, min(expected, ROOM_AT_A_TIME)))
+            self._warm_layout, self._warm_steps = self.cache.layout, 0
+        self._warm_steps += 1
+        if self._warm_steps > WARM_UP_STEPS:
+            self._capture()
+        return self._graph is not None
+
+    def _capture(self) -> None:
+        try:
+            self._graph = CapturedStep(self._step)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.graph_refusal = f"a step could not be captured: {str(error).splitlines()[0]}"
+            self._step.renew_generator()
+
+
+class DecodeStep:
+    """One step on fixed buffers: `tokens` and `positions` int64 `[B, 1]`, which it moves on by one.
+
+    `recent` int64 `[B, LOOK_EVERY]` takes the new tokens, at `column`; `logits` `[B, vocabulary]` are the step's.
+    """
+
+    def __init__(self, model: Any, cache: RaggedCache, sampler: Sampler | None) -> None:
+        self.model, self.cache, self.sampler = model, cache, sampler
+        self.device = model.device
+        self.positions = cache.next_positions(self.device)
+        self.tokens = torch.zeros_like(self.positions)
+        self.recent = self.tokens.repeat(1, LOOK_EVERY)
+        self.column = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.logits: torch.Tensor | None = None
+        self.generator = None if sampler is None else sampler.generator(self.device)
+
+    def begin(self, tokens: torch.Tensor) -> None:
+        """Take `tokens` `[B]`, which the model is to read next, where the cache stands now."""
+        self.tokens.copy_(tokens[:, None])
+        self.positions.copy_(self.cache.next_positions(self.device))
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """The next token of each sequence, int64 `[B]`."""
+        if self.sampler is None or self.generator is None:
+            return logits.argmax(-1)
+        return self.sampler.draw(logits, self.generator)
+
+    def __call__(self) -> None:
+        """Read `tokens`, choose those behind them."""
+        self.cache.announce()
+        self.logits = run_step(self.model, self.cache, self.tokens, self.positions)
+        self.positions += 1
+        self.tokens.copy_(self.choose(self.logits)[:, None])
+        self.recent.index_copy_(1, self.column, self.tokens)
+        self.column += 1
+
+    def renew_generator(self) -> None:
+        """Draw from another generator: the old one is left in a capture that failed."""
+        if self.sampler is not None:
+            self.generator = replace(self.sampler, seed=self.sampler.seed + 1).generator(self.device)
 
 
 class CapturedStep:
-    """One decode step as a CUDA graph: fixed buffers, appended in place.
+    """A decode step as a CUDA graph.
 
     Capturing runs the Python code once without computing anything, so what it counts on the host is set back.
     """
 
-    def __init__(self, model: Any, cache: RaggedCache) -> None:
-        self.cache = cache
-        positions = cache.next_positions(model.device)
-        self.tokens = torch.zeros_like(positions)
-        self.positions = positions.clone()
+    def __init__(self, step: DecodeStep) -> None:
+        self.cache = step.cache
         self.graph = torch.cuda.CUDAGraph()
-        counted = [layer.counters for layer in cache.ragged_layers]
-        with torch.cuda.graph(self.graph):
-            self.logits = run_step(model, cache, self.tokens, self.positions)
-            self.positions += 1
-        for layer, counters in zip(cache.ragged_layers, counted, strict=True):
-            layer.counters = counters
+        if step.generator is not None:
+            self.graph.register_generator_state(step.generator)
+        counted = self.cache.counters
+        try:
+            with torch.cuda.graph(self.graph):
+                step()
+        finally:
+            self.cache.counters = counted
 
-    def replay(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits `[B, vocabulary]`, in a buffer that the next replay overwrites."""
-        self.tokens.copy_(tokens[:, None])
-        self.graph.replay()
-        self.cache.advance()
-        return self.logits
+    def replay(self, count: int) -> None:
+        """Do `count` steps, for which there must be room."""
+        for _ in range(count):
+            self.graph.replay()
+        self.cache.advance(count)
 
 
 def run_step(
@@ -85,6 +187,18 @@ def run_step(
     return logits
 
 
-def _is_capturable(cache: RaggedCache) -> bool:
-    """Sliding-window and linear layers allocate at every step, so their models are decoded step by step."""
-    return all(isinstance(layer, RaggedLayer) for layer in cache.layers)
+def _refusal(model: Any, cache: RaggedCache) -> str | None:
+    """Why steps of `model` can't be captured; None where they can, as far as is known beforehand."""
+    if model.device.type != "cuda":
+        return f"graphs need a CUDA device, not {model.device.type}"
+    if not cache.is_fixed:
+        return "sliding-window and linear layers allocate at every step"
+    given = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kinds = [part.get("rope_type") for part in (given, *given.values()) if isinstance(part, dict)]
+    moving = next((kind for kind in kinds if kind in MOVING_ROPE), None)
+    return None if moving is None else f"{moving} rotary embeddings look at positions on the host"
+
+
+def up_to_end(row: list[int], ends: Collection[int]) -> list[int]:
+    """The tokens of `row` up to the first of `ends`, that one included; all where there is none."""
+    return row[: next((index + 1 for index, token in enumerate(row) if token in ends), len(row))]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from headprobe.compression.budgets import Ints
 from headprobe.compression.importance import value_norms
 from headprobe.compression.policies import Policy
 from headprobe.compression.prefill import KeptHead
@@ -22,19 +23,34 @@ class Evictor:
     """
 
     def __init__(self, policy: Policy, store: RaggedStore, heads: Sequence[KeptHead], tokens: Sequence[int]) -> None:
-        device, total = store.keys.device, store.keys.shape[0]
-        self.policy, self.store = policy, store
-        self._limits = np.array([head.limit for head in heads], dtype=np.int64)
-        self.limits = torch.from_numpy(self._limits).to(device)
-        self.recents = torch.tensor([policy.selector.recent(head.limit) for head in heads], device=device)
-        self.position = torch.zeros(total, dtype=torch.int64, device=device)
-        self.scores = torch.zeros(total, heads[0].scores.shape[1], dtype=torch.float32, device=device)
-        for head, start in zip(heads, store.starts, strict=True):
-            where = slice(int(start), int(start) + len(head.positions))
-            self.position[where], self.scores[where] = head.positions, head.scores
-        self.norms = value_norms(store.values) if policy.value_aware else None
+        device = store.keys.device
+        recents = torch.tensor([policy.selector.recent(head.limit) for head in heads], device=device)
+        self._take(policy, store, np.array([head.limit for head in heads], dtype=np.int64), recents)
+        where = store.entries()
+        self.position.index_copy_(0, where, torch.cat([head.positions for head in heads]))
+        self.scores.index_copy_(0, where, torch.cat([head.scores for head in heads]))
         self.tokens = torch.tensor(tokens, dtype=torch.int64, device=device)
+
+    def _take(self, policy: Policy, store: RaggedStore, limits: Ints, recents: torch.Tensor) -> None:
+        device, total = store.keys.device, store.keys.shape[0]
+        self.policy, self.store, self._limits, self.recents = policy, store, limits, recents
+        self.limits = torch.from_numpy(limits).to(device)
+        self.position = torch.zeros(total, dtype=torch.int64, device=device)
+        self.scores = torch.zeros(total, policy.selector.num_columns, dtype=torch.float32, device=device)
+        self.norms = value_norms(store.values) if policy.value_aware else None
         self._sequence = store.layout.segment // store.num_kv_heads
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evictor], store: RaggedStore) -> Evictor:
+        """The evictor of `store`, which holds the sequences of the parts' stores one behind the other."""
+        new = cls.__new__(cls)
+        limits, recents = np.concatenate([part._limits for part in parts]), torch.cat([part.recents for part in parts])
+        new._take(parts[0].policy, store, limits, recents)
+        where, old = store.entries(), [part.store.entries() for part in parts]
+        new.position.index_copy_(0, where, torch.cat([p.position[o] for p, o in zip(parts, old, strict=True)]))
+        new.scores.index_copy_(0, where, torch.cat([p.scores[o] for p, o in zip(parts, old, strict=True)]))
+        new.tokens = torch.cat([part.tokens for part in parts])
+        return new
 
     @property
     def nbytes(self) -> int:
@@ -44,7 +60,7 @@ class Evictor:
 
     def appended(self) -> None:
         """Take note of the entry that has just been appended to every segment."""
-        last = self._last()
+        last = self.store.last
         self.position[last] = self.tokens[self._sequence[last]]
         self.scores[last] = 0.0
         if self.norms is not None:
@@ -63,13 +79,9 @@ class Evictor:
         column, anew = self.policy.selector.column(self.tokens)
         return column[self._sequence][:, None], anew[self._sequence][:, None]
 
-    def _last(self) -> torch.Tensor:
-        """The last entry in use of each segment, int64 `[S]`."""
-        return (self.store.start + self.store.length).long() - 1
-
     def _evict(self) -> None:
         victims = self._victims()
-        last, over = self._last(), self.store.length > self.limits
+        last, over = self.store.last, self.store.length > self.limits
         target = torch.where(over, victims, last)  # where nothing has to go, an entry takes its own place
         for table in (self.store.keys, self.store.values, self.position, self.scores, self.norms):
             if table is not None:
@@ -86,7 +98,7 @@ class Evictor:
         table = self.store.layout.table
         position = self.position[table]
         places = torch.arange(table.shape[1], device=table.device)
-        newest = self.position[self._last()][:, None]
+        newest = self.position[self.store.last][:, None]
         stays = (places >= self.store.length[:, None]) | (position < self.policy.sinks)
         stays |= position > newest - self.recents[:, None]
         stays &= ~self._only_recent_left(position, places, newest)

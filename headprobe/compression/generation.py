@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from headprobe.compression.decoding import Decoder, run_step
+from headprobe.compression.decoding import Decoder, run_step, up_to_end
+from headprobe.compression.joining import join
 from headprobe.compression.ragged_cache import RaggedCache
+from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import CompressionSession
 from headprobe.errors import DeviceMemoryError, OptionError
 from headprobe.models.memory import PeakMemory, is_out_of_memory
@@ -24,7 +27,8 @@ class Generation:
     prompt had been read; `kv_entries` their sum, `kv_bytes` the storage held then (slack and uncompressed layers
     included), `full_kv_bytes` what all keys and values of the prompt would take. `ttft_s`: seconds to the first token;
     `tokens_per_s`: of those behind the first, None when there is none. `peak_bytes`: memory beyond the model's, None
-    where the system does not tell.
+    where the system does not tell. `sampler`: what drew the tokens, None where the likeliest were taken.
+    `graph_refusal`: why decoding did not run from a captured graph, None where it did.
     """
 
     tokens: tuple[int, ...]
@@ -37,7 +41,39 @@ class Generation:
     ttft_s: float
     tokens_per_s: float | None
     kernel: str
-    used_graph: bool = False
+    sampler: Sampler | None = None
+    graph_refusal: str | None = None
+
+    @property
+    def used_graph(self) -> bool:
+        """Whether steps were replayed from a captured graph."""
+        return self.graph_refusal is None
+
+
+@dataclass(frozen=True)
+class BatchGeneration:
+    """What was produced for several prompts that were read one after another and answered together.
+
+    `tokens` of each prompt, an end-of-sequence token included; `prefill_s`: seconds until all prompts had been read and
+    joined; `tokens_per_s`: of all sequences together, behind their first ones. The rest as in `Generation`.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    prompt_tokens: tuple[int, ...]
+    kv_entries: int
+    kv_bytes: int
+    peak_bytes: int | None
+    prefill_s: float
+    tokens_per_s: float | None
+    kernel: str
+    graph_refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class _Options:
+    max_new_tokens: int
+    sampler: Sampler | None
+    graphs: bool
 
 
 def generate(
@@ -47,25 +83,49 @@ def generate(
     max_new_tokens: int = 64,
     eos_token_ids: Collection[int] = (),
     context_tokens: int | None = None,
+    sampler: Sampler | None = None,
     graphs: bool = True,
 ) -> Generation:
-    """The greedy answer to `input_ids` on a fresh cache of `session`.
+    """The answer to `input_ids` on a fresh cache of `session`: the likeliest tokens, or those that `sampler` draws.
 
     `context_tokens`: so many tokens are read and compressed before the rest (the question) is seen, as a cache does
     that is to serve several questions; the rest is then added to it. Raises `OptionError` for an empty prompt or no
     token to produce, `DeviceMemoryError` when memory runs out.
     """
     _check(input_ids, max_new_tokens, context_tokens)
-    try:
-        return _generate(session, input_ids, max_new_tokens, set(eos_token_ids), context_tokens, graphs)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    raise DeviceMemoryError(_what_fits(session.model, len(input_ids)))
+    options = _Options(max_new_tokens, sampler, graphs)
+    with _memory_advice(session.model, f"{len(input_ids)} tokens"):
+        made: Generation = _generate(session, input_ids, frozenset(eos_token_ids), context_tokens, options)
+    return made
+
+
+def generate_batch(
+    session: CompressionSession,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 64,
+    eos_token_ids: Collection[int] = (),
+    sampler: Sampler | None = None,
+    graphs: bool = True,
+) -> BatchGeneration:
+    """The answers to `prompts`, which are read and compressed one after another, joined, and decoded together.
+
+    So memory for one prompt's full keys and values in one layer is enough, however many prompts there are. Without a
+    sampler every sequence gets the tokens that it gets alone. Raises as `generate`.
+    """
+    if not prompts:
+        raise OptionError("there are 0 prompts: need at least one")
+    for input_ids in prompts:
+        _check(input_ids, max_new_tokens, None)
+    options = _Options(max_new_tokens, sampler, graphs)
+    longest = max(len(input_ids) for input_ids in prompts)
+    with _memory_advice(session.model, f"{len(prompts)} prompts of up to {longest} tokens"):
+        made: BatchGeneration = _generate_batch(session, prompts, frozenset(eos_token_ids), options)
+    return made
 
 
 @torch.inference_mode()
-def _generate(session, input_ids, max_new_tokens, eos, context_tokens, graphs):  # type: ignore[no-untyped-def]
+def _generate(session, input_ids, eos, context_tokens, options):  # type: ignore[no-untyped-def]
     model, device = session.model, session.model.device
     peak = PeakMemory(device)
     peak.start()
@@ -77,26 +137,73 @@ def _generate(session, input_ids, max_new_tokens, eos, context_tokens, graphs): 
     lengths, kv_bytes = cache.lengths[:, 0], cache.nbytes
     if cut < ids.shape[1]:
         logits = run_step(model, cache, ids[:, cut:])
-    produced = [int(logits[0].argmax())]
-    first = time.perf_counter()
-    decoder = Decoder(model, cache, graphs=graphs)
-    while len(produced) < max_new_tokens and produced[-1] not in eos:
-        logits = decoder.step(torch.tensor(produced[-1:], device=device))
-        produced.append(int(logits[0].argmax()))
-    seconds = time.perf_counter() - first
+    decoded = _decode(session, logits, eos, options)
+    produced = decoded.rows[0]
     return Generation(
-        tokens=tuple(produced),
+        tokens=produced,
         prompt_tokens=len(input_ids),
         lengths=tuple(tuple(int(x) for x in layer) for layer in lengths),
         kv_entries=int(lengths.sum()),
         kv_bytes=kv_bytes,
         full_kv_bytes=full_kv_bytes(cache, cut),
         peak_bytes=peak.bytes(),
-        ttft_s=first - started,
-        tokens_per_s=(len(produced) - 1) / seconds if len(produced) > 1 else None,
+        ttft_s=decoded.started - started,
+        tokens_per_s=(len(produced) - 1) / decoded.seconds if len(produced) > 1 else None,
         kernel=session.kernel.name,
-        used_graph=decoder.uses_graph,
+        sampler=options.sampler,
+        graph_refusal=decoded.graph_refusal,
     )
+
+
+@torch.inference_mode()
+def _generate_batch(session, prompts, eos, options):  # type: ignore[no-untyped-def]
+    model, device = session.model, session.model.device
+    peak = PeakMemory(device)
+    peak.start()
+    started = time.perf_counter()
+    caches, logits = [], []
+    for input_ids in prompts:
+        caches.append(session.new_cache())
+        logits.append(run_step(model, caches[-1], torch.tensor([list(input_ids)], device=device)))
+    session.cache = cache = join(caches)
+    entries, kv_bytes = int(cache.lengths.sum()), cache.nbytes
+    decoded = _decode(session, torch.cat(logits), eos, options)
+    produced = sum(len(row) - 1 for row in decoded.rows)
+    return BatchGeneration(
+        tokens=decoded.rows,
+        prompt_tokens=tuple(len(input_ids) for input_ids in prompts),
+        kv_entries=entries,
+        kv_bytes=kv_bytes,
+        peak_bytes=peak.bytes(),
+        prefill_s=decoded.started - started,
+        tokens_per_s=produced / decoded.seconds if produced else None,
+        kernel=session.kernel.name,
+        graph_refusal=decoded.graph_refusal,
+    )
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """`rows`: each sequence's tokens up to its end; `started`: when decoding began; `seconds` it took."""
+
+    rows: tuple[tuple[int, ...], ...]
+    started: float
+    seconds: float
+    graph_refusal: str | None
+
+
+def _decode(session, logits, eos, options):  # type: ignore[no-untyped-def]
+    """Decode behind `logits`, which are waited for first."""
+    if logits.is_cuda:
+        torch.cuda.synchronize(logits.device)
+    started = time.perf_counter()
+    decoder = Decoder(session.model, session.cache, sampler=options.sampler, graphs=options.graphs)
+    tokens = decoder.run(logits, options.max_new_tokens, eos).tolist()
+    seconds = time.perf_counter() - started
+    refusal = decoder.graph_refusal
+    if refusal is None and not decoder.uses_graph:
+        refusal = "there were too few steps to capture one"
+    return _Decoded(tuple(tuple(up_to_end(row, eos)) for row in tokens), started, seconds, refusal)
 
 
 def full_kv_bytes(cache: RaggedCache, tokens: int) -> int:
@@ -120,12 +227,23 @@ def _check(input_ids: Sequence[int], max_new_tokens: int, context_tokens: int | 
         raise OptionError(f"a context of {context_tokens} tokens for a prompt of {len(input_ids)}")
 
 
-def _what_fits(model: Any, tokens: int) -> str:
+@contextmanager
+def _memory_advice(model: Any, what: str) -> Iterator[None]:
+    """Turn running out of memory into a `DeviceMemoryError` that says what to change."""
+    try:
+        yield
+        return
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    raise DeviceMemoryError(_what_fits(model, what))
+
+
+def _what_fits(model: Any, what: str) -> str:
     device = model.device
     room = ""
     if device.type == "cuda":
         room = f" ({torch.cuda.mem_get_info(device)[0] / 2**30:.1f} GiB are free)"
     return (
-        f"{tokens} tokens do not fit on {device}{room}: take --prefill-chunk 2048 or less, a shorter prompt, or "
-        f"--dtype bfloat16"
+        f"{what} do not fit on {device}{room}: take --prefill-chunk 2048 or less, a shorter prompt, or --dtype bfloat16"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
@@ -49,12 +50,17 @@ def column_sums(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -
     """Attention that each key got from the given queries, summed over them, averaged over groups: `[G, K]` float32.
 
     `query` `[H, T, d]` are the last `T` of the `K` positions of `key` `[G, K, d]`. Rows are computed in tiles, so that
-    memory stays linear in K.
+    memory stays linear in K; on a GPU where triton is installed by a kernel that holds them in registers only.
     """
+    if key.is_cuda and find_spec("triton") is not None:
+        from headprobe.compression.column_kernel import fused_column_sums
+
+        return fused_column_sums(query, key, shape.scaling, shape.softcap, shape.sinks)
     heads, queries, _ = query.shape
     groups, keys, _ = key.shape
     sums = torch.zeros(groups, keys, dtype=torch.float32, device=key.device)
     tile = max(1, TILE_ELEMENTS // (heads * keys))
+    key = key.float()
     for start in range(0, queries, tile):
         end = min(start + tile, queries)
         seen = keys - queries + end
@@ -82,7 +88,7 @@ def block_sums(observation: Observation, block: int, count: int) -> torch.Tensor
 
 def value_norms(value: torch.Tensor) -> torch.Tensor:
     """L1 norms of values `[..., d]`, float32 `[...]` (VATP, arXiv 2406.12335)."""
-    return value.float().abs().sum(-1)
+    return value.abs().sum(-1, dtype=torch.float32)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import torch
 
@@ -166,19 +167,22 @@ def _head(
     observation: Observation, scores: torch.Tensor, head: int, positions: torch.Tensor, limit: int, compensated: bool
 ) -> KeptHead:
     keys, values = observation.key[head], observation.value[head]
-    kept_keys, kept_values, kept_scores = keys[positions], values[positions], scores[head, positions]
+    if len(positions) == observation.num_tokens:
+        return KeptHead(Segment(keys, values), positions, scores[head], limit)
+    segment, kept_scores = Segment(keys[positions], values[positions]), scores[head, positions]
     if not compensated:
-        return KeptHead(Segment(kept_keys, kept_values), positions, kept_scores, limit)
-    dropped = torch.ones(observation.num_tokens, dtype=torch.bool, device=keys.device)
-    dropped[positions] = False
-    bias = kept_scores.new_zeros(len(positions) + 1)
-    bias[0] = float(observation.num_tokens - len(positions))
-    bias[0].log_()
-    segment = Segment(
-        torch.cat([keys[dropped].mean(0, keepdim=True), kept_keys]),
-        torch.cat([values[dropped].mean(0, keepdim=True), kept_values]),
-        bias,
-    )
+        return KeptHead(segment, positions, kept_scores, limit)
     nowhere = positions.new_full((1,), -1)
     none = kept_scores.new_zeros(1, kept_scores.shape[1])
-    return KeptHead(segment, torch.cat([nowhere, positions]), torch.cat([none, kept_scores]), limit)
+    joined = torch.cat([nowhere, positions]), torch.cat([none, kept_scores])
+    return KeptHead(_compensated(segment, keys, values, positions), *joined, limit)
+
+
+def _compensated(segment: Segment, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> Segment:
+    """`segment` behind one entry that is the mean of all that it dropped, and counts as many times."""
+    dropped = torch.ones(1, keys.shape[0], device=keys.device).index_fill_(1, positions, 0.0)
+    number = keys.shape[0] - len(positions)
+    means = [(dropped @ table.float() / number).to(table.dtype) for table in (keys, values)]
+    bias = torch.zeros(len(positions) + 1, device=keys.device)
+    bias[0] = log(number)
+    return Segment(torch.cat([means[0], segment.keys]), torch.cat([means[1], segment.values]), bias)

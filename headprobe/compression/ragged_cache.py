@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import Cache, DynamicCache
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.kernels.choice import Kernel
 from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.ragged_attention import Kernel
-from headprobe.compression.ragged_layer import RaggedLayer, WindowedLayer, refuse
+from headprobe.compression.ragged_layer import RaggedLayer
+from headprobe.compression.ragged_store import RaggedStore, announce, take_back
+from headprobe.compression.refusals import Refusals
+from headprobe.compression.windowed_layer import WindowedLayer
 from headprobe.errors import ModelError, OptionError
 
 DEFAULT_SLACK = 64  # entries: room for new tokens behind each segment
@@ -22,7 +25,7 @@ DEFAULT_SLACK = 64  # entries: room for new tokens behind each segment
 pending: ContextVar[tuple[RaggedCache, int] | None] = ContextVar("headprobe_pending", default=None)
 
 
-class RaggedCache(Cache):
+class RaggedCache(Refusals, Cache):
     """The compressed cache of one batch of sequences, for a model that runs in a compression session.
 
     `config` is the model's text config; its full-attention layers are compressed by `plan`, the others are cached as
@@ -65,18 +68,11 @@ class RaggedCache(Cache):
             raise ModelError(
                 f"layer {waiting[1]} did not reach headprobe's attention: use the cache inside a compression session"
             )
-        if isinstance(self.layers[layer_idx], RaggedLayer | WindowedLayer):
-            pending.set((self, layer_idx))
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused, unless nothing is to be removed."""
-        if tokens_to_remove:
-            refuse("crop (assisted decoding takes tokens back)")
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
-        """Refused."""
-        refuse("beam search")
+        layer = self.layers[layer_idx]
+        if not isinstance(layer, (RaggedLayer, WindowedLayer)):
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        pending.set((self, layer_idx))
+        return layer.update(key_states, value_states, *args, **kwargs)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -116,14 +112,62 @@ class RaggedCache(Cache):
         """Positions `[B, 1]` of the tokens that come next: tokens seen less pads."""
         return torch.tensor([[self.tokens_seen - pad] for pad in self.pads], device=device)
 
-    def has_room(self, count: int) -> bool:
-        """Whether so many new tokens fit into every segment as it is laid out."""
-        return all(layer.has_room(count) for layer in self.ragged_layers)
+    @property
+    def stores(self) -> list[RaggedStore]:
+        """The stores of the compressed layers, once the prompt has been read."""
+        return [layer.store for layer in self.ragged_layers if layer.store is not None]
 
-    def advance(self) -> None:
-        """Count one token on the host: it went through on the device alone."""
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """Numbers that change whenever a layer is laid out anew."""
+        return tuple(store.layout_number for store in self.stores)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether tokens are added in place in all layers (sliding-window and linear ones allocate at every step)."""
+        return all(isinstance(layer, RaggedLayer) for layer in self.layers)
+
+    @property
+    def evicts(self) -> bool:
+        """Whether new tokens push older entries out, so that they cannot be taken back."""
+        return self.plan.policy.evicts_while_decoding
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many new tokens fit as the layers are laid out (evicting ones always have room)."""
+        return self.evicts or all(store.room >= count for store in self.stores)
+
+    def make_room(self, count: int) -> None:
+        """Lay out anew what has no room for so many new tokens (evicting layers always have)."""
+        for store in () if self.evicts else self.stores:
+            store.make_room(count)
+
+    def announce(self) -> None:
+        """Count one token that the model is about to read, for all layers at once."""
+        announce(self.stores, 1)
+
+    def advance(self, count: int) -> None:
+        """Count tokens on the host that went through on the device alone."""
         for layer in self.ragged_layers:
-            layer.advance()
+            layer.advance(count)
+
+    @property
+    def counters(self) -> list[tuple[int, Ints]]:
+        """What the host counts: of each compressed layer tokens seen and entries held `[S]`. Set, it forgets a step."""
+        return [layer.counters for layer in self.ragged_layers]
+
+    @counters.setter
+    def counters(self, counted: list[tuple[int, Ints]]) -> None:
+        pending.set(None)
+        for layer, counters in zip(self.ragged_layers, counted, strict=True):
+            layer.counters = counters
+
+    def take_back(self, count: int) -> None:
+        """Forget the last `count` tokens; only where `is_fixed` and not `evicts`."""
+        assert self.is_fixed
+        assert not self.evicts
+        take_back(self.stores, count)
+        for layer in self.ragged_layers:
+            layer.seen -= count
 
     # -- prompts ----------------------------------------------------------------------------------------------------
 

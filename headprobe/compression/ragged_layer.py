@@ -1,25 +1,25 @@
-"""Cache layers: compressed ones with a ragged store, and sliding-window ones that are left as they are."""
+"""The cache of a compressed layer: a prompt is read densely, and what stays of it lies in a ragged store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import CacheLayerMixin
 
 from headprobe.compression.budgets import Ints
 from headprobe.compression.eviction import Evictor
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels.choice import Kernel
 from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.prefill import PromptReader, dense_by_sequence
-from headprobe.compression.ragged_attention import Kernel, weigh
+from headprobe.compression.prefill import PromptReader
 from headprobe.compression.ragged_store import RaggedStore
-from headprobe.errors import OptionError
+from headprobe.compression.refusals import Refusals
 
 
-class RaggedLayer(CacheLayerMixin):
+class RaggedLayer(Refusals, CacheLayerMixin):
     """One layer's compressed cache. It reads the prompt densely, keeps what the plan says, and decodes on that.
 
     `layer` counts among the compressed layers. `positions`: for each (sequence, KV head) the kept positions, if
@@ -76,27 +76,6 @@ class RaggedLayer(CacheLayerMixin):
         """Forget everything."""
         self.__init__(self.plan, self.layer, self.kernel, self.slack, self.keep_positions)  # type: ignore[misc]
 
-    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
-        """Refused."""
-        refuse("beam search")
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused, unless nothing is to be removed."""
-        if tokens_to_remove:
-            refuse("crop (assisted decoding takes tokens back)")
-
-    def offload(self) -> NoReturn:
-        """Refused."""
-        refuse("offloading")
-
-    def batch_repeat_interleave(self, repeats: int) -> NoReturn:
-        """Refused."""
-        refuse("repeating sequences of the batch")
-
-    def batch_select_indices(self, indices: torch.Tensor) -> NoReturn:
-        """Refused."""
-        refuse("selecting sequences of the batch")
-
     # -- attention --------------------------------------------------------------------------------------------------
 
     def expect(self, tokens: int) -> None:
@@ -138,18 +117,20 @@ class RaggedLayer(CacheLayerMixin):
         """One token with eviction: append, attend, update the scores, evict."""
         assert self.store is not None
         assert self.evictor is not None
+        assert self.kernel.weigh is not None
         self.store.append(keys, values)
         self.evictor.appended()
-        out, weights = weigh(query, self.store, shape, with_weights=True)
-        assert weights is not None
+        out, weights = self.kernel.weigh(query, self.store, shape)
         self.evictor.attended(weights)
         return out
 
-    def has_room(self, count: int) -> bool:
-        """Whether so many new tokens fit without a new layout (evicting layers always have room)."""
-        if self.store is None:
-            return False
-        return self.evictor is not None or bool((self.store.lengths + count <= self.store.capacities).all())
+    def advance(self, count: int) -> None:
+        """Count tokens that went through on the device alone."""
+        assert self.store is not None
+        self.seen += count
+        self.store.count(count)
+        if self.evictor is not None:
+            self.evictor.count_evicted()
 
     @property
     def counters(self) -> tuple[int, Ints]:
@@ -161,14 +142,21 @@ class RaggedLayer(CacheLayerMixin):
     def counters(self, counted: tuple[int, Ints]) -> None:
         assert self.store is not None
         self.seen, self.store.lengths = counted
+        self._new = None
 
-    def advance(self) -> None:
-        """Count one token that went through on the device alone."""
-        assert self.store is not None
-        self.seen += 1
-        self.store.lengths = self.store.lengths + 1
-        if self.evictor is not None:
-            self.evictor.count_evicted()
+    @classmethod
+    def joined(cls, parts: Sequence[RaggedLayer], tokens: int) -> RaggedLayer:
+        """One layer for the sequences of all parts, as if each had been padded on the left to `tokens` tokens."""
+        first, stores = parts[0], [part.store for part in parts if part.store is not None]
+        new = cls(first.plan, first.layer, first.kernel, first.slack, first.keep_positions)
+        new.lazy_initialization(stores[0].keys, stores[0].values)
+        new.seen = tokens
+        evictors = [part.evictor for part in parts if part.evictor is not None]
+        new.store = RaggedStore.joined(stores, None if evictors else first.slack)
+        if evictors:
+            new.evictor = Evictor.joined(evictors, new.store)
+        new.positions = [positions for part in parts for positions in part.positions]
+        return new
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -188,103 +176,3 @@ class RaggedLayer(CacheLayerMixin):
     def bookkeeping_nbytes(self) -> int:
         """Bytes that eviction keeps beside them."""
         return 0 if self.evictor is None else self.evictor.nbytes
-
-
-class WindowedLayer(CacheLayerMixin):
-    """A sliding-window layer, cached as transformers does; the prompt is read in windows, without an n x n mask."""
-
-    is_sliding = True
-
-    def __init__(self, window: int) -> None:
-        super().__init__()
-        self.inner = DynamicSlidingWindowLayer(window)
-        self._expected: int | None = None
-        self._pieces: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Remember type and device."""
-        self.inner.lazy_initialization(key_states, value_states)
-        self.is_initialized = True
-
-    def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens that comes in chunks."""
-        self._expected = tokens
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take new keys and values `[B, G, T, d]`; gives what the queries of these tokens may see."""
-        self.is_initialized = True
-        if self.inner.get_seq_length():
-            self._pieces = [self.inner.update(key_states, value_states)]
-            return self._pieces[0]
-        self._pieces.append((key_states, value_states))
-        keys = torch.cat([key for key, _ in self._pieces], 2)
-        values = torch.cat([value for _, value in self._pieces], 2)
-        self._pieces = [(keys, values)]
-        return keys, values
-
-    def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
-        """Attention output `[B, H, T, d]` of the tokens that `update` took last."""
-        keys, values = self._pieces[0]
-        if self.inner.get_seq_length():
-            return self._decode(query, keys, values, shape, pads)
-        out = dense_by_sequence(query, keys, values, shape, pads, self.inner.sliding_window)
-        if keys.shape[2] >= (self._expected or 0):
-            self.inner.update(keys, values)
-            self._pieces, self._expected = [], None
-            assert self.inner.keys is not None
-            assert self.inner.values is not None
-            self.inner.keys, self.inner.values = self.inner.keys.clone(), self.inner.values.clone()
-        return out
-
-    def _decode(
-        self,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        shape: AttentionShape,
-        pads: Sequence[int],
-    ) -> torch.Tensor:
-        """New tokens over the cached window, pads left out."""
-        self._pieces = []
-        held = keys.shape[2]
-        gone = self.inner.get_seq_length() - held
-        left = [max(0, pad - gone) for pad in pads]
-        return dense_by_sequence(query, keys, values, shape, left, self.inner.sliding_window)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As transformers' layer."""
-        return self.inner.get_mask_sizes(query_length)
-
-    def get_seq_length(self) -> int:
-        """Tokens seen."""
-        return self.inner.get_seq_length() or sum(keys.shape[2] for keys, _ in self._pieces)
-
-    def get_max_length(self) -> int:
-        """The window."""
-        return self.inner.get_max_length()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.__init__(self.inner.sliding_window)  # type: ignore[misc]
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> NoReturn:
-        """Refused."""
-        refuse("beam search")
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused, unless nothing is to be removed."""
-        if tokens_to_remove:
-            refuse("crop (assisted decoding takes tokens back)")
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        tensors = (self.inner.keys, self.inner.values)
-        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
-
-
-def refuse(what: str) -> NoReturn:
-    """Raise `OptionError`: a compressed cache cannot do `what`."""
-    raise OptionError(f"a compressed cache does not support {what}: entries that were evicted are gone")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count as counting
 
 import numpy as np
 import torch
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.kernels.tables import ChunkTable, SegmentBounds
+
+_layout_numbers = counting(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,47 +28,68 @@ class Segment:
 class RaggedStore:
     """Flat `keys` and `values` `[sum of capacities, d]`; segment `b * G + g` belongs to sequence b and KV head g.
 
-    `start` and `length` (int32, on the device) say where each segment begins and how much of it is in use; `capacity`
-    (host) how much room it has. Appending writes behind the used part: nothing is copied as long as there is room. When
-    a segment is full the store is laid out anew with `slack` more entries each.
+    `start` and `length` (int32) and `last` (int64, the entry that was written last), all `[S]` on the device, say where
+    each segment begins, how much of it is in use and where that ends; `starts`, `lengths` and `capacities` are the
+    host's numbers. Appending writes behind the used part: nothing is copied as long as there is room. When a segment is
+    full the store is laid out anew with `slack` more entries each; `layout_number` is another one then.
     """
 
-    def __init__(self, segments: Sequence[Segment], batch: int, capacities: Sequence[int], slack: int) -> None:
+    def __init__(self, segments: Sequence[Segment], batch: int, capacities: Sequence[int] | Ints, slack: int) -> None:
         self.batch, self.slack = batch, slack
-        self._lengths: Ints = np.array([segment.keys.shape[0] for segment in segments], dtype=np.int64)
-        self.capacities: Ints = np.asarray(capacities, dtype=np.int64)
-        self._allocate(segments[0].keys, segments[0].values, any(s.bias is not None for s in segments))
-        for index, segment in enumerate(segments):
-            where = slice(int(self.starts[index]), int(self.starts[index] + self.lengths[index]))
-            self.keys[where], self.values[where] = segment.keys, segment.values
-            if segment.bias is not None:
-                assert self.bias is not None
-                self.bias[where] = segment.bias
+        lengths: Ints = np.array([segment.keys.shape[0] for segment in segments], dtype=np.int64)
+        first, biased = segments[0], any(segment.bias is not None for segment in segments)
+        self._allocate(first.keys, first.values, biased, lengths, np.asarray(capacities, dtype=np.int64))
+        where = self.entries()
+        self.keys.index_copy_(0, where, torch.cat([segment.keys for segment in segments]))
+        self.values.index_copy_(0, where, torch.cat([segment.values for segment in segments]))
+        if self.bias is not None:
+            biases = [self.bias.new_zeros(s.keys.shape[0]) if s.bias is None else s.bias for s in segments]
+            self.bias.index_copy_(0, where, torch.cat(biases))
 
-    def _allocate(self, keys: torch.Tensor, values: torch.Tensor, biased: bool) -> None:
-        total, device = int(self.capacities.sum()), keys.device
+    @classmethod
+    def joined(cls, stores: Sequence[RaggedStore], slack: int | None) -> RaggedStore:
+        """The sequences of all stores, one behind the other, with room for `slack` more entries (None: their own)."""
+        segments = [segment for store in stores for segment in store.segments()]
+        capacities: Ints = np.concatenate([store.capacities for store in stores])
+        if slack is not None:
+            capacities = np.concatenate([store.lengths for store in stores]) + slack
+        return cls(segments, sum(store.batch for store in stores), capacities, stores[0].slack)
+
+    def _allocate(
+        self, keys: torch.Tensor, values: torch.Tensor, biased: bool, lengths: Ints, capacities: Ints
+    ) -> None:
+        total, device = int(capacities.sum()), keys.device
+        self.capacities = capacities
+        self.starts: Ints = np.concatenate([[0], np.cumsum(capacities)[:-1]]).astype(np.int64)
+        self.lengths = lengths
         self.keys = keys.new_zeros(total, keys.shape[-1])
         self.values = values.new_zeros(total, values.shape[-1])
         self.bias = torch.zeros(total, dtype=torch.float32, device=device) if biased else None
-        self.starts: Ints = np.concatenate([[0], np.cumsum(self.capacities)[:-1]]).astype(np.int64)
         self.start = torch.tensor(self.starts, dtype=torch.int32, device=device)
-        self.length = torch.tensor(self.lengths, dtype=torch.int32, device=device)
-        self._next = torch.tensor(self.starts + self.lengths, device=device)  # where each segment is written next
-        self._room = int((self.capacities - self.lengths).min())
-        for known in ("layout", "is_even"):
-            self.__dict__.pop(known, None)
+        self.length = torch.tensor(lengths, dtype=torch.int32, device=device)
+        self.last = torch.tensor(self.starts + lengths - 1, dtype=torch.int64, device=device)
+        self.layout_number = next(_layout_numbers)
+        for name, kind in vars(RaggedStore).items():
+            if isinstance(kind, cached_property):
+                self.__dict__.pop(name, None)
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
     @property
     def lengths(self) -> Ints:
         """Entries in use of each segment as the host counts them, `[S]`."""
-        return self._lengths
+        return self._lengths + self._added
 
     @lengths.setter
     def lengths(self, counted: Ints) -> None:
-        self._lengths = counted
+        self._lengths, self._added, self._announced = counted, 0, 0
         self._room = int((self.capacities - counted).min())
+        self._is_flush = bool((counted == counted[0]).all())
+
+    @property
+    def room(self) -> int:
+        """Entries that can be appended to every segment before the store is laid out anew."""
+        return self._room - self._added
 
     @property
     def num_segments(self) -> int:
@@ -89,58 +114,99 @@ class RaggedStore:
     @property
     def is_level(self) -> bool:
         """Whether all segments have the same room and are filled to the same length."""
-        return self.is_even and bool((self.lengths == self.lengths[0]).all())
+        return self._is_flush and self.is_even
 
     @cached_property
     def layout(self) -> Layout:
         """Index tables of the present arrangement."""
         return Layout.of(self.starts, self.capacities, self.keys.device)
 
+    @cached_property
+    def chunks(self) -> ChunkTable:
+        """The present arrangement cut into chunks for the split kernel."""
+        return ChunkTable.of(self.capacities, self.keys.device)
+
+    @cached_property
+    def bounds(self) -> SegmentBounds:
+        """The present arrangement as varlen kernels want it."""
+        return SegmentBounds.of(self.starts, self.capacities, self.keys.device)
+
+    def entries(self) -> torch.Tensor:
+        """Indices of all entries in use, segment after segment, int64 on the device."""
+        lengths = self.lengths
+        first = np.repeat(self.starts - np.cumsum(lengths) + lengths, lengths)
+        return torch.from_numpy(first + np.arange(len(first))).to(self.keys.device)
+
     def pieces(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """Keys and values in use, a view `[length, d]` for each segment."""
-        sizes = np.stack([self.lengths, self.capacities - self.lengths], 1).ravel().tolist()
+        lengths = self.lengths
+        sizes = np.stack([lengths, self.capacities - lengths], 1).ravel().tolist()
         return self.keys.split_with_sizes(sizes)[::2], self.values.split_with_sizes(sizes)[::2]
+
+    def segments(self) -> list[Segment]:
+        """What each segment holds, as views."""
+        biases: list[torch.Tensor | None] = [None] * self.num_segments
+        if self.bias is not None:
+            ends = self.starts + self.lengths
+            biases = [self.bias[a:b] for a, b in zip(self.starts.tolist(), ends.tolist(), strict=True)]
+        return [Segment(*parts) for parts in zip(*self.pieces(), biases, strict=True)]
 
     # -- change -----------------------------------------------------------------------------------------------------
 
     def append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Add `T` entries to every segment: `keys` and `values` `[B, G, T, d]`."""
         count = keys.shape[2]
-        if count > self._room:
-            self._grow(count)
-        where = self._next
+        if not self._announced:
+            announce([self], count)
+        assert self._announced == count
+        self._announced = 0
+        where = self.last
         if count > 1:
-            where = (where[:, None] + torch.arange(count, device=keys.device)).flatten()
+            where = (where[:, None] + torch.arange(1 - count, 1, device=keys.device)).flatten()
         self.keys.index_copy_(0, where, keys.reshape(-1, keys.shape[-1]))
         self.values.index_copy_(0, where, values.reshape(-1, values.shape[-1]))
-        self.length += count
-        self._next += count
-        self._lengths = self._lengths + count
-        self._room -= count
 
     def drop_last(self, over: torch.Tensor) -> None:
         """Let go of the last entry of the segments where `over` (bool `[S]`, on the device) says so."""
-        self.length -= over.to(torch.int32)
-        self._next -= over.to(torch.int64)
+        dropped = over.int()
+        self.length -= dropped
+        self.last -= dropped
 
-    def _grow(self, count: int) -> None:
-        """Lay the store out anew, each segment with room for `count` entries and the slack."""
-        keys, values, bias, starts = self.keys, self.values, self.bias, self.starts
-        old = torch.cat(
-            [torch.arange(int(s), int(s + n), device=keys.device) for s, n in zip(starts, self.lengths, strict=True)]
-        )
-        self.capacities = self.lengths + count + self.slack
-        self._allocate(keys, values, bias is not None)
-        new = torch.cat(
-            [
-                torch.arange(int(s), int(s + n), device=keys.device)
-                for s, n in zip(self.starts, self.lengths, strict=True)
-            ]
-        )
-        self.keys[new], self.values[new] = keys[old], values[old]
+    def count(self, added: int) -> None:
+        """Let the host's count follow the device's: so many entries came to every segment (or left, if negative)."""
+        self._added += added
+
+    def make_room(self, count: int) -> None:
+        """Lay the store out anew, each segment with room for `count` entries and the slack, unless there is room."""
+        if count <= self.room:
+            return
+        keys, values, bias, old = self.keys, self.values, self.bias, self.entries()
+        lengths = self.lengths
+        self._allocate(keys, values, bias is not None, lengths, lengths + count + self.slack)
+        new = self.entries()
+        self.keys.index_copy_(0, new, keys[old])
+        self.values.index_copy_(0, new, values[old])
         if bias is not None:
             assert self.bias is not None
-            self.bias[new] = bias[old]
+            self.bias.index_copy_(0, new, bias[old])
+
+
+def announce(stores: Sequence[RaggedStore], count: int) -> None:
+    """Count `count` entries that are about to be appended to every store: two operations for all of them."""
+    for store in stores:
+        store.make_room(count)
+        store.count(count)
+        store._announced = count
+    torch._foreach_add_([store.length for store in stores], count)
+    torch._foreach_add_([store.last for store in stores], count)
+
+
+def take_back(stores: Sequence[RaggedStore], count: int) -> None:
+    """Let go of the last `count` entries of every segment of every store."""
+    for store in stores:
+        store.count(-count)
+    torch._foreach_sub_([store.length for store in stores], count)
+    torch._foreach_sub_([store.last for store in stores], count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -13,10 +13,12 @@ def protect(importance: torch.Tensor, recents: Sequence[int], sinks: int, capaci
     Where they exceed a head's capacity the sinks go first and the recent ones get the rest.
     """
     protected = importance.clone()
-    groups, tokens = importance.shape
-    for head in range(groups):
-        first = min(sinks, capacities[head], tokens)
-        last = min(recents[head], capacities[head] - first, tokens)
+    tokens = importance.shape[1]
+    firsts = [min(sinks, capacity, tokens) for capacity in capacities]
+    lasts = [min(recent, cap - first, tokens) for recent, cap, first in zip(recents, capacities, firsts, strict=True)]
+    bounds = list(zip(firsts, lasts, strict=True))
+    heads: Iterable[slice | int] = [slice(None)] if len(set(bounds)) == 1 else range(len(bounds))
+    for head, (first, last) in zip(heads, bounds, strict=False):
         protected[head, :first] = torch.inf
         protected[head, tokens - last :] = torch.inf
     return protected

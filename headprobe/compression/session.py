@@ -11,10 +11,11 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
 
 from headprobe.compression.budgets import Floats
+from headprobe.compression.chunks import layers_in_chunks
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
-from headprobe.compression.ragged_attention import Kernel, KernelNeeds, pick_kernel
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
@@ -79,7 +80,7 @@ def compress(
 
     `budget`: mean entries per KV head, window and sinks included, or `ratio` of the prompt; `scores`: head scores or
     their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). `attention`: the
-    kernel, see `ragged_attention.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time (the layers take
+    kernel, see `kernels.choice.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time (the layers take
     turns, so that one layer's full keys and values are held, and results are equal). The model's own attention is put
     back when the block ends, however it ends.
 
@@ -96,7 +97,7 @@ def compress(
     with ExitStack() as stack:
         stack.enter_context(_ragged_attention(model))
         if prefill_chunk is not None:
-            stack.enter_context(_layers_in_chunks(model, prefill_chunk))
+            stack.enter_context(layers_in_chunks(model, prefill_chunk))
         yield session
 
 
@@ -153,6 +154,7 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
         weights=policy.evicts_while_decoding,
+        device_name=device_name(model.device),
     )
 
 
@@ -203,52 +205,7 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, _mask)
 
 
-# -- chunks ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
-    """Let every decoder layer read a prompt `chunk` tokens at a time; restore them afterwards."""
-    if chunk < 1:
-        raise OptionError(f"a prefill chunk of {chunk} tokens is too small, need at least 1")
-    layers = getattr(model.get_decoder(), "layers", None)
-    if layers is None:
-        raise ModelError(f"{type(model).__name__} has no list of decoder layers: it cannot read prompts in chunks")
-    try:
-        for index, layer in enumerate(layers):
-            layer.forward = _in_chunks(layer.forward, index, chunk)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
-
-
-def _in_chunks(forward: Any, index: int, chunk: int) -> Any:
-    def chunked(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        cache, tokens = kwargs.get("past_key_values"), hidden_states.shape[1]
-        if not isinstance(cache, RaggedCache) or cache.get_seq_length(index) or tokens <= chunk:
-            return forward(hidden_states, *args, **kwargs)
-        cache.expect(index, tokens)
-        out = torch.empty_like(hidden_states)
-        for start in range(0, tokens, chunk):
-            part = slice(start, min(start + chunk, tokens))
-            cut = {name: _cut(name, value, part, tokens) for name, value in kwargs.items()}
-            given = forward(hidden_states[:, part], *args, **cut)
-            out[:, part] = given[0] if isinstance(given, tuple) else given
-        return out
-
-    return chunked
-
-
-def _cut(name: str, value: Any, part: slice, tokens: int) -> Any:
-    """The part of an argument that belongs to a chunk: whatever runs along the tokens, except the padding mask."""
-    if name == "attention_mask":
-        return value
-    if isinstance(value, tuple | list):
-        return type(value)(_cut(name, item, part, tokens) for item in value)
-    if isinstance(value, torch.Tensor) and value.ndim >= 2 and value.shape[1] == tokens:
-        return value[:, part]
-    return value
+# -- refusals -------------------------------------------------------------------------------------------------------
 
 
 def _check_generate(options: dict[str, Any]) -> None:

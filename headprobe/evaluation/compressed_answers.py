@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headprobe.compression.generation import Generation, generate
 from headprobe.compression.policies import Policy
+from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import compress
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.evaluation.questions import Question
@@ -18,7 +19,10 @@ from headprobe.profiling.scoring import eos_token_ids
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """`budget` or `ratio` as in `compress`; `scores`: a file for policies that need scores (None: found by itself)."""
+    """`budget` or `ratio` as in `compress`; `scores`: a file for policies that need scores (None: found by itself).
+
+    `sampler` draws the tokens; None takes the likeliest.
+    """
 
     budget: int | None = 256
     ratio: float | None = None
@@ -28,6 +32,7 @@ class CompressionOptions:
     prefill_chunk: int | None = None
     max_new_tokens: int = 64
     query_agnostic: bool = False
+    sampler: Sampler | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def _answer(loaded: LoadedModel, question: Question, policy: Policy, options: Co
     ) as session:  # fmt: skip
         given = generate(
             session, question.input_ids, max_new_tokens=options.max_new_tokens, eos_token_ids=eos_token_ids(loaded),
-            context_tokens=question.context_tokens if options.query_agnostic else None,
+            context_tokens=question.context_tokens if options.query_agnostic else None, sampler=options.sampler,
         )  # fmt: skip
         read = question.context_tokens if options.query_agnostic else len(question.input_ids)
         budget = None if policy.keeps_all else session.plan.budget_for(read or 0)

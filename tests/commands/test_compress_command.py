@@ -59,9 +59,24 @@ def test_the_context_alone_can_be_compressed(cli: RunCli) -> None:
     assert record["kv_entries"] == 64 * 24
 
 
+def test_tokens_are_drawn_where_that_is_asked_for(cli: RunCli) -> None:
+    hot = ("compress", "--budget", 64, "--json", *SHORT, "--top-k", 50, "--temperature", 8)
+    record, again = (json.loads(cli(*hot).out) for _ in range(2))
+    assert record["sampling"] == {"temperature": 8.0, "top_k": 50, "top_p": 1.0, "seed": 0}
+    assert record["answer"] == again["answer"]
+    assert record["correct"] is False  # at this temperature nothing sensible is left
+    greedy = json.loads(cli("compress", "--budget", 64, "--json", *SHORT, "--temperature", 0).out)
+    assert greedy["sampling"] is None
+    assert greedy["cuda_graph"] is False
+    assert greedy["cuda_graph_refusal"].startswith("graphs need a CUDA device")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("--temperature", -1), 2, "a temperature of -1.0 is out of range"),
+        (("--top-p", 1.5), 2, "a top-p of 1.5 is out of range"),
+        (("--temperature", 0, "--top-k", 5), 2, "--temperature 0 takes the likeliest token: leave out --top-k 5"),
         (
             ("--budget", 4, "--window", 8),
             2,

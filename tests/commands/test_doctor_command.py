@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from headprobe import __version__
 from headprobe.commands import doctor
+from headprobe.compression.kernels import measured
 from tests.conftest import CliResult
 
 RunCli = Callable[..., CliResult]
@@ -60,8 +63,9 @@ def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch,
     pretend_installed(monkeypatch, triton="3.6")
     report = diagnose(cli)
     assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
+    has_triton = find_spec("triton") is not None
     kernels = {kernel["name"]: kernel["usable"] for kernel in report["kernels"]}
-    assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "torch": True}
+    assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
     assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
 
@@ -84,12 +88,28 @@ def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) 
         f"headprobe {__version__}",
         "flash-attn not installed",
         "cuda:0 Pretend GPU 80.0 GiB",
-        "torch-varlen used for compressed caches",
-        "torch ready",
+        "torch-varlen used for compressed caches, speed not measured here",
+        "torch ready, speed not measured here",
         "bundled model missing",
         "the bundled model --model demo, the default python -m headprobe.models.training",
     ):
         assert line in lines
+
+
+def test_kernels_that_were_measured_on_the_gpu_come_first_with_their_share(
+    monkeypatch: pytest.MonkeyPatch, cli: RunCli, tmp_path: Path
+) -> None:
+    pretend_cuda(monkeypatch)
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps({"Pretend GPU": {"torch": 0.125, "torch-varlen": 0.5}}))
+    monkeypatch.setattr(measured, "MEASURED_FILE", file)
+    kernels = diagnose(cli)["kernels"]
+    assert [(kernel["name"], kernel["share"]) for kernel in kernels[:3]] == [
+        ("torch-varlen", 0.5), ("torch", 0.125), ("flash4", None),
+    ]  # fmt: skip
+    assert "torch-varlen used for compressed caches, 50% of copy bandwidth" in [
+        " ".join(line.split()) for line in cli("doctor").out.splitlines()
+    ]
 
 
 def test_without_a_gpu_the_plain_kernel_is_used_and_the_others_say_why_not(

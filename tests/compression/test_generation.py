@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from headprobe.compression.decoding import Decoder
-from headprobe.compression.generation import generate
+from headprobe.compression.generation import generate, generate_batch
+from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import compress
 from headprobe.errors import DeviceMemoryError, OptionError
 from tests.compression.test_decoding import small_llama, tokens
@@ -40,6 +41,8 @@ def test_it_counts_entries_bytes_and_speed(llama: Any) -> None:
     assert given.tokens_per_s > 0
     assert given.kernel == "torch"
     assert given.used_graph is False
+    assert given.graph_refusal == "graphs need a CUDA device, not cpu"
+    assert given.sampler is None
 
 
 def test_one_token_has_no_speed(llama: Any) -> None:
@@ -53,6 +56,40 @@ def test_an_end_token_ends_it_and_counts(llama: Any) -> None:
         free = generate(session, ids, max_new_tokens=9).tokens
         ended = generate(session, ids, max_new_tokens=9, eos_token_ids={free[2]}).tokens
     assert ended == free[: free.index(free[2]) + 1]
+
+
+def test_tokens_can_be_drawn(llama: Any) -> None:
+    ids, sampler = tokens(50)[0].tolist(), Sampler(temperature=3.0, seed=5)
+    with compress(llama, "snapkv", budget=20) as session:
+        drawn = [generate(session, ids, max_new_tokens=12, sampler=sampler) for _ in range(2)]
+        greedy = generate(session, ids, max_new_tokens=12)
+    assert drawn[0].tokens == drawn[1].tokens != greedy.tokens
+    assert drawn[0].sampler == sampler
+
+
+def test_a_batch_of_prompts_is_answered_as_each_alone(llama: Any) -> None:
+    prompts = [tokens(n, seed=n)[0].tolist() for n in (50, 31, 64)]
+    with compress(llama, "snapkv", budget=20, slack=5) as session:
+        alone = [generate(session, ids, max_new_tokens=9).tokens for ids in prompts]
+        ended = generate_batch(session, prompts, max_new_tokens=9, eos_token_ids={alone[1][3]})
+        given = generate_batch(session, prompts, max_new_tokens=9)
+    assert given.tokens == tuple(alone)
+    assert ended.tokens[1] == alone[1][: alone[1].index(alone[1][3]) + 1]
+    assert given.prompt_tokens == (50, 31, 64)
+    assert given.kv_entries == 3 * 80
+    assert given.kv_bytes == 3 * 4 * 25 * 16 * 4  # sequences x heads x (entries and slack) x (key and value) x float32
+    assert given.tokens_per_s is not None
+    assert given.tokens_per_s > 0
+    assert session.cache is not None
+    assert session.cache.lengths.shape == (2, 3, 2)
+
+
+def test_a_batch_of_nothing_is_refused(llama: Any) -> None:
+    with compress(llama, "snapkv", budget=20) as session:
+        with pytest.raises(OptionError, match="there are 0 prompts: need at least one"):
+            generate_batch(session, [])
+        with pytest.raises(OptionError, match="the prompt is empty"):
+            generate_batch(session, [[5, 6], []])
 
 
 def test_a_context_can_be_compressed_before_the_question_is_seen(llama: Any) -> None:

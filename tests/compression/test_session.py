@@ -209,8 +209,6 @@ def test_what_a_compressed_cache_cannot_do_is_refused(llama: Any) -> None:
             cache.crop(-2)
         with pytest.raises(OptionError, match="does not support beam search"):
             cache.reorder_cache(torch.tensor([0]))
-        with pytest.raises(OptionError, match="does not support offloading"):
-            cache.layers[0].offload()
         with pytest.raises(ModelError, match="runs without a compressed cache"):
             llama(input_ids=prompt, past_key_values=DynamicCache(config=llama.config))
         with pytest.raises(OptionError, match="padded on the left"):
@@ -221,6 +219,26 @@ def test_what_a_compressed_cache_cannot_do_is_refused(llama: Any) -> None:
             )
     with pytest.raises(ModelError, match="use the cache inside a compression session"), torch.inference_mode():
         llama(input_ids=prompt, past_key_values=cache)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_what_layers_cannot_do_is_refused_by_all_of_them(family: str) -> None:
+    """Also by sliding-window layers, the first of Gemma-3's."""
+    model = tiny_model(family)
+    with compress(model, **options(model, "snapkv")) as session:
+        cache = session.new_cache()
+    for held in (cache, *cache.layers):
+        held.crop(0)
+        with pytest.raises(OptionError, match="does not support crop"):
+            held.crop(-2)
+        with pytest.raises(OptionError, match="does not support beam search"):
+            held.reorder_cache(torch.tensor([0]))
+        with pytest.raises(OptionError, match="does not support offloading"):
+            held.offload()
+        with pytest.raises(OptionError, match="does not support repeating sequences"):
+            held.batch_repeat_interleave(2)
+        with pytest.raises(OptionError, match="does not support selecting sequences"):
+            held.batch_select_indices(torch.tensor([0]))
 
 
 def test_scores_of_another_geometry_are_refused(llama: Any) -> None:

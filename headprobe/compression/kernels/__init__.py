@@ -1,0 +1,1 @@
+"""Kernels that compute attention over a ragged store, and the choice among them."""

@@ -1,0 +1,132 @@
+"""What the split kernel runs on the device, in Triton."""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["entries", "ahead"])
+def attend_chunk(
+    query, keys, values, bias, start, length, segment_of, number_of, partial, peak, total, scores,
+    scaling, softcap, rows, count, ahead, entries,
+    chunk_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr, key_width: tl.constexpr,
+    value_width: tl.constexpr, key_pad: tl.constexpr, value_pad: tl.constexpr, capped: tl.constexpr,
+    biased: tl.constexpr, weighed: tl.constexpr, precision: tl.constexpr,
+):  # fmt: skip
+    """One chunk and a block of its segment's rows: the largest score, sum of exponentials and unscaled output."""
+    chunk = tl.program_id(0).to(tl.int64)
+    segment = tl.load(segment_of + chunk)
+    first = tl.load(number_of + chunk) * chunk_size
+    used = tl.load(length + segment)
+    if first >= used:
+        return
+    base = tl.load(start + segment).to(tl.int64)
+    row = tl.program_id(1) * row_block + tl.arange(0, row_block)
+    is_row = row < rows
+    key_place, value_place = tl.arange(0, key_pad), tl.arange(0, value_pad)
+    is_key, is_value = key_place < key_width, value_place < value_width
+    q = tl.load(
+        query + (segment.to(tl.int64) * rows + row)[:, None] * key_width + key_place[None, :],
+        mask=is_row[:, None] & is_key[None, :], other=0.0,
+    )  # fmt: skip
+    seen = used - ahead - count + row % count + 1
+    top = tl.full((row_block,), float("-inf"), tl.float32)
+    mass = tl.zeros((row_block,), tl.float32)
+    out = tl.zeros((row_block, value_pad), tl.float32)
+    for at in range(0, tl.minimum(chunk_size, used - first), tile):
+        entry = first + at + tl.arange(0, tile)
+        inside = entry < used
+        place = base + entry
+        k = tl.load(
+            keys + place[:, None] * key_width + key_place[None, :], mask=inside[:, None] & is_key[None, :], other=0.0
+        )
+        score = tl.dot(q, tl.trans(k), input_precision=precision) * scaling
+        if capped:
+            score = softcap * (2 * tl.sigmoid(2 * score / softcap) - 1)
+        if biased:
+            score += tl.load(bias + place, mask=inside, other=0.0)[None, :]
+        score = tl.where(entry[None, :] < seen[:, None], score, float("-inf"))
+        if weighed:
+            here = scores + row[:, None].to(tl.int64) * entries + place[None, :]
+            tl.store(here, score, mask=is_row[:, None] & inside[None, :])
+        higher = tl.maximum(top, tl.max(score, 1))
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        shares = tl.exp(score - level[:, None])
+        kept = tl.exp(top - level)
+        mass = mass * kept + tl.sum(shares, 1)
+        v = tl.load(
+            values + place[:, None] * value_width + value_place[None, :],
+            mask=inside[:, None] & is_value[None, :], other=0.0,
+        )  # fmt: skip
+        out = tl.dot(shares.to(v.dtype), v, out * kept[:, None], input_precision=precision)
+        top = higher
+    line = chunk * rows + row
+    tl.store(peak + line, top, mask=is_row)
+    tl.store(total + line, mass, mask=is_row)
+    tl.store(
+        partial + line[:, None] * value_width + value_place[None, :], out, mask=is_row[:, None] & is_value[None, :]
+    )
+
+
+@triton.jit
+def join_chunks(
+    partial, peak, total, sinks, length, first_chunk, output, levels, rows, group, groups,
+    chunk_size: tl.constexpr, block: tl.constexpr, value_width: tl.constexpr, value_pad: tl.constexpr,
+    sunk: tl.constexpr, weighed: tl.constexpr,
+):  # fmt: skip
+    """One row of one segment: its chunks joined, and the attention sink's share taken off."""
+    segment, row = tl.program_id(0), tl.program_id(1)
+    chunks = tl.cdiv(tl.load(length + segment), chunk_size)
+    begin = tl.load(first_chunk + segment).to(tl.int64)
+    value_place = tl.arange(0, value_pad)
+    is_value = value_place < value_width
+    top = tl.full((), float("-inf"), tl.float32)
+    mass = tl.full((), 0.0, tl.float32)
+    if sunk:
+        top = tl.load(sinks + (segment % groups) * group + row // (rows // group)).to(tl.float32)
+        mass += 1.0
+    out = tl.zeros((value_pad,), tl.float32)
+    for at in range(0, chunks, block):
+        number = at + tl.arange(0, block)
+        there = number < chunks
+        line = (begin + number) * rows + row
+        peaks = tl.load(peak + line, mask=there, other=float("-inf"))
+        masses = tl.load(total + line, mask=there, other=0.0)
+        parts = tl.load(
+            partial + line[:, None] * value_width + value_place[None, :],
+            mask=there[:, None] & is_value[None, :], other=0.0,
+        )  # fmt: skip
+        higher = tl.maximum(top, tl.max(peaks, 0))
+        kept, share = tl.exp(top - higher), tl.exp(peaks - higher)
+        mass = mass * kept + tl.sum(masses * share, 0)
+        out = out * kept + tl.sum(parts * share[:, None], 0)
+        top = higher
+    line = segment.to(tl.int64) * rows + row
+    tl.store(output + line * value_width + value_place, (out / mass).to(output.dtype.element_ty), mask=is_value)
+    if weighed:
+        tl.store(levels + line, top + tl.log(mass))
+
+
+@triton.jit(do_not_specialize=["entries"])
+def weigh_chunk(
+    scores, levels, start, length, segment_of, number_of, weights, rows, entries,
+    chunk_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr,
+):  # fmt: skip
+    """The weights of one chunk's entries, averaged over the rows of its segment."""
+    chunk = tl.program_id(0)
+    segment = tl.load(segment_of + chunk)
+    first = tl.load(number_of + chunk) * chunk_size
+    used = tl.load(length + segment)
+    if first >= used:
+        return
+    base = tl.load(start + segment).to(tl.int64)
+    row = tl.arange(0, row_block)
+    level = tl.load(levels + segment.to(tl.int64) * rows + row, mask=row < rows, other=0.0)
+    for at in range(0, tl.minimum(chunk_size, used - first), tile):
+        entry = first + at + tl.arange(0, tile)
+        inside = entry < used
+        here = scores + row[:, None].to(tl.int64) * entries + base + entry[None, :]
+        score = tl.load(here, mask=(row < rows)[:, None] & inside[None, :], other=float("-inf"))
+        tl.store(weights + base + entry, tl.sum(tl.exp(score - level[:, None]), 0) / rows, mask=inside)

@@ -1,0 +1,64 @@
+"""What kernels need to know of a store's arrangement, made once and kept until the store is laid out anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from headprobe.compression.budgets import Ints
+
+MIN_CHUNK, MAX_CHUNK = 64, 1024  # entries; powers of two
+CHUNKS_WANTED = 1024  # enough to fill a large GPU several times over
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkTable:
+    """Every segment cut into chunks of one size, the work of the split kernel; all int32 on the device.
+
+    `segment` `[C]`: the segment of each chunk; `number` `[C]`: its place among that segment's chunks; `first`
+    `[S + 1]`: each segment's first chunk. `size`: entries of a chunk. The table follows from the room of the segments
+    alone, which the host knows, so that the work has a fixed shape; chunks that are not in use yet end at once.
+    """
+
+    size: int
+    segment: torch.Tensor
+    number: torch.Tensor
+    first: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.segment.shape[0]
+
+    @classmethod
+    def of(cls, capacities: Ints, device: torch.device) -> ChunkTable:
+        """The table of segments with so much room."""
+        size = chunk_size(int(capacities.sum()))
+        counts = -(-capacities // size)
+        first = np.concatenate([[0], np.cumsum(counts)])
+        segment = np.repeat(np.arange(len(counts)), counts)
+        number = np.arange(len(segment)) - first[segment]
+        return cls(size, *(torch.tensor(a, dtype=torch.int32, device=device) for a in (segment, number, first)))
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentBounds:
+    """What varlen kernels need: `starts` int32 `[S + 1]`, all entries last; `ordinals` int32 `[S + 1]`, 0 to S.
+
+    `longest`: entries that the largest segment has room for.
+    """
+
+    starts: torch.Tensor
+    ordinals: torch.Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, starts: Ints, capacities: Ints, device: torch.device) -> SegmentBounds:
+        """The bounds of segments that lie one behind the other."""
+        ends = torch.tensor([*starts, capacities.sum()], dtype=torch.int32, device=device)
+        return cls(ends, torch.arange(len(ends), dtype=torch.int32, device=device), int(capacities.max()))
+
+
+def chunk_size(entries: int) -> int:
+    """Entries of a chunk: the largest power of two that makes at least `CHUNKS_WANTED` of a store, within limits."""
+    return 1 << (min(max(entries // CHUNKS_WANTED, MIN_CHUNK), MAX_CHUNK).bit_length() - 1)

@@ -1,0 +1,89 @@
+"""The varlen kernels' arguments, through a stand-in of the same signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels import varlen as kernels
+from headprobe.compression.kernels.choice import KERNELS
+from tests.compression.kernels.stores import LAYOUTS, plain, query_for, random_store
+
+
+def varlen(query, keys, values, cu_q, cu_k, max_q, max_k, *, scale, causal, softcap=0.0, sinks=None, used=None):  # type: ignore[no-untyped-def]
+    """What every varlen kernel computes, with the checks that theirs make; keys beyond `max_k` are dropped."""
+    assert query.is_contiguous()
+    assert cu_q.dtype == cu_k.dtype == used.dtype == torch.int32
+    out = torch.full((query.shape[0], query.shape[1], values.shape[-1]), float("nan"))
+    for s in range(len(cu_q) - 1):
+        begin, end = int(cu_q[s]), int(cu_q[s + 1])
+        assert end - begin <= max_q
+        start, length = int(cu_k[s]), min(int(used[s]), max_k)
+        assert start + length <= int(cu_k[s + 1])
+        for t in range(begin, end):
+            last = start + (length - (end - begin) + t - begin + 1 if causal else length)
+            for h in range(query.shape[1]):
+                scores = keys[start:last, 0] @ query[t, h] * scale
+                scores = torch.tanh(scores / softcap) * softcap if softcap else scores
+                top = scores.exp()
+                out[t, h] = top @ values[start:last, 0] / top.sum()
+    return out
+
+
+def install_stand_in(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    import sys
+    from types import ModuleType
+
+    if kernel == "torch-varlen":
+
+        def aten(q, k, v, cq, ck, mq, mk, p, causal, debug, *, scale, seqused_k):  # type: ignore[no-untyped-def]
+            return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, used=seqused_k),)
+
+        monkeypatch.setattr(kernels, "_torch_flash", aten)
+        return
+
+    def flash2(q, k, v, cq, ck, mq, mk, p, scale, causal, softcap=0.0, seqused_k=None):  # type: ignore[no-untyped-def]
+        return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, softcap=softcap, used=seqused_k),)
+
+    def flash4(q, k, v, **given):  # type: ignore[no-untyped-def]
+        names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+        four = [given.pop(name) for name in names]
+        options = {"scale": given.pop("softmax_scale"), "causal": given.pop("causal"), "used": given.pop("seqused_k")}
+        assert set(given) == {"softcap", "learnable_sink"}
+        return varlen(q, k, v, *four, softcap=given["softcap"], **options), None
+
+    modules: dict[str, Any] = {
+        "flash_attn": ModuleType("flash_attn"), "flash_attn.cute": ModuleType("flash_attn.cute"),
+        "flash_attn.flash_attn_interface": ModuleType("flash_attn.flash_attn_interface"),
+    }  # fmt: skip
+    modules["flash_attn.cute"].flash_attn_varlen_func = flash4
+    modules["flash_attn.flash_attn_interface"]._flash_attn_varlen_forward = flash2
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("kernel", ["torch-varlen", "flash2", "flash4"])
+@pytest.mark.parametrize(("lengths", "batch"), LAYOUTS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_varlen_kernels_get_arguments_that_mean_the_same(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, lengths: list[int], batch: int, count: int
+) -> None:
+    store = random_store([n + 2 for n in lengths], batch)
+    query = query_for(store, 2, count)
+    shape = AttentionShape(0.3, None if kernel == "torch-varlen" else 1.5)
+    wanted = plain(query, store, shape)
+    attend = next(k.attend for k in KERNELS if k.name == kernel)
+    install_stand_in(monkeypatch, kernel)
+    torch.testing.assert_close(attend(query, store, shape), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_operator_that_torch_varlen_calls_has_the_arguments_it_is_given() -> None:
+    names = [a.name for a in torch.ops.aten._flash_attention_forward.default._schema.arguments]
+    assert names[:10] == [
+        "query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal",
+        "return_debug_mask",
+    ]  # fmt: skip
+    assert {"scale", "seqused_k"} <= set(names)

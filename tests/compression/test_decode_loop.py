@@ -1,0 +1,255 @@
+"""The decode loop: its tokens, its ends, what the cache holds behind it, and when it captures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headprobe.compression import decoding
+from headprobe.compression.decoding import LOOK_EVERY, WARM_UP_STEPS, Decoder, DecodeStep, run_step
+from headprobe.compression.joining import join
+from headprobe.compression.ragged_cache import RaggedCache
+from headprobe.compression.sampling import Sampler
+from headprobe.compression.session import CompressionSession, compress
+from tests.compression.test_decoding import small_llama, tokens
+from tests.compression.test_joining import read
+from tests.compression.test_session import options
+from tests.tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    return small_llama(4, 2)
+
+
+class Replayed:
+    """A captured step's stand-in: it runs the step, and leaves the host's counts to `advance`, which must agree."""
+
+    made = 0
+
+    def __init__(self, step: DecodeStep) -> None:
+        Replayed.made += 1
+        self.step, self.layout = step, step.cache.layout
+
+    def replay(self, count: int) -> None:
+        cache = self.step.cache
+        assert cache.layout == self.layout
+        assert count <= LOOK_EVERY
+        before = cache.counters
+        for _ in range(count):
+            self.step()
+        assert cache.layout == self.layout
+        counted, cache.counters = cache.counters, before
+        cache.advance(count)
+        for (seen, lengths), (wanted_seen, wanted) in zip(cache.counters, counted, strict=True):
+            assert seen == wanted_seen
+            assert np.array_equal(lengths, wanted)
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> type[Replayed]:
+    """As if there were a GPU that captures."""
+    monkeypatch.setattr(decoding, "CapturedStep", Replayed)
+    monkeypatch.setattr(decoding, "_refusal", lambda *_: None)
+    Replayed.made = 0
+    return Replayed
+
+
+@contextmanager
+def session(llama: Any, name: str = "snapkv", slack: int = 64) -> Iterator[CompressionSession]:
+    with compress(llama, **options(llama, name), slack=slack) as opened:
+        yield opened
+
+
+def check_agrees(cache: RaggedCache) -> None:
+    """Host and device count the same."""
+    for store in cache.stores:
+        assert store.length.tolist() == store.lengths.tolist()
+        assert store.last.tolist() == (store.starts + store.lengths - 1).tolist()
+
+
+def state(cache: RaggedCache) -> list[Any]:
+    """All that a cache holds."""
+    held = [t for store in cache.stores for pieces in store.pieces() for t in pieces]
+    scores = [t for layer in cache.ragged_layers if layer.evictor for t in (layer.evictor.scores, layer.evictor.tokens)]
+    return [cache.tokens_seen, *[t.tolist() for t in (*held, *scores)]]
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o"])
+def test_captured_steps_change_nothing(llama: Any, captures: type[Replayed], name: str) -> None:
+    with session(llama, name) as opened:
+        made = []
+        for graphs in (False, True):
+            cache, logits = read(opened, tokens(50))
+            decoder = Decoder(llama, cache, graphs=graphs)
+            made.append((decoder.run(logits, 31).tolist(), state(cache)))
+            assert decoder.uses_graph is graphs
+            check_agrees(cache)
+    assert made[0] == made[1]
+    assert captures.made == 1
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o"])
+@pytest.mark.parametrize("place", [1, 2, 7, 8, 9, 16])
+def test_nothing_is_left_of_steps_beyond_the_end(llama: Any, captures: type[Replayed], name: str, place: int) -> None:
+    """The host looks every few steps; the cache is afterwards as if it had looked at each."""
+    with session(llama, name) as opened:
+        cache, logits = read(opened, tokens(50))
+        free = Decoder(llama, cache).run(logits, 30)[0].tolist()
+        last = free.index(free[place])
+        made = []
+        for graphs in (False, True):
+            cache, logits = read(opened, tokens(50))
+            given = Decoder(llama, cache, graphs=graphs).run(logits, 30, {free[place]})
+            assert given.tolist() == [free[: last + 1]]
+            check_agrees(cache)
+            made.append(state(cache))
+    assert made[0] == made[1]
+    assert made[0][0] == 50 + last
+
+
+def test_without_a_gpu_no_step_beyond_the_end_is_computed(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with session(llama) as opened:
+        cache, logits = read(opened, tokens(50))
+        free = Decoder(llama, cache).run(logits, 12)[0].tolist()
+        calls = []
+        monkeypatch.setattr(decoding, "run_step", lambda *given: calls.append(1) or run_step(*given))
+        cache, logits = read(opened, tokens(50))
+        decoder = Decoder(llama, cache)
+        decoder.run(logits, 12, {free[5]})
+    assert len(calls) == free.index(free[5])
+    assert decoder.graph_refusal == "graphs need a CUDA device, not cpu"
+
+
+def test_sequences_of_a_batch_end_apart(llama: Any) -> None:
+    """The shorter one repeats its end token."""
+    rows = [tokens(n, seed=n) for n in (31, 57)]
+    with session(llama) as opened:
+        free = []
+        for row in rows:
+            cache, logits = read(opened, row)
+            free.append(Decoder(llama, cache).run(logits, 20)[0].tolist())
+        first_end = next(t for t in free[0] if t not in free[1])
+        second_end = next(t for t in free[1][::-1] if t not in free[0])
+        parts = [read(opened, row) for row in rows]
+        joined, logits = join([c for c, _ in parts]), torch.cat([given for _, given in parts])
+        given = Decoder(llama, joined).run(logits, 20, {first_end, second_end}).tolist()
+    a, b = free[0].index(first_end) + 1, free[1].index(second_end) + 1
+    longest = max(a, b)
+    assert given == [free[0][:a] + [first_end] * (longest - a), free[1][:b] + [second_end] * (longest - b)]
+    assert joined.tokens_seen == 57 + longest - 1
+
+
+def test_a_full_cache_is_laid_out_for_many_tokens_at_once_and_captured_anew(
+    llama: Any, captures: type[Replayed]
+) -> None:
+    with session(llama, slack=3) as opened:
+        cache, logits = read(opened, tokens(50))
+        first = cache.layout
+        decoder = Decoder(llama, cache)
+        given = decoder.run(logits, 40).tolist()
+        assert captures.made == 1
+        assert cache.layout != first
+        assert [store.room for store in cache.stores] == [3, 3]  # room for all 39 steps was made, and the slack
+        plain, logits = read(opened, tokens(50))
+        assert given == Decoder(llama, plain, graphs=False).run(logits, 40).tolist()
+
+
+def test_a_layout_that_others_made_is_noticed(llama: Any, captures: type[Replayed]) -> None:
+    """A second turn between two runs."""
+    with session(llama, slack=9) as opened, torch.inference_mode():
+        made = []
+        for graphs in (True, False):
+            cache, logits = read(opened, tokens(50))
+            decoder = Decoder(llama, cache, graphs=graphs)
+            first = decoder.run(logits, 8)
+            turn = torch.cat([first[:, -1:], tokens(30, seed=5)], 1)
+            second = decoder.run(run_step(llama, cache, turn), 12)
+            made.append((first.tolist(), second.tolist(), cache.tokens_seen))
+            check_agrees(cache)
+    assert made[0] == made[1]
+    assert made[0][2] == 50 + 7 + 31 + 11
+    assert captures.made == 2
+
+
+def test_a_step_is_captured_once_the_warm_ones_have_run(llama: Any, captures: type[Replayed]) -> None:
+    with session(llama) as opened:
+        cache, logits = read(opened, tokens(50))
+        decoder = Decoder(llama, cache)
+        used = []
+        for _ in range(4):
+            logits = decoder.step(logits.argmax(-1)).clone()
+            used.append(decoder.uses_graph)
+    assert used == [index >= WARM_UP_STEPS for index in range(4)]
+
+
+def test_a_step_that_cannot_be_captured_is_decoded_eagerly(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(step: DecodeStep) -> None:
+        before = step.cache.counters
+        step.cache.announce()
+        step.cache.counters = before
+        for store in step.cache.stores:  # on a GPU nothing would have been computed
+            store.length -= 1
+            store.last -= 1
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(decoding, "CapturedStep", breaks)
+    monkeypatch.setattr(decoding, "_refusal", lambda *_: None)
+    with session(llama) as opened:
+        made = []
+        for graphs in (True, False):
+            cache, logits = read(opened, tokens(50))
+            decoder = Decoder(llama, cache, graphs=graphs)
+            made.append(decoder.run(logits, 20).tolist())
+            check_agrees(cache)
+            if graphs:
+                wanted = "a step could not be captured: operation not permitted when stream is capturing"
+                assert decoder.graph_refusal == wanted
+    assert made[0] == made[1]
+
+
+def test_models_whose_steps_cannot_be_captured_are_known_beforehand() -> None:
+    class Gpu:
+        """A model as if it lay on a GPU."""
+
+        device = torch.device("cuda")
+
+        def __init__(self, model: Any) -> None:
+            self.config = model.config
+
+    def refusal(model: Any) -> str | None:
+        with compress(model, **options(model, "snapkv")) as opened:
+            return decoding._refusal(Gpu(model), opened.new_cache())
+
+    assert refusal(tiny_model("llama")) is None
+    assert refusal(tiny_model("gemma3")) == "sliding-window and linear layers allocate at every step"
+    moving = tiny_model("llama")
+    moving.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    assert refusal(moving) == "dynamic rotary embeddings look at positions on the host"
+
+
+def test_sampling_follows_its_seed_and_its_filters(llama: Any) -> None:
+    def drawn(sampler: Sampler | None) -> list[int]:
+        with session(llama) as opened:
+            cache, logits = read(opened, tokens(50))
+            row: list[int] = Decoder(llama, cache, sampler=sampler).run(logits, 16)[0].tolist()
+        return row
+
+    greedy = drawn(None)
+    assert drawn(Sampler(top_k=1)) == greedy
+    assert drawn(Sampler(temperature=3.0, seed=1)) == drawn(Sampler(temperature=3.0, seed=1)) != greedy
+    assert drawn(Sampler(temperature=3.0, seed=1)) != drawn(Sampler(temperature=3.0, seed=2))
+
+
+def test_captured_and_eager_steps_draw_the_same(llama: Any, captures: type[Replayed]) -> None:
+    with session(llama) as opened:
+        made = []
+        for graphs in (True, False):
+            cache, logits = read(opened, tokens(50))
+            made.append(Decoder(llama, cache, sampler=Sampler(2.0, seed=4), graphs=graphs).run(logits, 25).tolist())
+    assert made[0] == made[1]

@@ -1,0 +1,104 @@
+"""The GPU benchmark on a CPU: that every part runs, and that nothing which was not measured looks as if it had been."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("benchmarks", reason="benchmarks are not part of the source archive")
+
+from benchmarks.gpu.__main__ import PARTS, Part, main, run
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.filled import filled_cache, full_plan, uneven_plan, used_bytes
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.shapes import LLAMA3_8B, TINY
+from benchmarks.gpu.targets import TARGETS
+
+
+def tiny_bench(folder: Path, seconds: float = 1000.0) -> Bench:
+    record = Record(folder, "cpu", "tiny", counts=False)
+    return Bench(torch.device("cpu"), TINY, record, seconds)
+
+
+def test_all_parts_run_on_a_cpu_and_no_target_counts_as_measured(tmp_path: Path) -> None:
+    main(["--device", "cpu", "--shape", "tiny", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())
+    assert {name: part.get("error") for name, part in found["parts"].items()} == {part.name: None for part in PARTS}
+    assert [part["status"] for part in found["parts"].values()] == ["done"] * len(PARTS)
+    assert not found["is_measurement"]
+    assert [row["met"] for row in found["targets"]] == [None] * len(TARGETS)
+    unknown = {row["name"] for row in found["targets"] if row["value"] is None}
+    assert unknown <= {"left_over_full", "peak_over_parts"}
+    table = (tmp_path / "gpu-cpu.md").read_text()
+    assert "says nothing about a GPU" in table
+    assert "| yes |" not in table
+
+
+def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(bench: Bench, note: object) -> None:
+        raise ValueError("no luck\nat all")
+
+    monkeypatch.setattr("benchmarks.gpu.parts.bandwidth.run", broken)
+    bench = tiny_bench(tmp_path)
+    run(bench, (Part("bandwidth", 1), Part("environment", 1), Part("kernels", 1)))
+    parts = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    assert (parts["bandwidth"]["status"], parts["bandwidth"]["error"]) == ("failed", "ValueError: no luck")
+    assert parts["environment"]["status"] == "done"
+    assert "copy bandwidth has not been measured" in parts["kernels"]["error"]
+
+
+def test_what_does_not_fit_into_the_time_is_skipped_and_says_so(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path, seconds=5.0)
+    bench.shape = LLAMA3_8B
+    run(bench, (Part("scoring", 100), Part("environment", 1)))
+    parts = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    assert parts["scoring"]["status"] == "skipped"
+    assert "needs about 100 s, 5 s are left" in parts["scoring"]["reason"]
+    assert parts["environment"]["status"] == "done"
+
+
+def test_targets_are_met_or_missed_only_where_the_run_counts(tmp_path: Path) -> None:
+    record = Record(tmp_path, "cuda", "llama3-8b", counts=True)
+    record.target("step_over_floor", 1.25)
+    record.target("full_over_step_32k", 1.19)
+    rows = {row["name"]: row for row in record.targets}
+    assert (rows["step_over_floor"]["met"], rows["step_over_floor"]["limit"]) == (True, "at most 1.25")
+    assert (rows["full_over_step_32k"]["met"], rows["full_over_step_32k"]["limit"]) == (False, "at least 1.2")
+    assert rows["kernel_share"]["met"] is None
+    assert (
+        "| 7 | copy bandwidth that the ragged kernel reaches on uneven budgets | at least 0.7 | not measured | - |"
+        in (record.table())
+    )
+
+
+def test_synthetic_budgets_are_as_uneven_as_real_ones() -> None:
+    for budget, median, maximum in ((128, 22.0, 1786), (1024, 128.5, 15059)):
+        capacities = uneven_plan(LLAMA3_8B, budget).capacities(LLAMA3_8B.short)
+        assert capacities.mean() == budget
+        assert (float(np.median(capacities)), int(capacities.max())) == (median, maximum)
+
+
+def test_a_filled_cache_holds_what_its_plan_says(tmp_path: Path) -> None:
+    bench = tiny_bench(tmp_path)
+    kernel = bench.kernels()[0]
+    plan = uneven_plan(TINY, TINY.budget)
+    cache = filled_cache(bench, plan, kernel, TINY.short, 3, slack=8)
+    assert cache.lengths.tolist() == [[row] * 3 for row in plan.capacities(TINY.short).tolist()]
+    assert cache.tokens_seen == TINY.short
+    assert used_bytes(cache) == 3 * TINY.kv_bytes(TINY.budget, 4)
+    full = filled_cache(bench, full_plan(TINY), kernel, TINY.short, 1, slack=8)
+    assert used_bytes(full) == TINY.kv_bytes(TINY.short, 4) == 2 * 2 * 2 * 16 * 4 * TINY.short
+
+
+def test_unknown_parts_and_a_missing_gpu_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--device", "cpu", "--shape", "tiny", "--only", "everything"])
+    assert "unknown part 'everything': known are environment, bandwidth" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            main([])
+        assert "torch sees no CUDA device: take --device cpu --shape tiny" in capsys.readouterr().err

@@ -37,6 +37,7 @@ class Phase:
     shape: Shape
     planting: tuple[float, float] = (1.0, 1.0)
     gap: tuple[int, int] = (1, 1)
+    is_hard: bool = False  # see `Language.is_hard`
 
 
 PHASES = (
@@ -50,14 +51,16 @@ PHASES = (
     Phase("middle again", 200, Shape(12, 416, 4, copy_share=0.3), planting=(0.4, 0.2), gap=(3, 3)),
     Phase("long again", 200, Shape(4, 960, 8, copy_share=0.3), planting=(0.2, 0.0), gap=(3, 3)),
     Phase("longest again", 350, Shape(2, 2000, 12, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3)),
-)
+    Phase("hard", 360, Shape(16, 160, 6, copy_share=0.2), planting=(0.5, 0.3), gap=(3, 3), is_hard=True),
+    Phase("hard and long", 90, Shape(4, 960, 8, copy_share=0.2), planting=(0.3, 0.0), gap=(3, 3), is_hard=True),
+    Phase("hard and longest", 170, Shape(2, 2000, 20, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3),
+          is_hard=True),
+)  # fmt: skip
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60
-DECAYS = {"settling": PEAK_LR, "refining": 1e-3}  # from the start of each, half a cosine from this rate to FINAL_LR
-AVERAGE_FROM, AVERAGE_DECAY = (
-    "long again",
-    0.99,
-)  # running mean of the weights, from the start of this phase on
+# From the start of each of these phases on, the rate falls from the one given to FINAL_LR by half a cosine.
+DECAYS = {"settling": PEAK_LR, "refining": 1e-3, "hard": 8e-4}
+AVERAGE_FROM, AVERAGE_DECAY = "hard and long", 0.98  # the weights' running mean, from the start of this phase on
 
 
 def model_config(tokenizer: Tokenizer) -> Qwen3Config:
@@ -125,7 +128,7 @@ class Trainer:
         phase, passed = self.phase()
         self.maker.reseed(self.seed * 1_000_003 + self.step)
         self.maker.gap = round(phase.gap[0] + (phase.gap[1] - phase.gap[0]) * min(1.0, passed * 1.5))
-        self.maker.relations = RELATIONS
+        self.maker.relations, self.maker.language.is_hard = RELATIONS, phase.is_hard
         weight = phase.planting[0] + (phase.planting[1] - phase.planting[0]) * passed
         batch = self.maker.batch(phase.shape)
         lr = self.learning_rate()

@@ -219,6 +219,7 @@ class Language:
         self.word_starts: list[str] = []
         self.name_starts: list[str] = []
         self.continuations: list[str] = []
+        self.is_hard = False  # facts of a pair may begin alike, and more names begin with a single letter
 
     def learn_vocabulary(self, tokens: Iterable[str]) -> None:
         """Take the tokenizer's entries (space: U+0120) as raw material: words and names then use all of them."""
@@ -239,6 +240,8 @@ class Language:
     def name(self) -> str:
         """A made-up name: of syllables from a list, spelt from scratch, or of vocabulary entries."""
         r = self.random
+        if self.is_hard and r.random() < 0.2:
+            return self._of_entries([start for start in self.name_starts if len(start) == 1], 1, 3)
         if self.name_starts and r.random() < 0.3:
             return self._of_entries(self.name_starts, 0, 2)
         if r.random() < 0.45:
@@ -365,6 +368,15 @@ class NeedleMaker:
     def _object(self) -> str:
         return self.language.phrase(2, 6)
 
+    def _objects(self) -> tuple[str, str]:
+        """What the two facts of a pair end in; they may begin with the same words, so that only the subject helps."""
+        r, alike = self.random, ""
+        if self.language.is_hard and r.random() < 0.6:
+            alike = r.choice(("", " its", " the", " a", " her")) + (
+                self.language.phrase(1, 2) if r.random() < 0.6 else ""
+            )
+        return alike + self._object(), alike + self._object()
+
     def single(self, kind: str | None = None) -> Fact:
         kind = kind or self.random.choice(("person", "place", "place"))
         said, ask = self._shape(kind)
@@ -396,7 +408,10 @@ class NeedleMaker:
             [*pieces(s, "subject"), *pieces(relation.before), *pieces(a, "attribute"), *pieces(relation.after)]
             for s, a in zip(subjects, attributes, strict=True)
         )
-        facts = tuple(Fact(s, [*self._fill(said, s), *pieces(self._object()), Piece(".")], ask) for s in subjects)
+        facts = tuple(
+            Fact(subject, [*self._fill(said, subject), *pieces(ending), Piece(".")], ask)
+            for subject, ending in zip(subjects, self._objects(), strict=True)
+        )
         return Pair(relation, subjects, attributes, sizes, introductions, facts)  # type: ignore[arg-type]
 
     def question(self, fact: Fact, pair: Pair | None = None, which: int = 0, how: str = "name") -> Sentence:

@@ -1,0 +1,99 @@
+"""`python -m benchmarks.gpu`: kernels, decoding, prefill, memory, batches and scoring on a GPU, against their targets.
+
+The smallest and most telling parts come first; each writes what it finds at once, so that a stop loses little, and one
+that fails is recorded and the rest goes on. A part that would not fit into the time that is left is skipped. Results go
+to `gpu-<device>.json` and `.md` in `benchmarks/results/`. `--device cpu --shape tiny` shows in a minute that all parts
+run; its numbers say nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.environment import RESULTS
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.record import Record, say
+from benchmarks.gpu.shapes import LLAMA3_8B, SHAPES
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of `benchmarks.gpu.parts`; `seconds` that it is expected to take in full size on a GPU."""
+
+    name: str
+    seconds: float
+
+
+PARTS = (
+    Part("environment", 1), Part("bandwidth", 2), Part("numerics", 60), Part("kernels", 20), Part("decode_short", 45),
+    Part("decode_batch", 20), Part("decode_long", 20), Part("prefill", 45), Part("memory", 40), Part("batch", 60),
+    Part("bundled", 60), Part("scoring", 100), Part("scoring_long", 30),
+)  # fmt: skip
+
+
+def run(bench: Bench, parts: tuple[Part, ...]) -> None:
+    """One part after another."""
+    for part in parts:
+        if bench.shape is LLAMA3_8B and part.seconds > bench.seconds_left:
+            reason = f"needs about {part.seconds:.0f} s, {bench.seconds_left:.0f} s are left"
+            bench.record.end(part.name, "skipped", reason=reason)
+            say(f"{part.name}: skipped, {reason}")
+            continue
+        run_part(bench, part.name)
+
+
+def run_part(bench: Bench, name: str) -> None:
+    """One part; what goes wrong in it is recorded."""
+    begin = time.perf_counter()
+
+    def note(what: str, found: object) -> None:
+        bench.record.note(name, what, found)
+        say(f"{name}: {what}: {found}")
+
+    try:
+        with torch.inference_mode():
+            importlib.import_module(f"benchmarks.gpu.parts.{name}").run(bench, note)
+    except Exception as error:  # one part's fault must not cost the others
+        line = (str(error).strip().splitlines() or [""])[0][:300]
+        failure: str | None = f"{type(error).__name__}: {line}"
+    else:
+        failure = None
+    bench.free()
+    seconds = round(time.perf_counter() - begin, 1)
+    if failure is None:
+        bench.record.end(name, "done", seconds=seconds)
+    else:
+        bench.record.end(name, "failed", seconds=seconds, error=failure)
+        say(f"{name}: failed: {failure}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default=LLAMA3_8B.name)
+    parser.add_argument("--only", default="", help="names of parts, with commas between them")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seconds", type=float, default=520.0)
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device: take --device cpu --shape tiny for a trial run")
+    names = [name for name in given.only.split(",") if name]
+    unknown = set(names) - {part.name for part in PARTS}
+    if unknown:
+        parser.error(f"unknown part {sorted(unknown)[0]!r}: known are {', '.join(part.name for part in PARTS)}")
+    shape = SHAPES[given.shape]
+    counts = given.device == "cuda" and shape is LLAMA3_8B
+    record = Record(given.out, given.device, shape.name, counts=counts)
+    bench = Bench(torch.device(given.device), shape, record, given.seconds)
+    run(bench, tuple(part for part in PARTS if not names or part.name in names or part.name == "bandwidth"))
+    say("", record.table(), f"written to {record.json_file} and {record.table_file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""How long a decode step takes, in the captured loop that `headprobe compress` uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.filled import filled_cache, full_plan, planned, set_kernel, uneven_plan, used_bytes
+from headprobe.compression.decoding import Decoder
+from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.ragged_cache import RaggedCache
+
+WARM, STEPS, REPEATS = 16, 32, 3
+SLACK = 256  # for the tokens of two kernels
+
+
+def seconds_per_step(bench: Bench, cache: RaggedCache) -> tuple[float, str | None]:
+    """Median over a few runs of the loop, and why it was not captured (None where it was)."""
+    decoder = Decoder(bench.model, cache, graphs=bench.on_gpu)
+    steps = STEPS if bench.on_gpu else 2
+    logits = torch.randn(len(cache.pads), bench.shape.vocabulary, device=bench.device)
+    with planned(bench, cache.plan):
+        decoder.run(logits, 1 + (WARM if bench.on_gpu else 1))
+        seconds = bench.seconds(lambda: decoder.run(logits, 1 + steps), REPEATS)
+    return seconds / steps, decoder.graph_refusal
+
+
+def time_plan(bench: Bench, plan: CompressionPlan, tokens: int, batch: int) -> dict[str, Any]:
+    """A step on a filled cache by each kernel; the fastest one's seconds as `seconds`."""
+    kernels = bench.fast_kernels()
+    cache = filled_cache(bench, plan, kernels[0], tokens, batch, SLACK)
+    kept = used_bytes(cache)
+    found: dict[str, Any] = {"kv_bytes": kept, "by_kernel": {}}
+    for kernel in kernels:
+        set_kernel(cache, kernel)
+        try:
+            seconds, refusal = seconds_per_step(bench, cache)
+        except RuntimeError as error:  # one kernel's fault must not hide the others
+            found["by_kernel"][kernel.name] = {"error": str(error).splitlines()[0][:200]}
+            continue
+        found["by_kernel"][kernel.name] = {"seconds": seconds, "not_captured": refusal}
+    timed = {name: row["seconds"] for name, row in found["by_kernel"].items() if "seconds" in row}
+    if not timed:
+        raise RuntimeError(f"no kernel ran: {found['by_kernel']}")
+    best = min(timed, key=timed.__getitem__)
+    floor = (bench.weights_read() + kept) / bench.bandwidth()
+    return found | {"kernel": best, "seconds": timed[best], "floor_seconds": floor, "over_floor": timed[best] / floor}
+
+
+def compare(bench: Bench, note: Any, tokens: int, batch: int) -> tuple[dict[str, Any], float]:
+    """Ours at the shape's budget and the full cache, in the same loop, each by its fastest kernel."""
+    ours = time_plan(bench, uneven_plan(bench.shape, bench.shape.budget), tokens, batch)
+    note("compressed", ours)
+    bench.free()
+    full = time_plan(bench, full_plan(bench.shape), tokens, batch)
+    note("full", full)
+    bench.free()
+    ratio = full["seconds"] / ours["seconds"]
+    note("full_over_compressed", ratio)
+    return ours, ratio

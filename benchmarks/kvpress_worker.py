@@ -180,7 +180,7 @@ def measure(side: Any, request: dict[str, Any]) -> dict[str, Any]:
             logits = step(side.model, cache, ids, position, position + 1)
             steps.append(time.perf_counter() - begin)
         end = held_bytes(cache, side.beside())
-    found |= {"decode_s_per_token": statistics.fmean(steps), "decode_fastest_step_s": min(steps)}
+    found |= {"decode_s_per_token": statistics.median(steps), "decode_fastest_step_s": min(steps)}
     found |= {f"end_{name}": size for name, size in end.items()}
     return {**found, "logits": logits[0, -1].tolist()} if request.get("logits") else found
 

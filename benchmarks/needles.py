@@ -19,7 +19,7 @@ from headprobe.evaluation.needle_folder import GridFolder, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.profiling.run import ScoreOptions, output_paths, prepare, run, weights_fingerprint
+from headprobe.profiling.run import ScoreOptions, output_paths, prepare, run
 
 BUDGETS, LENGTHS = (16, 32, 64, 128), (1024, 2048)
 SCORE_SEED = 1
@@ -52,7 +52,7 @@ def main() -> None:
     loaded = load_model("demo")
     name = "needles-query-agnostic" if given.query_agnostic else "needles"
     folder = GridFolder(RESULTS / f"{name}-{loaded.device.type}")
-    own = RESULTS / f"needles-{loaded.device.type}" / f"scores-{weights_fingerprint(loaded.model)[:8]}"
+    own = RESULTS / f"needles-{loaded.device.type}" / f"scores-{loaded.weights_sha256[:8]}"
     files = score_files(loaded, given.scores_from or own)
     grid = NeedleGrid.build(
         loaded,

@@ -65,7 +65,9 @@ def test_the_wheel_says_version_licence_and_dependencies(wheel: zipfile.ZipFile)
 def test_the_constraint_allows_what_the_project_asks_for() -> None:
     requirements = pytest.importorskip("packaging.requirements")
     pins = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    asked = {r.name: r for r in map(requirements.Requirement, PROJECT["project"]["dependencies"])}
+    project = PROJECT["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    asked = {r.name: r for r in map(requirements.Requirement, wanted)}
     for pin in map(requirements.Requirement, pins):
         assert asked[pin.name].specifier.contains(str(pin.specifier).removeprefix("=="))
 

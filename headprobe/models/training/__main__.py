@@ -55,11 +55,13 @@ PHASES = (
     Phase("hard and long", 90, Shape(4, 960, 8, copy_share=0.2), planting=(0.3, 0.0), gap=(3, 3), is_hard=True),
     Phase("hard and longest", 170, Shape(2, 2000, 20, jump_share=0.3, pair_share=0.6), planting=(0.0, 0.0), gap=(3, 3),
           is_hard=True),
+    Phase("closing", 80, Shape(10, 256, 6, copy_share=0.1, jump_share=0.3), planting=(0.0, 0.0), gap=(3, 3),
+          is_hard=True),
 )  # fmt: skip
 CHOICE_WEIGHT = 4.0  # how much more the token that decides between two subjects weighs than any other
 PEAK_LR, FINAL_LR, WARMUP = 2e-3, 5e-5, 60
 # From the start of each of these phases on, the rate falls from the one given to FINAL_LR by half a cosine.
-DECAYS = {"settling": PEAK_LR, "refining": 1e-3, "hard": 8e-4}
+DECAYS = {"settling": PEAK_LR, "refining": 1e-3, "hard": 8e-4, "closing": 2e-4}
 AVERAGE_FROM, AVERAGE_DECAY = "hard and long", 0.98  # the weights' running mean, from the start of this phase on
 
 

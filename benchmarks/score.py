@@ -166,7 +166,7 @@ def subjects(model: str) -> tuple[LoadedModel, list[Prompt]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--departing", action="store_true", help="also the random Llama with answers it does not give")
     parser.add_argument("--peak", choices=["score", "prefill"], help=argparse.SUPPRESS)
     parser.add_argument("--model", default="demo", help=argparse.SUPPRESS)

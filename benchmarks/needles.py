@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--query-agnostic", action="store_true")
     parser.add_argument("--minutes", type=float, default=None, help="begin no new prompt after so long")
     parser.add_argument("--scores-from", type=Path, default=None, help="folder of score files")
+    parser.add_argument("--overwrite", action="store_true", help="leave a run of other weights or options behind")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> None:
         return
     seconds = None if given.minutes is None else 60 * given.minutes
     with (
-        folder.journal(grid.describe(loaded), resume=True, overwrite=False) as journal,
+        folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal,
         GridProgress(grid, journal) as progress,
     ):
         rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)

@@ -8,6 +8,7 @@ from typing import Any
 from headprobe.errors import ModelError
 
 FULL_ATTENTION = "full_attention"
+SLIDING_ATTENTION = "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,18 @@ class ModelGeometry:
         layers = getattr(config, "num_hidden_layers", None)
         if not isinstance(heads, int) or not isinstance(layers, int):
             raise ModelError(f"{type(config).__name__} has no num_hidden_layers and num_attention_heads")
-        types = getattr(config, "layer_types", None)
-        if not types:
-            window = getattr(config, "sliding_window", None)
-            types = ["sliding_attention" if window else FULL_ATTENTION] * layers
         return cls(
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            layer_types=tuple(types),
+            layer_types=layer_types_of(config),
         )
+
+
+def layer_types_of(config: Any) -> tuple[str, ...]:
+    """Each layer's kind of attention by a transformers text config; without a list all layers are of one kind."""
+    if types := getattr(config, "layer_types", None):
+        return tuple(types)
+    kind = SLIDING_ATTENTION if getattr(config, "sliding_window", None) else FULL_ATTENTION
+    return (kind,) * config.num_hidden_layers

@@ -71,11 +71,14 @@ def attention_weights(
     return torch.softmax(torch.cat([scores, extra], -1), -1)[..., :-1]
 
 
-def causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
-    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys (not to be written to)."""
-    if rows * keys > MASK_ELEMENTS:
-        return _causal_end(rows, keys, device)
-    return _kept_causal_end(rows, keys, device)
+def causal_end(rows: int, keys: int, device: torch.device, window: int | None = None) -> torch.Tensor:
+    """The boolean causal mask `[rows, keys]` of the last `rows` queries over all keys (not to be written to).
+
+    `window`: how many keys a query sees at most, itself included.
+    """
+    make = _causal_end if rows * keys > MASK_ELEMENTS else _kept_causal_end
+    seen = make(rows, keys, device)
+    return seen if window is None or window >= keys else seen & ~seen.tril(keys - rows - window)
 
 
 def _causal_end(rows: int, keys: int, device: torch.device) -> torch.Tensor:
@@ -164,7 +167,4 @@ def query_blocks(
         if mask is not None:
             yield a, b, start, end, mask[:, :, a:b, start:end]
             continue
-        seen = causal_end(b - a, end - start, device)
-        if window:
-            seen = seen & ~seen.tril(end - start - (b - a) - window)
-        yield a, b, start, end, seen
+        yield a, b, start, end, causal_end(b - a, end - start, device, window)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import json
 import os
 import statistics
@@ -20,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM
+
+# Since transformers 5.24 the cache goes by another name; the two sides run on releases of both kinds.
+CACHE_NAME = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 
 
 class Headprobe:
@@ -196,9 +201,8 @@ def _conversation(side: Any, request: dict[str, Any]) -> Any:
 def step(model: Any, cache: Any, ids: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Run the tokens `start` to `end` at their own positions; the last one's logits."""
     positions = torch.arange(start, end)[None]
-    given = model(
-        input_ids=ids[:, start:end], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )
+    named = {CACHE_NAME: cache}
+    given = model(input_ids=ids[:, start:end], position_ids=positions, **named, use_cache=True, logits_to_keep=1)
     return given.logits
 
 

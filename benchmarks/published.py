@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from headprobe.models.releases import cache_of, with_cache
 from headprobe.probes.prompt import Prompt
 
 
@@ -20,10 +21,10 @@ def published_trial(model: Any, prompt: Prompt, eos_token_ids: set[int]) -> tupl
     scores = [[0.0] * heads for _ in range(layers)]
     with torch.inference_mode():
         ids = torch.tensor([prompt.input_ids], device=model.device)
-        past = model(ids[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+        past = cache_of(model(ids[:, :-1], use_cache=True, logits_to_keep=1))
         token, produced = ids[:, -1:], []
         for _ in range(len(prompt.answer_ids)):
-            out = model(token, past_key_values=past, use_cache=True, output_attentions=True)
+            out = model(token, **with_cache(model, past), use_cache=True, output_attentions=True)
             for layer in range(layers):
                 for head in range(heads):
                     values, positions = torch.topk(out.attentions[layer][0, head, -1], k=size)

@@ -14,6 +14,7 @@ import torch
 
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.errors import ModelError, OptionError
+from headprobe.models.releases import given_cache
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
@@ -69,7 +70,7 @@ class _Run:
         """A decoder layer's `forward` for hidden states `[B, T, hidden]`, in chunks where a prompt is read."""
 
         def chunked(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            cache, tokens = kwargs.get("past_key_values"), hidden_states.shape[1]
+            cache, tokens = given_cache(kwargs), hidden_states.shape[1]
             if not isinstance(cache, RaggedCache) or cache.get_seq_length(index) or tokens <= self.chunk:
                 return forward(hidden_states, *args, **kwargs)
             cache.expect(index, tokens)

@@ -15,6 +15,7 @@ import torch
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.sampling import Sampler
 from headprobe.models.memory import is_out_of_memory
+from headprobe.models.releases import with_cache
 
 WARM_UP_STEPS = 2  # eager steps before a capture: they make tables, compile kernels and allocate workspaces
 LOOK_EVERY = 8  # steps between two looks of the host at the tokens, where steps beyond the end can be taken back
@@ -182,7 +183,8 @@ def run_step(
     model: Any, cache: RaggedCache, tokens: torch.Tensor, positions: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Logits `[B, vocabulary]` behind `tokens` `[B, T]` at `positions` `[B, T]` (None: those that follow, no pads)."""
-    out = model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    given = with_cache(model, cache)
+    out = model(input_ids=tokens, position_ids=positions, **given, use_cache=True, logits_to_keep=1)
     logits: torch.Tensor = out.logits[:, -1]
     return logits
 

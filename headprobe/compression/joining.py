@@ -24,7 +24,7 @@ def join(caches: Sequence[RaggedCache]) -> RaggedCache:
 
         caches = []
         for ids in prompts:
-            model(input_ids=ids, past_key_values=session.new_cache())
+            model(input_ids=ids, **with_cache(model, session.new_cache()))
             caches.append(session.cache)
         session.cache = join(caches)
     """

@@ -20,6 +20,7 @@ from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pendi
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.attention_switch import switched_attention
+from headprobe.models.releases import CACHE_NAMES, generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
@@ -59,7 +60,7 @@ class CompressionSession:
         """
         _check_generate(options)
         cache = self.cache if self.cache is not None else self.new_cache()
-        return self.model.generate(inputs, past_key_values=cache, **options)
+        return self.model.generate(inputs, **generating_with(cache), **options)
 
 
 @contextmanager
@@ -213,7 +214,7 @@ def _check_generate(options: dict[str, Any]) -> None:
     given: dict[str, Any] = {**_set_fields(options.get("generation_config")), **options}
     if (given.get("num_beams") or 1) > 1:
         raise OptionError(f"beam search with {given['num_beams']} beams: a compressed cache cannot reorder its entries")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", "past_key_values"):
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", *CACHE_NAMES):
         if given.get(name) is not None:
             raise OptionError(f"generate(... {name}=...) does not work with a compressed cache")
 

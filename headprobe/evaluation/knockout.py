@@ -18,6 +18,7 @@ from headprobe.geometry import ModelGeometry
 from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, causal_end
 from headprobe.models.loading import LoadedModel
+from headprobe.models.releases import given_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.spans import Span
 
@@ -36,7 +37,7 @@ class _Hidden:
         """Before a pass: sliding-window layers hold fewer keys than tokens, so positions must be counted here."""
         ids = named.get("input_ids", arguments[0] if arguments else None)
         new = ids if ids is not None else named["inputs_embeds"]
-        past = named.get("past_key_values")
+        past = given_cache(named)
         self.seen = int(new.shape[1]) + (0 if past is None else int(past.get_seq_length()))
 
 

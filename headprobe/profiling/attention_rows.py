@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from headprobe.geometry import SLIDING_ATTENTION, layer_types_of
 from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, causal_end, dense_attention
 from headprobe.spans import Span
@@ -155,9 +156,8 @@ def _attention(
 
 def _window_of(module: Any) -> int | None:
     """How many keys a query of this layer sees, where the config says so and the model does not pass it on."""
-    types = getattr(module.config, "layer_types", None)
-    slides = not types or types[module.layer_idx] == "sliding_attention"
-    return getattr(module.config, "sliding_window", None) if slides else None
+    kind = layer_types_of(module.config)[module.layer_idx]
+    return getattr(module.config, "sliding_window", None) if kind == SLIDING_ATTENTION else None
 
 
 def _last_rows(
@@ -166,10 +166,7 @@ def _last_rows(
     """The mask of the last `rows` queries; None where they see all that came before them."""
     if mask is not None:
         return mask[:, :, -rows:, :keys]
-    if window is None or window >= keys:
-        return None
-    seen = causal_end(rows, keys, device)
-    return seen & ~seen.tril(keys - rows - window)
+    return None if window is None else causal_end(rows, keys, device, window)
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

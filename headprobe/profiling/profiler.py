@@ -18,6 +18,7 @@ import torch
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.models.memory import is_out_of_memory
+from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators import Estimator, Target
@@ -181,7 +182,7 @@ class Profiler:
     @torch.inference_mode()
     def _pass(self, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
         ids = torch.tensor([tokens], device=self.model.device)
-        out = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        out = self.model(input_ids=ids, **with_cache(self.model, self._cache), use_cache=True, logits_to_keep=keep)
         return out.logits[0, -keep:]
 
     def _crop(self, length: int) -> None:

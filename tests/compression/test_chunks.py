@@ -9,6 +9,7 @@ import torch
 
 from headprobe.compression.session import compress
 from headprobe.errors import OptionError
+from headprobe.models.releases import with_cache
 from tests.tiny_models import tiny_model
 
 
@@ -25,7 +26,7 @@ def test_hidden_states_that_are_asked_for_are_each_layers_own(llama: Any) -> Non
     found = []
     for chunk in (None, 7):
         with compress(llama, "snapkv", budget=16, prefill_chunk=chunk) as session, torch.inference_mode():
-            out = llama(input_ids=tokens(30), past_key_values=session.new_cache(), output_hidden_states=True)
+            out = llama(input_ids=tokens(30), **with_cache(llama, session.new_cache()), output_hidden_states=True)
         found.append(torch.stack(out.hidden_states))
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
     assert not torch.equal(found[0][0], found[0][1])
@@ -35,7 +36,7 @@ def test_embeddings_of_the_caller_are_left_alone(llama: Any) -> None:
     with compress(llama, "snapkv", budget=16, prefill_chunk=7) as session, torch.inference_mode():
         given = llama.get_input_embeddings()(tokens(30))
         before = given.clone()
-        llama(inputs_embeds=given, past_key_values=session.new_cache())
+        llama(inputs_embeds=given, **with_cache(llama, session.new_cache()))
     assert torch.equal(given, before)
 
 
@@ -47,7 +48,7 @@ def test_one_tensor_of_hidden_states_serves_all_layers(llama: Any) -> None:
     embedded = llama.get_input_embeddings().register_forward_hook(lambda module, given, out: seen.add(out.data_ptr()))
     try:
         with compress(llama, "snapkv", budget=16, prefill_chunk=7) as session, torch.inference_mode():
-            llama(input_ids=tokens(30), past_key_values=session.new_cache())
+            llama(input_ids=tokens(30), **with_cache(llama, session.new_cache()))
     finally:
         hook.remove()
         embedded.remove()

@@ -13,6 +13,7 @@ from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import POLICIES, Policy, make_policy
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.geometry import ModelGeometry
+from headprobe.models.releases import with_cache
 from tests.compression.oracle import oracle_attention
 from tests.compression.scores import random_scores
 from tests.tiny_models import tiny_model
@@ -37,7 +38,7 @@ def tokens(count: int, seed: int = 1, vocabulary: int = 90) -> torch.Tensor:
 @torch.inference_mode()
 def logits_of(model: Any, cache: Any, turns: list[torch.Tensor]) -> torch.Tensor:
     """All logits of the turns behind the first, which is the prompt: of that only the last ones count."""
-    given = [model(input_ids=turn, past_key_values=cache, use_cache=True).logits[0] for turn in turns]
+    given = [model(input_ids=turn, **with_cache(model, cache), use_cache=True).logits[0] for turn in turns]
     return torch.cat([given[0][-1:], *given[1:]])
 
 

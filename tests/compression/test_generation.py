@@ -12,6 +12,7 @@ from headprobe.compression.generation import generate, generate_batch
 from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import compress
 from headprobe.errors import DeviceMemoryError, OptionError
+from headprobe.models.releases import with_cache
 from tests.compression.test_decoding import small_llama, tokens
 
 
@@ -99,8 +100,8 @@ def test_a_context_can_be_compressed_before_the_question_is_seen(llama: Any) -> 
         given = generate(session, ids[0].tolist(), max_new_tokens=5, context_tokens=45)
         cache = session.new_cache()
         with torch.inference_mode():
-            llama(input_ids=ids[:, :45], past_key_values=cache)
-            logits = llama(input_ids=ids[:, 45:], past_key_values=cache).logits
+            llama(input_ids=ids[:, :45], **with_cache(llama, cache))
+            logits = llama(input_ids=ids[:, 45:], **with_cache(llama, cache)).logits
     assert given.lengths == ((20, 20), (20, 20))
     assert given.tokens[0] == int(logits[0, -1].argmax())
 
@@ -134,11 +135,11 @@ def test_positions_go_on_behind_the_pads(llama: Any) -> None:
     with compress(llama, "snapkv", budget=10) as session, torch.inference_mode():
         cache = session.new_cache()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        llama(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
+        llama(input_ids=ids, attention_mask=mask, position_ids=positions, **with_cache(llama, cache))
         assert cache.next_positions(ids.device).tolist() == [[12], [20]]
         decoder = Decoder(llama, cache)
         together = decoder.step(torch.tensor([7, 8]))
         assert decoder.uses_graph is False
         alone = session.new_cache()
-        llama(input_ids=tokens(12), past_key_values=alone)
+        llama(input_ids=tokens(12), **with_cache(llama, alone))
         torch.testing.assert_close(Decoder(llama, alone).step(torch.tensor([7])), together[:1], atol=1e-5, rtol=1e-4)

@@ -15,6 +15,7 @@ from headprobe.compression.policies import POLICIES
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.errors import OptionError
+from headprobe.models.releases import with_cache
 from tests.compression.test_decoding import small_llama, tokens
 from tests.compression.test_session import options
 from tests.tiny_models import tiny_model
@@ -32,7 +33,7 @@ def read(session: CompressionSession, ids: torch.Tensor, mask: torch.Tensor | No
     """A cache that has read `ids`, and the logits behind them."""
     cache = session.new_cache()
     positions = None if mask is None else (mask.cumsum(1) - 1).clamp(min=0)
-    out = session.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
+    out = session.model(input_ids=ids, attention_mask=mask, position_ids=positions, **with_cache(session.model, cache))
     return cache, out.logits[:, -1]
 
 

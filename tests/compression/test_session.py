@@ -12,6 +12,7 @@ from headprobe.compression.policies import POLICIES, make_policy
 from headprobe.compression.session import compress
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.releases import with_cache
 from tests.compression.scores import random_scores
 from tests.compression.test_decoding import small_llama, tokens
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -57,10 +58,10 @@ def test_a_second_turn_goes_on_with_the_cache(llama: Any) -> None:
         session.reset()
         cache = session.new_cache()
         with torch.inference_mode():
-            llama(input_ids=prompt, past_key_values=cache)
+            llama(input_ids=prompt, **with_cache(llama, cache))
             for token in first[:, 50:].T:
-                llama(input_ids=token[None], past_key_values=cache)
-            logits = llama(input_ids=more, past_key_values=cache).logits
+                llama(input_ids=token[None], **with_cache(llama, cache))
+            logits = llama(input_ids=more, **with_cache(llama, cache)).logits
     assert int(logits[0, -1].argmax()) == int(second[0, first.shape[1] + 9])
 
 
@@ -121,8 +122,8 @@ def test_chunks_change_nothing(llama: Any, name: str, chunk: int) -> None:
             torch.inference_mode(),
         ):
             cache = session.new_cache()
-            out = [llama(input_ids=tokens(61), past_key_values=cache).logits[0, -1]]
-            out += [llama(input_ids=tokens(1, seed=i), past_key_values=cache).logits[0, -1] for i in range(3)]
+            out = [llama(input_ids=tokens(61), **with_cache(llama, cache)).logits[0, -1]]
+            out += [llama(input_ids=tokens(1, seed=i), **with_cache(llama, cache)).logits[0, -1] for i in range(3)]
             return torch.stack(out), [p.tolist() for layer in cache.ragged_layers for p in layer.positions]
 
     whole, kept = logits(None)
@@ -138,8 +139,8 @@ def test_chunks_of_other_families(family: str) -> None:
     for chunk in (None, 7):
         with compress(model, **options(model, "snapkv"), prefill_chunk=chunk) as session, torch.inference_mode():
             cache = session.new_cache()
-            outs.append(model(input_ids=tokens(40, vocabulary=300), past_key_values=cache).logits[0, -1])
-            outs[-1] = torch.cat([outs[-1], model(input_ids=tokens(1), past_key_values=cache).logits[0, -1]])
+            outs.append(model(input_ids=tokens(40, vocabulary=300), **with_cache(model, cache)).logits[0, -1])
+            outs[-1] = torch.cat([outs[-1], model(input_ids=tokens(1), **with_cache(model, cache)).logits[0, -1]])
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-4)
 
 
@@ -149,7 +150,7 @@ def test_at_most_one_layer_is_full_while_a_prompt_is_read(llama: Any) -> None:
     with compress(llama, **options(llama, "snapkv"), slack=1) as session, torch.inference_mode():
         cache = session.new_cache()
         hooks = [layer.register_forward_pre_hook(lambda *_: held.append(cache.nbytes)) for layer in llama.model.layers]
-        llama(input_ids=tokens(90), past_key_values=cache)
+        llama(input_ids=tokens(90), **with_cache(llama, cache))
         for hook in hooks:
             hook.remove()
         assert cache.ragged_layers[0]._reader is None
@@ -162,7 +163,7 @@ def test_at_most_one_layer_is_full_while_a_prompt_is_read(llama: Any) -> None:
 def test_bytes_are_entries_and_slack_times_width(dtype: torch.dtype, slack: int) -> None:
     model = small_llama(4, 2, head_dim=16).to(dtype)
     with compress(model, **options(model, "headkv-r2"), slack=slack) as session, torch.inference_mode():
-        model(input_ids=tokens(90), past_key_values=session.new_cache())
+        model(input_ids=tokens(90), **with_cache(model, session.new_cache()))
         assert session.cache is not None
         element = torch.empty(0, dtype=dtype).element_size()
         assert session.cache.nbytes == (20 + slack) * 2 * 2 * 16 * 2 * element
@@ -175,10 +176,10 @@ def test_bytes_are_entries_and_slack_times_width(dtype: torch.dtype, slack: int)
 def test_eviction_while_decoding_takes_no_more_memory(llama: Any, name: str) -> None:
     with compress(llama, **options(llama, name)) as session, torch.inference_mode():
         cache = session.new_cache()
-        llama(input_ids=tokens(50), past_key_values=cache)
+        llama(input_ids=tokens(50), **with_cache(llama, cache))
         before = cache.nbytes, cache.bookkeeping_nbytes, cache.ragged_layers[0].store.keys.data_ptr()  # type: ignore[union-attr]
         for i in range(60):
-            llama(input_ids=tokens(1, seed=i), past_key_values=cache)
+            llama(input_ids=tokens(1, seed=i), **with_cache(llama, cache))
         after = cache.nbytes, cache.bookkeeping_nbytes, cache.ragged_layers[0].store.keys.data_ptr()  # type: ignore[union-attr]
     assert after == before
     assert (cache.lengths == 20).all()
@@ -192,7 +193,7 @@ def test_the_models_attention_comes_back_after_an_error(llama: Any) -> None:
     assert all("forward" not in vars(layer) for layer in llama.model.layers)
     prompt = tokens(20)
     with torch.inference_mode():
-        llama(input_ids=prompt, past_key_values=DynamicCache(config=llama.config))
+        llama(input_ids=prompt, **with_cache(llama, DynamicCache(config=llama.config)))
 
 
 def test_what_a_compressed_cache_cannot_do_is_refused(llama: Any) -> None:
@@ -210,15 +211,15 @@ def test_what_a_compressed_cache_cannot_do_is_refused(llama: Any) -> None:
         with pytest.raises(OptionError, match="does not support beam search"):
             cache.reorder_cache(torch.tensor([0]))
         with pytest.raises(ModelError, match="runs without a compressed cache"):
-            llama(input_ids=prompt, past_key_values=DynamicCache(config=llama.config))
+            llama(input_ids=prompt, **with_cache(llama, DynamicCache(config=llama.config)))
         with pytest.raises(OptionError, match="padded on the left"):
             llama(
                 input_ids=prompt,
                 attention_mask=torch.tensor([[1] * 20 + [0] * 10]),
-                past_key_values=session.new_cache(),
+                **with_cache(llama, session.new_cache()),
             )
     with pytest.raises(ModelError, match="use the cache inside a compression session"), torch.inference_mode():
-        llama(input_ids=prompt, past_key_values=cache)
+        llama(input_ids=prompt, **with_cache(llama, cache))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -5,6 +5,7 @@ import torch
 
 from headprobe.errors import OptionError
 from headprobe.evaluation.knockout import hidden_span
+from headprobe.models.releases import cache_of, with_cache
 from headprobe.spans import Span
 from tests.tiny_models import TINY_MODELS, tiny_model
 
@@ -43,9 +44,9 @@ def test_decoding_with_a_cache_hides_the_span_as_a_whole_pass_does(family: str) 
     model = tiny_model(family, seed=1)
     with torch.no_grad(), hidden_span(model, [(0, 0), (1, 2)], SPAN):
         whole = model(IDS).logits[:, -1]
-        past = model(IDS[:, :-3], use_cache=True).past_key_values
+        past = cache_of(model(IDS[:, :-3], use_cache=True))
         for t in (-3, -2, -1):
-            step = model(IDS[:, [t]], past_key_values=past).logits[:, -1]
+            step = model(IDS[:, [t]], **with_cache(model, past)).logits[:, -1]
     torch.testing.assert_close(step, whole, atol=1e-5, rtol=1e-5)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import stock_cache
 from benchmarks.gpu.steps import compare
+from headprobe.models.releases import generating_with
 
 
 def run(bench: Bench, note: Any) -> None:
@@ -32,7 +33,7 @@ def stock_seconds(bench: Bench, tokens: int) -> float:
         bench.wait()
         begin = time.perf_counter()
         bench.model.generate(
-            ids, attention_mask=ids.new_ones(ids.shape), past_key_values=cache, max_new_tokens=count,
+            ids, attention_mask=ids.new_ones(ids.shape), **generating_with(cache), max_new_tokens=count,
             min_new_tokens=count, do_sample=False, pad_token_id=0,
         )  # fmt: skip
         bench.wait()

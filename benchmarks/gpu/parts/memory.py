@@ -14,6 +14,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import planned, uneven_plan
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.models.memory import PeakMemory
+from headprobe.models.releases import with_cache
 
 
 def run(bench: Bench, note: Any) -> None:
@@ -45,7 +46,7 @@ def prefill(bench: Bench, tokens: int) -> tuple[RaggedCache, int | None, int | N
     with planned(bench, plan, bench.shape.chunk) as session:
         cache = session.new_cache()
         peak.start()
-        bench.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        bench.model(input_ids=ids, **with_cache(bench.model, cache), use_cache=True, logits_to_keep=1)
         most = peak.bytes()
         session.reset()
     left = torch.cuda.memory_allocated(bench.device) - before if bench.on_gpu else None

@@ -13,6 +13,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import full_plan, planned, uneven_plan
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import make_policy
+from headprobe.models.releases import with_cache
 
 POLICIES = {"snapkv": "snapkv_share", "headkv-r2": "headkv_share", "h2o": "accumulated_share"}
 BESIDE = ("full", "ada-snapkv", "scissorhands")
@@ -41,13 +42,13 @@ def run(bench: Bench, note: Any) -> None:
 def plain(bench: Bench, ids: torch.Tensor) -> None:
     """The model as it is."""
     cache = DynamicCache(config=bench.model.config)
-    bench.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    bench.model(input_ids=ids, **with_cache(bench.model, cache), use_cache=True, logits_to_keep=1)
 
 
 def compressed(bench: Bench, policy: str, ids: torch.Tensor) -> None:
     """The same on a compressed cache."""
     with planned(bench, plan_of(bench, policy)) as session:
-        bench.model(input_ids=ids, past_key_values=session.new_cache(), use_cache=True, logits_to_keep=1)
+        bench.model(input_ids=ids, **with_cache(bench.model, session.new_cache()), use_cache=True, logits_to_keep=1)
 
 
 def plan_of(bench: Bench, policy: str) -> CompressionPlan:

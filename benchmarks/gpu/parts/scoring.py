@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from benchmarks.gpu.bench import Bench
+from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.profiler import Measured, Profiler, prefix_order
@@ -60,7 +61,7 @@ def plain(bench: Bench, given: Prompt) -> None:
     """What a user of transformers writes: the prompt with a cache, no logits but the last."""
     ids = torch.tensor([given.input_ids], device=bench.device)
     cache = DynamicCache(config=bench.model.config)
-    bench.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    bench.model(input_ids=ids, **with_cache(bench.model, cache), use_cache=True, logits_to_keep=1)
 
 
 def score(bench: Bench, prompts: list[Prompt]) -> list[Measured]:

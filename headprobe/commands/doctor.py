@@ -116,7 +116,7 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
     gaps = []
     if not is_bundled():
-        gaps.append(("the bundled model", "--model demo, the default", "python -m headprobe.models.training"))
+        gaps.append(("the bundled model", "--model demo, the default", "python -m training"))
     if len(devices) == 1:
         gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
     elif devices[1]["kind"] == "cuda" and not (versions["flash-attn"] or versions["flash-attn-4"]):

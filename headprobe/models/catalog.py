@@ -13,7 +13,7 @@ DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
 COMPRESSION_FILE = "compression.json"
 FOLDER_HINT = "point at a local folder that holds config.json, weights and tokenizer, as in --model ./folder"
-REBUILD_HINT = "reinstall headprobe, or train the model with `python -m headprobe.models.training`"
+REBUILD_HINT = "reinstall headprobe, or train the model in a clone: `python -m training`"
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) 
         "torch-varlen used for compressed caches, speed not measured here",
         "torch ready, speed not measured here",
         "bundled model missing",
-        "the bundled model --model demo, the default python -m headprobe.models.training",
+        "the bundled model --model demo, the default python -m training",
     ):
         assert line in lines
 

@@ -1,27 +1,19 @@
-"""`headprobe` and `python -m headprobe`: the command line, with nothing before it that an interrupt could catch."""
+"""`headprobe` and `python -m headprobe`: the command line, which heeds interrupts before anything large is loaded."""
 
 from __future__ import annotations
 
 import sys
 
+from headprobe.commands.interrupts import end_with, heed_interrupts
+
 
 def run() -> int:
     """Run the command line with the process's own arguments and return the exit code."""
-    from headprobe.commands import interrupts
+    heeds = heed_interrupts()
+    from headprobe.cli import main
 
-    heeds = interrupts.heed_at_once()
-    try:
-        from headprobe.cli import main
-
-        if heeds:
-            interrupts.heed_in_order()
-        code = main()
-    except KeyboardInterrupt:  # between two of these lines
-        print(interrupts.LINE, file=sys.stderr)
-        code = interrupts.INTERRUPTED
-    if heeds:
-        interrupts.heed_no_more()
-    return code
+    code = main()
+    return end_with(code) if heeds else code
 
 
 if __name__ == "__main__":

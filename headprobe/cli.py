@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_error(LINE)
         return INTERRUPTED
     except InterruptedRunError as error:
-        write_error(f"{LINE}: {error}")
+        write_error(f"{LINE}: {error}" if str(error) else LINE)
         return INTERRUPTED
     except USAGE_ERROR as error:
         return _complain(f"error: {error.format_message()}", OptionError.exit_code)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headprobe.commands.interrupts import kept_when_interrupted
+from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
@@ -104,7 +104,7 @@ def score_command(
     if dry_run:
         print_plan(loaded, prepared, as_json)
         return
-    with ScoreProgress(prepared) as progress, kept_when_interrupted(RESUME_HINT):
+    with Orderly(RESUME_HINT), ScoreProgress(prepared) as progress:
         result = scoring.run(
             loaded, prepared, paths, resume=resume, overwrite=overwrite,
             on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut, command=recorded_command(context),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headprobe.commands.interrupts import kept_when_interrupted
+from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
@@ -149,7 +149,7 @@ def run(
 
     seconds = None if minutes is None else 60 * minutes
     with (
-        kept_when_interrupted(RESUME_HINT),
+        Orderly(RESUME_HINT),
         folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite, check=RowCheck(grid)) as journal,
     ):
         if journal.was_cut:

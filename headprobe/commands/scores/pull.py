@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headprobe.commands.interrupts import Orderly
 from headprobe.commands.output import one_line, print_table, write_json
 from headprobe.commands.streams import write_error
 from headprobe.errors import FileFormatError, OptionError
@@ -67,7 +68,8 @@ def pull_command(
             records = [_blank(file) for file in chosen]
         else:
             refuse_conflicts(chosen, output, overwrite)
-            records = pulled_files(there, chosen, Destination(output, overwrite, with_errors))
+            with Orderly():
+                records = pulled_files(there, chosen, Destination(output, overwrite, with_errors))
     _show(there, records, output, dry_run, as_json)
     refused = [record["name"] for record in records if record["refused"]]
     if refused:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from headprobe.commands.options import (
     SinksOption,
     WindowOption,
 )
+from headprobe.commands.output import tell
 from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def compress_command(
     loaded = load_model(model, device=device, dtype=dtype)
     note = window_note(loaded, window, pool)
     if note is not None:
-        print(f"headprobe: note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
@@ -195,6 +195,6 @@ def _tell(answer: object) -> None:
 
     assert isinstance(answer, CompressedAnswer)
     took = f"first token after {answer.generation.ttft_s:.2f} s"
-    print(f"headprobe: {answer.policy.name}: {took}", file=sys.stderr)
+    tell(f"{answer.policy.name}: {took}")
     for remark in answer.remarks:
-        print(f"headprobe: note: {remark}", file=sys.stderr)
+        tell(f"note: {remark}")

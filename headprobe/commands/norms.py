@@ -12,8 +12,10 @@ from headprobe.commands.options import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    OverwritePictureOption,
 )
 from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def norms_command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Where the needle prompt's haystack begins.")] = 0,
+    overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Draw attention and value norm per token, and tell how far the sinks' values fall below the median."""
@@ -71,11 +74,10 @@ def norms_command(
     from headprobe.evaluation.value_norms import measure_value_norms
     from headprobe.models.catalog import short_name
     from headprobe.models.loading import load_model
-    from headprobe.pictures.figures import format_of
     from headprobe.pictures.norms import strongest_heads
 
     path = output or Path(f"norms--{short_name(model).replace('/', '--')}.png")
-    kind = format_of(path)
+    picture = picture_file(path, overwrite, {"--prompt": None if prompt == "-" else prompt})
     if prompt is not None and length is not None:
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
     text = None if prompt is None else read_text(prompt)
@@ -85,7 +87,7 @@ def norms_command(
     ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), prompt_name(prompt))
     measured = measure_value_norms(loaded, ids, sinks)
     drawn = [(la, h) for la in shown for h in columns] if columns else strongest_heads(measured, shown)
-    _draw(measured, drawn, loaded.name, source, path, kind)
+    _draw(measured, drawn, loaded.name, source, picture)
     if as_json:
         write_json({"path": str(path), **norms_record(loaded, measured, drawn, source)})
     else:
@@ -175,13 +177,11 @@ def _spread(loaded: LoadedModel) -> list[int]:
 
 
 def _draw(
-    measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, path: Path, kind: str
+    measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, picture: PictureFile
 ) -> None:
-    from headprobe.pictures.figures import figure_bytes
     from headprobe.pictures.norms import norms_figure
-    from headprobe.scores.atomic_file import write_atomically
 
-    write_atomically(path, figure_bytes(lambda: norms_figure(measured, heads, model, source), kind), overwrite=True)
+    picture.write(lambda: norms_figure(measured, heads, model, source))
 
 
 def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -> None:

@@ -18,6 +18,7 @@ HaystackOption = Annotated[str, typer.Option(help="Background text: a name, file
 DepthsOption = Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")]
 NeedlesPerCellOption = Annotated[int, typer.Option(help="Needles tried at each length and depth.")]
 ChatTemplateOption = Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")]
+OverwritePictureOption = Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 
 # -- compression ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import print_table, stdout_console, tell, write_json
 
 if TYPE_CHECKING:
     from headprobe.models.loading import LoadedModel
@@ -114,7 +114,7 @@ def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) ->
 
     for name, scores in results.items():
         verdict = settled(scores, top).verdict
-        print(f"headprobe: {name} after {scores.num_trials} of {planned} trials: {verdict}", file=sys.stderr)
+        tell(f"{name} after {scores.num_trials} of {planned} trials: {verdict}")
 
 
 def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import print_table, stdout_console, tell, write_json
 
 if TYPE_CHECKING:
     from headprobe.evaluation.needle_folder import GridFolder
@@ -61,7 +61,7 @@ def _shown(value: Any) -> str:
 def tell_remarks(grid: NeedleGrid) -> None:
     """What is not quite right with the scores, once each, on stderr."""
     for remark in dict.fromkeys(variant.remark for variant in grid.variants if variant.remark):
-        print(f"headprobe: note: {remark}", file=sys.stderr)
+        tell(f"note: {remark}")
 
 
 class GridProgress:
@@ -112,16 +112,14 @@ class GridProgress:
 
     def _line(self) -> None:
         through = self._prompts - sum(1 for left in self._of_prompt.values() if left)
-        print(
-            f"headprobe: {through} of {self._prompts} prompts, {self._done:,} of {self._total:,} trials, "
-            f"{told_seconds(time.monotonic() - self._began)} so far, about {self.time_left()} left",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        tell(
+            f"{through} of {self._prompts} prompts, {self._done:,} of {self._total:,} trials, "
+            f"{told_seconds(time.monotonic() - self._began)} so far, about {self.time_left()} left"
+        )
 
     def __enter__(self) -> GridProgress:
         if not self._is_terminal:
-            print(f"headprobe: {self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            tell(f"{self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done")
         self._bar.start()
         return self
 

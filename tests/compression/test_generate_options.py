@@ -175,8 +175,8 @@ OF_OTHER_MODES = {  # looked at in beam search, by assistants, encoders and cach
     "early_stopping", "length_penalty", "diversity_penalty", "low_memory", "num_assistant_tokens",
     "num_assistant_tokens_schedule", "max_matching_ngram_size", "assistant_confidence_threshold",
     "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "decoder_start_token_id",
-    "encoder_no_repeat_ngram_size", "bos_token_id", "cache_config", "max_cache_len", "compile_config", "continuous_batching_config", "min_length",
-    "stop_strings", "transformers_version",
+    "encoder_no_repeat_ngram_size", "bos_token_id", "cache_config", "max_cache_len", "compile_config",
+    "continuous_batching_config", "min_length", "stop_strings", "transformers_version",
 }  # fmt: skip
 
 

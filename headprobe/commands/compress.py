@@ -89,7 +89,8 @@ def compress_command(
         ),
     ] = None,
     compat: Annotated[
-        str | None, typer.Option(help="headkv: round budgets as the published code does.", show_default=False)
+        str | None,
+        typer.Option(help="headkv, pyramidkv: round budgets as that code does.", show_default=False),
     ] = None,
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",

@@ -158,7 +158,7 @@ def _numbers(text: str | None, count: int, noun: str) -> list[int]:
 
     found: list[int] = []
     for part in [] if text is None else text.split(","):
-        number = int(part) if part.strip().isdecimal() and len(part) < 10 else -1
+        number = int(part) if part.strip().isdecimal() and part.isascii() and len(part) < 10 else -1
         if not 0 <= number < count:
             raise OptionError(f"{noun} {part.strip()!r} is not there, the model has {noun}s 0 to {count - 1}")
         found.append(number)

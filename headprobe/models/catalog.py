@@ -144,25 +144,6 @@ def planted_heads(folder: Path | None = None) -> PlantedHeads:
     return _read_planted(record, path)
 
 
-def recommended_window(source: str) -> tuple[int, int] | None:
-    """Observation window and width of pooling that a model's own folder recommends in `compression.json`, or None.
-
-    The bundled model has one: its prompts end in few tokens behind the question, and its heads look at single tokens,
-    so that what stands beside them has to be kept too. Raises `FileFormatError` for a broken file.
-    """
-    path = Path(source) / COMPRESSION_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        window, pool = record["window"], record["pool"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError('expected {"window": QUERIES, "pool": WIDTH}', path) from error
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (window, pool)):
-        raise FileFormatError(f"window {window!r} and pool {pool!r} must be whole numbers", path)
-    return window, pool
-
-
 def _read_planted(record: Any, path: Path) -> PlantedHeads:
     try:
         copying = tuple((int(layer), int(head)) for layer, head in record["copying"])

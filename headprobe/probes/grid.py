@@ -72,11 +72,10 @@ def parse_depths(text: str) -> tuple[float, ...]:
     """
     if re.fullmatch(r"\s*\d{1,6}\s*", text, re.ASCII):
         return even_depths(int(text))
-    try:
-        depths = tuple(float(part.strip().removesuffix("%")) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"depths {text!r} are neither a number of depths nor percents such as 0,50,100") from None
-    return tuple(clean_depth(depth) for depth in depths)
+    parts = [part.strip().removesuffix("%") for part in text.split(",")]
+    if not all(re.fullmatch(r"[+-]?(\d{1,9}(\.\d{0,30})?|nan|inf)", part, re.ASCII) for part in parts):
+        raise OptionError(f"depths {text!r} are neither a number of depths nor percents such as 0,50,100")
+    return tuple(clean_depth(float(part)) for part in parts)
 
 
 def clean_depth(depth: float) -> float:

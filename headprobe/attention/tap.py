@@ -23,7 +23,7 @@ from headprobe.geometry import SLIDING_ATTENTION, layer_types_of
 # Keywords of a call that do not change what a layer attends to.
 HARMLESS = frozenset({
     "sliding_window", "dropout", "position_ids", "cache_position", "cache", "past_key_values", "num_items_in_batch",
-    "logits_to_keep", "position_embeddings", "input_ids",
+    "position_embeddings", "is_causal", "output_attentions", "use_cache",
 })  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _counted_passes(model: Any, tap: _Tap) -> Iterator[None]:
     with ExitStack() as stack:
         parts: list[Any] = [model, model.get_decoder()]
         for part in {id(part): part for part in parts}.values():
-            stack.callback(part.register_forward_pre_hook(tap.begin_pass).remove)
+            stack.callback(part.register_forward_pre_hook(tap.begin_pass, with_kwargs=True).remove)
         yield
 
 
@@ -124,11 +124,13 @@ class _Tap:
         self.fn, self.desk, self.once = fn, desk, once
         self.name = type(model).__name__
         self._called: set[int] = set()
+        self._passed: set[str] = set()
         self._windows: dict[int, int | None] = {}
 
-    def begin_pass(self, *_: Any) -> None:
+    def begin_pass(self, _: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Before a forward pass of the model."""
         self._called.clear()
+        self._passed.update(named)
 
     def attend(
         self,
@@ -149,8 +151,7 @@ class _Tap:
         if self.once:
             self._count(layer)
         self._check(layer, more)
-        own = more["sliding_window"] if "sliding_window" in more else self._window_of(module, layer)
-        window = self.desk.window(own, layer)
+        window = self.desk.window(self._own_window(module, layer, more), layer)
         call = LayerCall(
             layer=layer,
             module=module,
@@ -172,24 +173,31 @@ class _Tap:
     def _count(self, layer: int) -> None:
         if layer in self._called:
             raise ModelError(
-                f"{self.name} calls attention more than once in layer {layer}: no head there has an attention of its own"
+                f"{self.name} calls attention more than once in layer {layer}: no head has an attention of its own there"
             )
         self._called.add(layer)
 
     def _check(self, layer: int, more: dict[str, Any]) -> None:
-        """Refuse what a call says beyond all that is understood here."""
+        """Refuse what a layer says beyond all that is understood here; what came with the pass was not for it."""
+        if more.get("is_causal") is False:
+            raise ModelError(f"layer {layer} of {self.name} is not causal: headprobe needs a causal language model")
         for name, given in more.items():
-            if given is None or given is True or name in HARMLESS:
-                continue
-            if isinstance(given, (bool, str)) and name != "is_causal":
+            if given is None or name in HARMLESS or name in self._passed:
                 continue
             raise ModelError(f"layer {layer} of {self.name} attends by {name!r}, which headprobe does not know")
 
-    def _window_of(self, module: Any, layer: int) -> int | None:
-        """How many keys a query of this layer sees, where the config says so and the model does not pass it on."""
+    def _own_window(self, module: Any, layer: int, more: dict[str, Any]) -> int | None:
+        """How many keys a query of this layer sees: by the list of layers in the config, by which models choose masks.
+
+        Without such a list it is what the layer passes on, or what the config says of all layers.
+        """
         if layer not in self._windows:
-            slides = layer_types_of(module.config)[layer] == SLIDING_ATTENTION
-            self._windows[layer] = getattr(module.config, "sliding_window", None) if slides else None
+            config = module.config
+            if "sliding_window" in more and not getattr(config, "layer_types", None):
+                self._windows[layer] = more["sliding_window"]
+            else:
+                slides = layer_types_of(config)[layer] == SLIDING_ATTENTION
+                self._windows[layer] = getattr(config, "sliding_window", None) if slides else None
         return self._windows[layer]
 
 

@@ -14,10 +14,11 @@ from headprobe.attention.masks import Masks
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
+from headprobe.compression.handed_out import handed_out
 from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
-from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, handed_out
+from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.releases import CACHE_NAMES, generating_with

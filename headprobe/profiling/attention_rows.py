@@ -83,7 +83,7 @@ def _short_last_mlp(model: Any) -> Iterator[None]:
 
     Where the last block is not found, or its MLP takes anything but hidden states `[B, T, hidden]`, nothing is cut.
     """
-    blocks = getattr(model.get_decoder(), "layers", ())
+    blocks: Any = getattr(model.get_decoder(), "layers", ())
     known = len(blocks) == model.config.get_text_config(decoder=True).num_hidden_layers
     mlp = getattr(blocks[-1], "mlp", None) if known else None
     if mlp is None:
@@ -91,7 +91,7 @@ def _short_last_mlp(model: Any) -> Iterator[None]:
         return
     lengths: list[int] = []
 
-    def cut(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def cut(_: Any, given: Any) -> Any:
         states = given[0] if len(given) == 1 else None
         if states is None or states.ndim != 3:
             lengths.append(0)

@@ -17,6 +17,7 @@ Typer itself ends with 2 on unknown options; an interrupt ends with 130 and an u
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 
 
@@ -88,3 +89,16 @@ class FileAccessError(HeadprobeError):
     """The system refuses to read or write a file: no permission, no space, a folder in its place."""
 
     exit_code = 11
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as Python writes it, cut to about `limit` characters: what messages quote may be anything.
+
+    >>> shown("x" * 100, 20)
+    "'xxxxxxx...xxxxxxxx'"
+    """
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, limit, limit, limit
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 4
+    text = " ".join(short.repr(value).split())
+    return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."

@@ -13,10 +13,10 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "headprobe"
 FLOORS = {
-    "errors": 0, "geometry": 1, "spans": 1, "probes": 2, "scores": 2, "models": 2, "profiling": 3, "compression": 4,
-    "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
+    "errors": 0, "geometry": 1, "spans": 1, "attention": 2, "probes": 2, "scores": 2, "models": 2, "profiling": 3,
+    "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
-STRANGERS = {"probes", "scores", "models"}
+STRANGERS = {"attention", "probes", "scores", "models"}
 HEAVY = {"torch", "transformers", "matplotlib", "numpy", "scipy", "tokenizers", "huggingface_hub", "safetensors"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from transformers import Cache, DynamicCache
 
 from headprobe.compression.budgets import Ints
 from headprobe.compression.conversation import Conversation
+from headprobe.compression.handed_out import HandedOut, handed_out
 from headprobe.compression.kernels.choice import Kernel
 from headprobe.compression.padding import check_mask, left_pads
 from headprobe.compression.plan import CompressionPlan
@@ -21,9 +21,6 @@ from headprobe.compression.windowed_layer import WindowedLayer
 from headprobe.errors import ModelError, OptionError
 
 DEFAULT_SLACK = 64  # entries: room for new tokens behind each segment
-
-# The cache and layer that took keys and values last, for the attention function that is called next.
-pending: ContextVar[tuple[RaggedCache, int] | None] = ContextVar("headprobe_pending", default=None)
 
 
 class RaggedCache(Refusals, Cache):
@@ -65,16 +62,17 @@ class RaggedCache(Refusals, Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take a layer's new keys and values `[B, G, T, d]`; the attention function of the session does the rest."""
-        waiting = pending.get()
-        if waiting is not None and waiting[0] is self:
+        waiting = handed_out.get()
+        if waiting is not None and waiting.cache is self and not waiting.is_taken:
             raise ModelError(
-                f"layer {waiting[1]} did not reach headprobe's attention: use the cache inside a compression session"
+                f"layer {waiting.layer} did not reach headprobe's attention: use the cache inside a compression session"
             )
         layer = self.layers[layer_idx]
         if not isinstance(layer, (RaggedLayer, WindowedLayer)):
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        pending.set((self, layer_idx))
-        return layer.update(key_states, value_states, *args, **kwargs)
+        keys, values = layer.update(key_states, value_states, *args, **kwargs)
+        handed_out.set(HandedOut(self, layer_idx, keys, values))
+        return keys, values
 
     def reset(self) -> None:
         """Forget everything."""
@@ -160,7 +158,7 @@ class RaggedCache(Refusals, Cache):
 
     @counters.setter
     def counters(self, counted: list[tuple[int, Ints]]) -> None:
-        pending.set(None)
+        handed_out.set(None)
         for layer, counters in zip(self.ragged_layers, counted, strict=True):
             layer.counters = counters
 

@@ -17,6 +17,7 @@ from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.prefill import PromptReader
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.compression.refusals import Refusals
+from headprobe.errors import ModelError
 
 
 class RaggedLayer(Refusals, CacheLayerMixin):
@@ -27,6 +28,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     """
 
     is_sliding = False
+    window = None  # it sees all that came before
 
     def __init__(self, plan: CompressionPlan, layer: int, kernel: Kernel, slack: int, keep_positions: bool) -> None:
         super().__init__()
@@ -51,6 +53,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take new keys and values `[B, G, T, d]`; while the prompt is read, all so far come back."""
         if not self.is_initialized:
+            self._check(key_states)
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         if self.store is None:
@@ -59,6 +62,13 @@ class RaggedLayer(Refusals, CacheLayerMixin):
             return self._reader.extend(key_states, value_states)
         self._new = key_states, value_states
         return key_states, value_states
+
+    def _check(self, keys: torch.Tensor) -> None:
+        if keys.shape[1] != self.plan.num_kv_heads:
+            raise ModelError(
+                f"compressed layer {self.layer} caches {keys.shape[1]} KV heads, by the model's config it has "
+                f"{self.plan.num_kv_heads}: its cache can't be compressed by head"
+            )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """As if nothing had been evicted."""

@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
+from transformers import GenerationConfig
 
+from headprobe.attention.masks import Masks
+from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
 from headprobe.compression.generate_options import GivenPrompt, check_options, num_copies
-from headprobe.compression.importance import AttentionShape
+from headprobe.compression.handed_out import handed_out
 from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
-from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
+from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.turns import check_turn, followed
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.attention_switch import switched_attention
 from headprobe.models.releases import generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
-ATTENTION_NAME = "headprobe_ragged"
 Scores = HeadScores | AnyScores | Path | str
 
 
@@ -133,6 +133,16 @@ def make_plan(
     config = model.config.get_text_config(decoder=True)
     geometry = ModelGeometry.from_config(config)
     layers = geometry.full_attention_layers
+    if getattr(config, "kv_lora_rank", None) is not None:
+        raise ModelError(
+            f"{type(model).__name__} caches a latent from which all heads' keys and values are made (kv_lora_rank "
+            f"{config.kv_lora_rank}): there is nothing that could be evicted by head"
+        )
+    if getattr(config, "num_kv_shared_layers", None):
+        raise ModelError(
+            f"{config.num_kv_shared_layers} layers of {type(model).__name__} use the keys and values of other layers, "
+            "which a compressed cache does not know"
+        )
     if "chunked_attention" in geometry.layer_types:
         raise ModelError(f"{type(model).__name__} has chunked-attention layers, which a compressed cache does not know")
     if not layers:
@@ -182,43 +192,17 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
 
 @contextmanager
 def _ragged_attention(model: Any) -> Iterator[None]:
-    """Switch `model` to the attention function below; put its own back afterwards, with nothing left pending."""
+    """Let `model` attend by its compressed cache; put its own attention back afterwards, with nothing left pending."""
     try:
-        with switched_attention(model, ATTENTION_NAME, ": its cache can't be compressed"):
+        with tapped(model, _attend, masks=Masks.PADDING, once=False, consequence=": its cache can't be compressed"):
             yield
     finally:
-        pending.set(None)
+        handed_out.set(None)
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    waiting = pending.get()
-    pending.set(None)
-    if waiting is None or waiting[1] != module.layer_idx:
-        raise ModelError(
-            f"layer {module.layer_idx} of {type(module).__name__} runs without a compressed cache: take session.cache"
-        )
-    cache, index = waiting
-    shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    layer: Any = cache.layers[index]
-    if not cache.pads:
-        cache.read_pads(attention_mask, query.shape[0])
-    return layer.attend(query, shape, cache.pads).transpose(1, 2).contiguous(), None
-
-
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The 2D padding mask, from which the cache learns the pads; the layers know what they may see."""
-    return kwargs.get("attention_mask")
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _mask)
+def _attend(call: LayerCall) -> torch.Tensor:
+    """The output of a layer whose keys and values the cache has just taken."""
+    handed = handed_out.get()
+    if handed is None:
+        raise ModelError(f"layer {call.layer} of {call.model_name} runs without a compressed cache: take session.cache")
+    return handed.attend(call)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import FileFormatError, ModelError
+from headprobe.errors import FileFormatError, ModelError, shown
 
 DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
@@ -139,8 +139,8 @@ def planted_heads(folder: Path | None = None) -> PlantedHeads:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"the bundled model has no {PLANTED_HEADS_FILE} ({path}); {REBUILD_HINT}") from error
-    except ValueError as error:
-        raise FileFormatError(f"not JSON: {error}", path) from error
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"not JSON: {str(error)[:200]}", path) from error
     return _read_planted(record, path)
 
 
@@ -148,7 +148,7 @@ def _read_planted(record: Any, path: Path) -> PlantedHeads:
     try:
         copying = tuple((int(layer), int(head)) for layer, head in record["copying"])
         heads = tuple(PlantedHead(int(h["layer"]), int(h["head"]), str(h["kind"])) for h in record["all"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = 'expected {"copying": [[layer, head], ...], "all": [{"layer", "head", "kind"}, ...]}'
-        raise FileFormatError(f"{reason}, stumbled over {error!r}", path) from error
+        raise FileFormatError(f"{reason}, stumbled over {shown(error)}", path) from error
     return PlantedHeads(copying, heads)

@@ -13,6 +13,7 @@ import numpy as np
 import headprobe
 from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
+from headprobe.models.end_tokens import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
@@ -123,9 +124,7 @@ def gather(
 
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
     """All token ids that end a sequence, from the generation config and the tokenizer."""
-    stated = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ids = set(stated if isinstance(stated, list) else [stated])
-    return {int(i) for i in ids | {loaded.tokenizer.eos_token_id} if i is not None}
+    return end_token_ids(loaded.model, loaded.tokenizer)
 
 
 def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:

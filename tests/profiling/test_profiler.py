@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
+from headprobe.attention import masks
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling import attention_rows
-from headprobe.profiling.attention_rows import ATTENTION_NAME, row_capture
+from headprobe.profiling.attention_rows import row_capture
 from headprobe.profiling.estimators import ESTIMATORS, Target
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
@@ -130,7 +130,7 @@ def test_the_models_own_attention_is_restored_after_an_error() -> None:
     model = tiny_model("llama")
     before = model.config._attn_implementation
     with row_capture(model):
-        assert model.config._attn_implementation == ATTENTION_NAME
+        assert model.config._attn_implementation == "headprobe_0"
     with pytest.raises(RuntimeError, match="stop"), row_capture(model):
         raise RuntimeError("stop")
     assert model.config._attn_implementation == before
@@ -152,7 +152,7 @@ def test_no_mask_of_tokens_by_keys_is_built(architecture: str, monkeypatch: pyte
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a mask was built")
 
-    monkeypatch.setattr(attention_rows, "sdpa_mask", refuse)
+    monkeypatch.setattr(masks, "sdpa_mask", refuse)
     assert len(measure(tiny_model(architecture), make_prompts(5))) == 4
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from headprobe.models import dense_attention
-from headprobe.models.dense_attention import attention_weights, explicit_attention, fused_attention
+from headprobe.attention import dense
+from headprobe.attention.dense import attention_weights, explicit_attention, fused_attention
 
 HEADS = [(4, 4), (4, 2), (6, 1)]
 
@@ -63,7 +63,7 @@ def test_a_mask_decides_what_a_row_sees() -> None:
 def test_large_problems_go_one_kv_head_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, _ = random_states(4, 2, 3, 50)
     whole = attention_weights(query, key, None, scaling=0.3)
-    monkeypatch.setattr(dense_attention, "ROW_BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(dense, "ROW_BLOCK_ELEMENTS", 10)
     torch.testing.assert_close(attention_weights(query, key, None, scaling=0.3), whole)
 
 
@@ -81,7 +81,7 @@ def test_outputs_equal_weights_times_values(
     masked: bool,
     windowed: bool,
 ) -> None:
-    monkeypatch.setattr(dense_attention, "QUERY_BLOCK", block)
+    monkeypatch.setattr(dense, "QUERY_BLOCK", block)
     query, key, value = random_states(heads, groups, queries, keys)
     causal = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     window = causal & ~torch.ones_like(causal).tril(keys - queries - 4)

@@ -17,6 +17,7 @@ Typer itself ends with 2 on unknown options; an interrupt ends with 130 and an u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -88,3 +89,13 @@ class FileAccessError(HeadprobeError):
     """The system refuses to read or write a file: no permission, no space, a folder in its place."""
 
     exit_code = 11
+
+
+def refuse_empty(options: Mapping[str, object]) -> None:
+    """Raise `OptionError` for an option that is an empty text: a variable that is not set, or a name that is missing.
+
+    >>> refuse_empty({"--haystack": "essays", "--limit": None})
+    """
+    for name, value in options.items():
+        if isinstance(value, str) and not value.strip():
+            raise OptionError(f"{name} is empty: give it a value, or leave it out")

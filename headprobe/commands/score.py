@@ -20,6 +20,7 @@ from headprobe.commands.options import (
     ResumeOption,
 )
 from headprobe.commands.output import hint_at_resume
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.commands.reading import one_length
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
@@ -94,7 +95,7 @@ def score_command(
         refuse_existing(dump_prompts, overwrite or resume)
     loaded = load_model(model, device=device, dtype=dtype)
     prepared = scoring.prepare(loaded, options)
-    _tell_duplicates(prepared)
+    tell_prompts(prepared)
     if dump_prompts is not None:
         _dump(prepared, dump_prompts, overwrite or resume)
     if dry_run:
@@ -135,21 +136,6 @@ def _without_folders(value: str) -> str:
     if looks_local or Path(value).exists():
         return PureWindowsPath(PurePosixPath(value).name).name
     return value
-
-
-def _tell_duplicates(prepared: Prepared) -> None:
-    from headprobe.probes.prompt import duplicate_prompts
-
-    groups = duplicate_prompts(prepared.prompts)
-    if prepared.plan.removed:
-        print(f"headprobe: given twice, taken once: {', '.join(prepared.plan.removed)}", file=sys.stderr)
-    if groups:
-        extra = sum(len(group) - 1 for group in groups)
-        print(
-            f"headprobe: warning: {extra} of {len(prepared.prompts)} prompts are the same as one of another depth "
-            f"(so short a text has few sentence ends), such as {' and '.join(groups[0][:2])}",
-            file=sys.stderr,
-        )
 
 
 def _dump(prepared: Prepared, path: Path, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
-from headprobe.errors import FileFormatError, OptionError
+from headprobe.errors import FileFormatError, OptionError, refuse_empty
 from headprobe.probes.markdown import plain_text
 from headprobe.probes.shipped import shipped_haystacks
 
@@ -82,6 +82,7 @@ def load_haystack(name_or_path: str | Path) -> Haystack:
     path of the same name (write `./essays` for the folder). Raises `OptionError` for an unknown name,
     `FileFormatError` for what cannot be read or holds no text.
     """
+    refuse_empty({"haystack": name_or_path})
     shipped = shipped_haystacks()
     name, path = str(name_or_path), Path(name_or_path)
     if name == "all":

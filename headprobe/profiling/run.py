@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, refuse_empty
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.grid import check_length
+from headprobe.probes.grid import MOST_PLACES, MOST_TRIALS, check_length, check_number
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
@@ -53,6 +53,13 @@ class ScoreOptions:
     with_trial_scores: bool = True
     prefill_chunk: int = 8192
     until_stable: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse_empty({"needles": self.needles, "haystack": self.haystack})
+        numbers = {"lengths": max(self.num_lengths, len(self.lengths or ())), "depths": self.depths}
+        for noun, number in numbers.items():
+            check_number(number, noun, MOST_PLACES)
+        check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     haystack = load_haystack(options.haystack)
     chat = options.chat and loaded.tokenizer.chat_template is not None
     plan = ProbePlan.build(
-        needles=load_needles(options.needles or chosen[0].default_needles),
+        needles=load_needles(chosen[0].default_needles if options.needles is None else options.needles),
         haystack=haystack,
         lengths=_lengths(options, loaded.window),
         depths=even_depths(options.depths),
@@ -210,6 +217,7 @@ def output_paths(model_name: str, methods: Sequence[str], output: Path | str | N
     names = {m: f"{short_name(model_name).replace('/', '--')}--{m}.json" for m in methods}
     if output is None:
         return {m: Path("scores") / name for m, name in names.items()}
+    refuse_empty({"output": output})
     target = Path(output).expanduser()
     if len(methods) > 1 and target.suffix == ".json":
         raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")

@@ -26,6 +26,7 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import hint_at_resume
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def needles_command(
     loaded = load_model(model, device=device, dtype=dtype)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
+    tell_prompts(grid.prepared)
     if dry_run:
         print_plan(loaded, grid, as_json)
     else:

@@ -156,7 +156,7 @@ def _print_pass_rates(scores: HeadScores) -> None:
 
 
 def _print_top_heads(scores: HeadScores) -> None:
-    from headprobe.scores.bootstrap import head_intervals
+    from headprobe.scores.uncertainty import head_intervals
 
     best = scores.top(TOP_HEADS)
     intervals = head_intervals(scores, [(layer, head) for layer, head, _ in best])

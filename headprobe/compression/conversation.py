@@ -23,23 +23,36 @@ class Conversation:
     def __init__(self) -> None:
         self.count = self.passes = 0
         self.is_torn = False
+        self._reading: tuple[int, torch.Tensor] | None = None
         self._held: torch.Tensor | None = None
         self._chosen: torch.Tensor | None = None
 
     # -- what is told -----------------------------------------------------------------------------------------------
 
-    def begin(self, ids: torch.Tensor | None, seen: int) -> None:
-        """A pass begins that reads `ids` `[B, T]` (None: not known), behind `seen` tokens."""
-        if ids is not None and ids.is_cuda and torch.cuda.is_current_stream_capturing():
+    def begin(self, prompt: torch.Tensor, seen: int) -> None:
+        """A pass begins that reads `prompt`, token ids `[B, T]` or embeddings `[B, T, hidden]`, behind `seen` tokens.
+
+        Told twice of one pass, it counts once. Raises `OptionError` where an earlier pass was torn.
+        """
+        if prompt.is_cuda and torch.cuda.is_current_stream_capturing():
             return  # nothing is read while a step is captured, and its replays tell nothing
-        self.is_torn = True
-        if ids is not None and seen == self.count:
-            self._write(ids)
+        if self._reading is not None and self._reading[0] == seen and self._reading[1] is prompt:
+            return
+        self._check_whole()
+        self.is_torn, self._reading = True, (seen, prompt)
+        if prompt.ndim == 2 and seen == self.count:
+            self._write(prompt)
 
     def end(self) -> None:
         """The pass has gone through all layers."""
-        self.is_torn = False
+        self.is_torn, self._reading = False, None
         self.passes += 1
+
+    def rewind(self, seen: int) -> None:
+        """The cache was set back to `seen` tokens, as if it had read no others."""
+        self.is_torn, self._reading = False, None
+        if self.count > seen:
+            self.count, self._chosen = seen, None
 
     def settle(self, sequences: torch.Tensor, seen: int) -> None:
         """All tokens `[B, N]` of a call that has ended, of which the cache has read the first `seen`.
@@ -76,8 +89,7 @@ class Conversation:
 
         `seen`: tokens that the cache has read; `pads` `[B]`: pads before each sequence.
         """
-        if self.is_torn:
-            raise OptionError(f"an earlier call was broken off while the model was reading: {RESET}")
+        self._check_whole()
         if ids is None:
             raise OptionError(f"a later turn needs input_ids, all tokens so far and new ones behind them; {RESET}")
         if seen != self.count:
@@ -97,6 +109,10 @@ class Conversation:
         if ids.shape[1] <= self.count or width < known.shape[1]:
             told = f"the prompt's {ids.shape[1]} tokens are in the conversation already, which has {known.shape[1]}"
             raise OptionError(f"{told}, produced ones included: give all of them and new ones behind; {RESET}")
+
+    def _check_whole(self) -> None:
+        if self.is_torn:
+            raise OptionError(f"an earlier call was broken off while the model was reading: {RESET}")
 
     # -- the tokens -------------------------------------------------------------------------------------------------
 

@@ -161,6 +161,7 @@ class RaggedCache(Refusals, Cache):
         handed_out.set(None)
         for layer, counters in zip(self.ragged_layers, counted, strict=True):
             layer.counters = counters
+        self.conversation.rewind(self.tokens_seen)
 
     def take_back(self, count: int) -> None:
         """Forget the last `count` tokens; only where `is_fixed` and not `evicts`."""
@@ -169,6 +170,7 @@ class RaggedCache(Refusals, Cache):
         take_back(self.stores, count)
         for layer in self.ragged_layers:
             layer.seen -= count
+        self.conversation.rewind(self.tokens_seen)
 
     # -- prompts ----------------------------------------------------------------------------------------------------
 

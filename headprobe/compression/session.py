@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ class CompressionSession:
             check_turn(self.cache, prompt)
         before, cache = self.cache, self.new_cache() if self.cache is None else self.cache
         try:
-            result = self.model.generate(inputs, generation_config, **generating_with(cache), **options)
+            with _mode_of(cache):
+                result = self.model.generate(inputs, generation_config, **generating_with(cache), **options)
         finally:
             if not cache.conversation.passes:
                 self.cache = before
@@ -185,6 +186,12 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
         weights=policy.evicts_while_decoding,
         device_name=device_name(model.device),
     )
+
+
+def _mode_of(cache: RaggedCache) -> AbstractContextManager[Any]:
+    """Inference mode where the cache was filled in it: its tensors can be written to in no other."""
+    filled = any(store.keys.is_inference() for store in cache.stores)
+    return torch.inference_mode() if filled else nullcontext()
 
 
 # -- the model's attention ------------------------------------------------------------------------------------------

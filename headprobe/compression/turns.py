@@ -52,7 +52,7 @@ def _before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if isinstance(mask, dict):  # one for each kind of layer, all made from the same
         mask = next(iter(mask.values()), None)
     cache.check_turn(mask, *prompt.shape[:2])
-    cache.conversation.begin(ids, cache.tokens_seen)
+    cache.conversation.begin(prompt, cache.tokens_seen)
 
 
 def _after(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -283,11 +283,12 @@ def test_embeddings_can_begin_a_conversation_and_not_go_on_with_one(llama: Any) 
                 session.generate(joined(tokens(50), made, tokens(3)), max_new_tokens=4, **GREEDY)
 
 
-def test_tokens_read_directly_belong_to_the_conversation(llama: Any) -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_tokens_read_directly_belong_to_the_conversation(llama: Any, mode: Any) -> None:
     """Also when the cache was copied, and when a loop of one's own produced the answer."""
     ids, more = tokens(50), tokens(6, seed=4)
     with compress(llama, "snapkv", budget=20) as session:
-        with torch.no_grad():
+        with mode():
             llama(input_ids=ids, **with_cache(llama, session.new_cache()))
         read = session.cache
         session.cache = copy.deepcopy(read)
@@ -412,6 +413,21 @@ def test_a_torn_first_turn_leaves_a_fresh_session(
             session.generate(tokens(50, seed=8), max_new_tokens=4, **GREEDY)
         assert session.cache is None
         assert torch.equal(session.generate(tokens(50), max_new_tokens=4, **GREEDY), wanted)
+
+
+def test_a_torn_pass_of_a_loop_of_ones_own_is_not_forgotten(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with compress(llama, "snapkv", budget=20) as session, torch.no_grad():
+        cache = session.new_cache()
+        llama(input_ids=tokens(50), **with_cache(llama, cache))
+        interrupted_in(llama, 1, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            llama(input_ids=tokens(1), **with_cache(llama, cache))
+        for _ in range(2):
+            with pytest.raises(OptionError, match="broken off"):
+                llama(input_ids=tokens(1), **with_cache(llama, cache))
+        with pytest.raises(OptionError, match="broken off"):
+            session.generate(joined(tokens(50), tokens(2)), max_new_tokens=4, **GREEDY)
+        llama(input_ids=tokens(50), **with_cache(llama, session.new_cache()))
 
 
 @pytest.mark.parametrize("layer", [0, 1])

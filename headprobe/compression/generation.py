@@ -90,7 +90,7 @@ def generate(
 
     `context_tokens`: so many tokens are read and compressed before the rest (the question) is seen, as a cache does
     that is to serve several questions; the rest is then added to it. Raises `OptionError` for an empty prompt or no
-    token to produce, `DeviceMemoryError` when memory runs out.
+    token to produce, `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity in the logits.
     """
     _check(input_ids, max_new_tokens, context_tokens)
     options = _Options(max_new_tokens, sampler, graphs)

@@ -20,6 +20,7 @@ from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pendi
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.attention_switch import switched_attention
+from headprobe.models.finite import watched_generate
 from headprobe.models.releases import CACHE_NAMES, generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
@@ -56,11 +57,11 @@ class CompressionSession:
 
         Called again with all tokens so far and new ones behind them, it goes on with the conversation; `reset()` begins
         a new one. Raises `OptionError` for what a compressed cache cannot do: beam search, assisted decoding, chunked
-        prefill by transformers, a cache of one's own kind.
+        prefill by transformers, a cache of one's own kind; `NonFiniteError` at NaN or infinity in the logits.
         """
         _check_generate(options)
         cache = self.cache if self.cache is not None else self.new_cache()
-        return self.model.generate(inputs, **generating_with(cache), **options)
+        return watched_generate(self.model, inputs, **generating_with(cache), **options)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from headprobe.compression.importance import AttentionShape, column_sums, value_
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError, PlanError
 from headprobe.models.attention_switch import switched_attention
 from headprobe.models.dense_attention import attention_weights, dense_attention, query_blocks
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import is_out_of_memory
 
@@ -129,11 +130,15 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
     try:
         with norm_capture(loaded.model, found), torch.inference_mode():
             batch = torch.tensor([ids], device=loaded.device)
-            loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1)
+            logits = loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1).logits
+    except NonFiniteError as error:
+        raise non_finite(loaded.model, str(error)) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(f"a prompt of {len(ids)} tokens does not fit on {loaded.device}: take less") from error
+    if not bool(usable(logits[:, -1]).all()):
+        raise non_finite(loaded.model, "NaN or infinity in the logits behind the prompt")
     if len(found) < loaded.geometry.num_hidden_layers:
         raise ModelError(f"{len(found)} of {loaded.geometry.num_hidden_layers} layers of {loaded.name} could be read")
     return ValueNorms(ids, num_sinks, tuple(found[layer] for layer in sorted(found)))
@@ -182,7 +187,7 @@ def _attention(
     sums = column_sums(query[0], key[0], shape) if window is None else _sums_in_window(query, key, shape, window)
     attention, norms = _table(sums / query.shape[2]), _table(value_norms(value[0]))
     if not (np.isfinite(attention).all() and np.isfinite(norms).all()):
-        raise NonFiniteError(f"layer {layer} has attention or values that are not finite: try --dtype float32")
+        raise NonFiniteError(f"layer {layer} has attention or values that are not finite")
     found[layer] = LayerNorms(layer, attention, norms, sliding_window)
     return out.transpose(1, 2).contiguous(), None
 

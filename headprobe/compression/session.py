@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, GenerationC
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
+from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
@@ -146,17 +146,20 @@ def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel."""
+    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold has the last word."""
     config = model.config.get_text_config(decoder=True)
+    width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
-        head_dim=ModelGeometry.from_config(config).head_dim,
+        head_dim=width,
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
         weights=policy.evicts_while_decoding,
         device_name=device_name(model.device),
+        value_dim=getattr(config, "v_head_dim", None) or width,
+        capability=capability(model.device),
     )
 
 

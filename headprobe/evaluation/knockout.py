@@ -73,7 +73,11 @@ def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Itera
         ids = torch.tensor([prompt.input_ids], device=loaded.device)
         with hidden_span(loaded.model, hidden_from, prompt.answer_span):
             out: Any = watched_generate(
-                loaded.model, ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(prompt.answer_ids), do_sample=False
+                loaded.model,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=len(prompt.answer_ids),
+                do_sample=False,
             )
         said[prompt.trial_id] = str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     return said

@@ -16,13 +16,14 @@ from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
 from headprobe.compression.generate_options import GivenPrompt, check_options, num_copies
 from headprobe.compression.handed_out import handed_out
-from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
+from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.turns import check_turn, followed
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.finite import watched_generate
 from headprobe.models.releases import generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
@@ -63,7 +64,8 @@ class CompressionSession:
         the model was reading: then what was read belongs to it, or only `reset()` helps.
 
         Raises `OptionError` for a prompt that does not go on with the conversation, for pads anywhere but before the
-        prompts, and for what a compressed cache cannot do (`generate_options` lists it).
+        prompts, and for what a compressed cache cannot do (`generate_options` lists it); `NonFiniteError` at NaN or
+        infinity in the logits.
         """
         check_options(self.model, generation_config, options)
         prompt = GivenPrompt.of(inputs, options, num_copies(self.model, generation_config, options))
@@ -72,7 +74,8 @@ class CompressionSession:
         before, cache = self.cache, self.new_cache() if self.cache is None else self.cache
         try:
             with _mode_of(cache):
-                result = self.model.generate(inputs, generation_config, **generating_with(cache), **options)
+                given = {"generation_config": generation_config, **generating_with(cache), **options}
+                result = watched_generate(self.model, inputs, **given)
         finally:
             if not cache.conversation.passes:
                 self.cache = before
@@ -174,17 +177,20 @@ def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel."""
+    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold has the last word."""
     config = model.config.get_text_config(decoder=True)
+    width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
-        head_dim=ModelGeometry.from_config(config).head_dim,
+        head_dim=width,
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
         weights=policy.evicts_while_decoding,
         device_name=device_name(model.device),
+        value_dim=getattr(config, "v_head_dim", None) or width,
+        capability=capability(model.device),
     )
 
 

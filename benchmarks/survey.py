@@ -1,4 +1,4 @@
-"""`python -m benchmarks.survey`: every causal decoder of the installed transformers, as tiny random models, in four uses.
+"""`python -m benchmarks.survey`: every causal decoder of transformers, as a tiny random model, in four uses.
 
     python -m benchmarks.survey [--only gpt2,llama4] [--no-write]
 
@@ -14,20 +14,21 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from benchmarks.environment import environment, write_result
-from benchmarks.survey_models import VOCABULARY, families, tiny_configs, tiny_model
+from benchmarks.survey_models import SKIPPED, VOCABULARY, families, tiny_configs, tiny_model
 from headprobe.compression.session import compress
 from headprobe.errors import HeadprobeError
 from headprobe.evaluation.knockout import hidden_span
-from headprobe.evaluation.value_norms import norm_capture
-from headprobe.models.decoders import check_decoder, read_geometry
+from headprobe.evaluation.value_norms import measure_value_norms, norm_capture
+from headprobe.models.decoders import check_decoder, one_line, read_geometry
 from headprobe.models.releases import cache_of, with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
@@ -44,7 +45,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 MARKS = "<!-- survey: begin -->\n", "<!-- survey: end -->\n"
 
 
-class Wrong(Exception):
+class WrongResultError(Exception):
     """A result that is not that of the model's own attention."""
 
 
@@ -67,20 +68,40 @@ class Row:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and what its own eager attention says of `ids` `[1, TOKENS]`: weights of each layer, and logits."""
+    """A model, and what its own eager attention says of `ids` `[1, TOKENS]`: weights of each layer, and logits.
+
+    `leaves_sinks_out`: the weights that it hands out sum to 1 though learnt sinks take their share (Granite); then
+    rows are compared without that share, and the sinks by the logits alone.
+    """
 
     model: Any
     ids: torch.Tensor
     attentions: tuple[torch.Tensor, ...]
     logits: torch.Tensor
+    leaves_sinks_out: bool
 
     @classmethod
     def of(cls, model: Any) -> Subject:
         """Run the model's own attention."""
         ids = torch.randperm(VOCABULARY - 3, generator=torch.Generator().manual_seed(1))[None, :TOKENS] + 3
         with torch.no_grad():
-            out = model(input_ids=ids, output_attentions=True, use_cache=False)
-        return cls(model, ids, tuple(a for a in out.attentions or () if a is not None), out.logits)
+            out = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_attentions=True, use_cache=False)
+        attentions = tuple(a for a in out.attentions or () if a is not None)
+        sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
+        sums = torch.stack([weights.sum(-1) for weights in attentions])
+        return cls(model, ids, attentions, out.logits, sinks and torch.allclose(sums, torch.ones(1)))
+
+
+def survey(only: Collection[str] = ()) -> Iterator[Row]:
+    """The rows of all families, or of those whose model types are given; a row for each kind of layers of a family."""
+    for kind, config_class, model_class in families():
+        if only and kind not in only:
+            continue
+        if kind in SKIPPED:
+            yield Row(kind, model_class.__name__, *[f"skipped: {SKIPPED[kind]}"] * len(USES))
+            continue
+        for name, config in tiny_configs(kind, config_class):
+            yield survey_family(name, config, model_class)
 
 
 def survey_family(kind: str, config: Any, model_class: type) -> Row:
@@ -91,7 +112,10 @@ def survey_family(kind: str, config: Any, model_class: type) -> Row:
     except HeadprobeError as error:
         refusal = "refused: " + str(error).removeprefix(f"{kind}: ")
         return Row(kind, model_class.__name__, *[refusal] * len(USES))
-    subject = Subject.of(tiny_model(config, model_class))
+    try:
+        subject = Subject.of(tiny_model(config, model_class))
+    except Exception as error:
+        return Row(kind, model_class.__name__, *[f"internal error: no tiny model: {one_line(error)}"] * len(USES))
     checks = (check_score, check_compress, check_norms, check_knockout)
     return Row(kind, model_class.__name__, *(verdict(check, subject) for check in checks))
 
@@ -102,27 +126,30 @@ def verdict(check: Callable[[Subject], None], subject: Subject) -> str:
         check(subject)
     except HeadprobeError as error:
         return f"refused: {error}"
-    except Wrong as error:
+    except WrongResultError as error:
         return f"wrong: {error}"
     except Exception as error:
-        return f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"internal error: {type(error).__name__}: {one_line(error)}"
     return "ok"
 
 
 def check_score(subject: Subject) -> None:
-    """Captured rows and logits, read in two pieces, then r2 scores, against the eager weights."""
+    """r2 scores, then captured rows and logits, read in two pieces, against the eager weights."""
     model, ids = subject.model, subject.ids
+    _check_r2(subject)
     rows: list[AttentionRows] = []
     config = model.config.get_text_config(decoder=True)
     cache = PrefixCache(config.num_hidden_layers, TOKENS)
     with row_capture(model), torch.inference_mode():
         model(input_ids=ids[:, :-20], use_cache=True, logits_to_keep=1, **with_cache(model, cache))
         with wanted_rows(STEPS, rows.append):
-            logits = model(input_ids=ids[:, -20:], use_cache=True, logits_to_keep=STEPS, **with_cache(model, cache)).logits
-    compare("logits", logits[:, -STEPS:], subject.logits[:, -STEPS:])
+            out = model(input_ids=ids[:, -20:], use_cache=True, logits_to_keep=STEPS, **with_cache(model, cache))
+    compare("logits", out.logits[:, -STEPS:], subject.logits[:, -STEPS:])
     for layer, (found, weights) in enumerate(zip(rows, subject.attentions, strict=True)):
-        compare(f"rows of layer {layer}", found.weights, weights[0, :, -STEPS:])
-    _check_r2(subject)
+        ours = found.weights
+        if subject.leaves_sinks_out:
+            ours = ours / ours.sum(-1, keepdim=True)
+        compare(f"rows of layer {layer}", ours, weights[0, :, -STEPS:])
 
 
 def _check_r2(subject: Subject) -> None:
@@ -133,7 +160,8 @@ def _check_r2(subject: Subject) -> None:
     for _ in range(STEPS):
         so_far = torch.cat([ids, torch.tensor([said], dtype=torch.int64)], 1)
         with torch.no_grad():
-            out = model(input_ids=so_far, output_attentions=True, use_cache=False)
+            seen = torch.ones_like(so_far)
+            out = model(input_ids=so_far, attention_mask=seen, output_attentions=True, use_cache=False)
         said.append(int(out.logits[0, -1].argmax()))
         for layer, weights in enumerate(out.attentions):
             top = weights[0, :, -1].topk(len(ANSWER))
@@ -141,10 +169,11 @@ def _check_r2(subject: Subject) -> None:
             expected[layer] += (top.values * inside).sum(-1) / len(ANSWER)
     gold = (said[0], said[1], (said[2] + 1) % VOCABULARY, 3)  # agrees for two steps
     prompt = Prompt("t0", "", tuple(ids[0].tolist()), ANSWER, None, Span(TOKENS - 4, TOKENS), ANSWER, gold, 0.0)
-    (_, measured), = Profiler(model, [ESTIMATORS["r2"]], set(), prefill_chunk=16).measure([prompt])
+    ((_, measured),) = Profiler(model, [ESTIMATORS["r2"]], set(), prefill_chunk=16).measure([prompt])
     if not isinstance(measured, Measured) or list(measured.produced) != said:
-        raise Wrong(f"the answer {measured}, not {said}")
-    compare("r2 scores", measured.scores["r2"], expected)
+        raise WrongResultError(f"the answer {measured}, not {said}")
+    if not subject.leaves_sinks_out:
+        compare("r2 scores", measured.scores["r2"], expected)
 
 
 def check_compress(subject: Subject) -> None:
@@ -154,7 +183,7 @@ def check_compress(subject: Subject) -> None:
     with compress(subject.model, "full") as session:
         ours = session.generate(subject.ids, attention_mask=torch.ones_like(subject.ids), **options)[0, TOKENS:]
     if own.tolist() != ours.tolist():
-        raise Wrong(f"tokens {ours.tolist()}, generate() gives {own.tolist()}")
+        raise WrongResultError(f"tokens {ours.tolist()}, generate() gives {own.tolist()}")
     for policy in ("snapkv", "h2o"):
         with compress(subject.model, policy, budget=12) as session:
             session.generate(subject.ids, **options)
@@ -162,14 +191,17 @@ def check_compress(subject: Subject) -> None:
 
 def check_norms(subject: Subject) -> None:
     """Shares of attention against column sums of the eager weights."""
-    found: dict[int, Any] = {}
-    with norm_capture(subject.model, found), torch.no_grad():
-        logits = subject.model(input_ids=subject.ids, use_cache=False).logits
-    compare("logits", logits, subject.logits)
-    for layer, weights in enumerate(subject.attentions):
-        shares = torch.from_numpy(found[layer].attention)
+    model = subject.model
+    geometry = read_geometry(model.config, Path(model.config.model_type))
+    loaded: Any = SimpleNamespace(model=model, geometry=geometry, name="it", device=model.device, window=TOKENS)
+    measured = measure_value_norms(loaded, subject.ids[0].tolist())
+    for layer, weights in zip(measured.layers, subject.attentions, strict=True):
+        shares = torch.from_numpy(layer.attention)
         sums = weights[0].sum(1).view(shares.shape[0], -1, TOKENS).mean(1) / TOKENS
-        compare(f"shares of layer {layer}", shares, sums)
+        if not subject.leaves_sinks_out:
+            compare(f"shares of layer {layer.layer}", shares, sums)
+    with norm_capture(model, {}), torch.no_grad():
+        compare("logits", model(input_ids=subject.ids, use_cache=False).logits, subject.logits)
 
 
 def check_knockout(subject: Subject) -> None:
@@ -185,16 +217,16 @@ def check_knockout(subject: Subject) -> None:
                 step = model(input_ids=ids[:, at:][:, :1], use_cache=True, **with_cache(model, past)).logits[:, -1]
     compare("decoding", step, whole)
     if torch.allclose(whole, subject.logits[:, -1], atol=1e-4):
-        raise Wrong("hiding a span from two heads changes nothing")
+        raise WrongResultError("hiding a span from two heads changes nothing")
 
 
 def compare(what: str, ours: torch.Tensor, own: torch.Tensor) -> None:
-    """Raise `Wrong` unless two tensors are equal up to rounding."""
+    """Raise `WrongResultError` unless two tensors are equal up to rounding."""
     if ours.shape != own.shape:
-        raise Wrong(f"{what} of the shape {list(ours.shape)}, not {list(own.shape)}")
+        raise WrongResultError(f"{what} of the shape {list(ours.shape)}, not {list(own.shape)}")
     off = float((ours - own).abs().max() / own.abs().max().clamp(min=1.0))
     if not off < 1e-3:
-        raise Wrong(f"{what} off by {off:.2g}")
+        raise WrongResultError(f"{what} off by {off:.2g}")
 
 
 def table(rows: Sequence[Row], version: str) -> str:
@@ -227,15 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     only = {kind for kind in options.only.split(",") if kind}
     rows = []
-    for kind, config_class, model_class in families():
-        if not only or kind in only:
-            for name, config in tiny_configs(kind, config_class, model_class):
-                rows.append(survey_family(name, config, model_class))
-                row = rows[-1]
-                print(f"{kind:28}", *(f"{use}: {getattr(row, use)[:150]}" for use in USES), sep=" | ", flush=True)
+    for row in survey(only):
+        rows.append(row)
+        print(f"{row.model_type:28}", *(f"{use}: {getattr(row, use)[:150]}" for use in USES), sep=" | ", flush=True)
     if not (options.no_write or only):
         page = PAGE.read_text(encoding="utf-8")
-        (head, rest), (_, tail) = page.split(MARKS[0]), page.split(MARKS[1])
+        head, tail = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
         PAGE.write_text(head + MARKS[0] + table(rows, transformers.__version__) + MARKS[1] + tail, encoding="utf-8")
         result = {"environment": environment(), "families": [asdict(row) for row in rows]}
         print("written to", PAGE, "and", write_result("survey", result))

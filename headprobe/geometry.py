@@ -151,8 +151,13 @@ def _by_layer(config: Any) -> Iterator[tuple[str, list[Any]]]:
         value = None if name in varying else getattr(config, name, None)
         if getattr(config, other, None) is not None and value is not None:
             yield f"{name} ({other})", [_hashable(value), _hashable(getattr(config, other))]
-    blocks = [block["attention"] for block in _tables(config, "block_configs") if isinstance(block.get("attention"), dict)]
-    yield "n_heads_in_group", [_hashable(block["n_heads_in_group"]) for block in blocks if block.get("n_heads_in_group")]
+    blocks = [
+        block["attention"] for block in _tables(config, "block_configs") if isinstance(block.get("attention"), dict)
+    ]
+    yield (
+        "n_heads_in_group",
+        [_hashable(block["n_heads_in_group"]) for block in blocks if block.get("n_heads_in_group")],
+    )
 
 
 def _overrides(config: Any) -> tuple[set[str], list[dict[str, Any]]]:

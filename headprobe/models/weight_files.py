@@ -70,7 +70,9 @@ def _shards(folder: Path, index: str) -> list[str]:
         raise ModelError(f"{folder}: the weights cannot be loaded: {str(error).removeprefix(f'{folder}/')}") from None
     names = set(found.values()) if isinstance(found, dict) and all(isinstance(v, str) for v in found.values()) else ()
     if not names:
-        raise ModelError(f"{folder}: {index} has the weight_map {shown(found)}, need the name of a file for each weight")
+        raise ModelError(
+            f"{folder}: {index} has the weight_map {shown(found)}, need the name of a file for each weight"
+        )
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         many = f" and {len(missing) - 1} more," if len(missing) > 1 else ","

@@ -42,7 +42,9 @@ def tokenizer_window(tokenizer: Any | None) -> int | None:
     if limit is None or limit == inf or (_is_number(limit) and (limit == 0 or limit >= SANE_LENGTH)):
         return None
     if not _is_number(limit) or limit < 1 or limit != int(limit):
-        raise ModelError(f"model_max_length in tokenizer_config.json is {shown(limit)}, need a whole number of at least 1")
+        raise ModelError(
+            f"model_max_length in tokenizer_config.json is {shown(limit)}, need a whole number of at least 1"
+        )
     return int(limit)
 
 
@@ -82,4 +84,6 @@ def _scaled(stated: int, rope: dict[str, Any], config: Any) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or isfinite(value))
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or isfinite(value))
+    )

@@ -48,10 +48,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "moshi": {"sliding_window": 250},
     "dory": {"num_hidden_layers": 3, "n_input_layers": 1, "n_output_layers": 1, "layer_types": ["full_attention"] * 3},
     "cohere_compass_text": {
-        "hidden_size": 256,
-        "head_dim": 64,
         "rope_parameters": {
-            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
+            kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+            for kind in ("full_attention", "sliding_attention")
         },
     },
     "gemma3n_text": {

@@ -52,7 +52,7 @@ class MaskDesk:
         self.padding = asked.get("attention_mask")
         if self.policy is Masks.PADDING:
             if not plain:
-                raise ModelError(f"{self.model_name} works with attention masks that {_reason(asked)}")
+                raise ModelError(f"{self.model_name} works with attention masks {_reason(asked)}")
             return None
         if plain and self.padding is None and _ends_together(asked):
             self._left_out = True
@@ -108,7 +108,7 @@ def _ends_together(asked: dict[str, Any]) -> bool:
 
 def _reason(asked: dict[str, Any]) -> str:
     if asked.get("local_size") is not None and not _is_causal(asked):
-        return "cut the context into chunks, which a compressed cache does not know"
+        return "that cut the context into chunks, which a compressed cache does not know"
     if _is_causal(asked):
-        return "it looks into itself, and a compressed cache builds none"
-    return "are not causal, which a compressed cache does not know"
+        return "that it changes, and a compressed cache builds none"
+    return "that are not plainly causal, which a compressed cache does not know"

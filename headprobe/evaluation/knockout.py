@@ -78,9 +78,7 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
         counting.remove()
     silent = sorted(set(layers) - state.called)
     if state.seen and silent:
-        raise ModelError(
-            f"layer {silent[0]} of {type(model).__name__} never attended: nothing was hidden from its heads"
-        )
+        raise ModelError(f"layer {silent[0]} of {type(model).__name__} never attended: nothing was hidden there")
 
 
 def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:

@@ -85,6 +85,11 @@ class RaggedCache(Refusals, Cache):
         return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
 
     @property
+    def kernel(self) -> Kernel:
+        """What computes attention on the compressed layers; it is settled when the prompt has been read."""
+        return self.ragged_layers[0].kernel
+
+    @property
     def tokens_seen(self) -> int:
         """Tokens read and produced so far, pads included."""
         return self.ragged_layers[0].seen

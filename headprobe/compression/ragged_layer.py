@@ -12,7 +12,7 @@ from transformers.cache_utils import CacheLayerMixin
 from headprobe.compression.budgets import Ints
 from headprobe.compression.eviction import Evictor
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import Kernel
+from headprobe.compression.kernels.choice import Kernel, fitting
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.prefill import PromptReader
 from headprobe.compression.ragged_store import RaggedStore
@@ -116,6 +116,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         evicts = self.plan.policy.evicts_while_decoding
         rooms = [head.limit + 1 if evicts else len(head.positions) + self.slack for head in heads]
         self.store = RaggedStore([head.segment for head in heads], len(pads), rooms, self.slack)
+        self.kernel = fitting(self.kernel, self.store, shape, weights=evicts)
         if evicts:
             self.evictor = Evictor(self.plan.policy, self.store, heads, [self.seen - pad for pad in pads])
         if self.keep_positions:

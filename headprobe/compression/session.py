@@ -15,12 +15,13 @@ from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
 from headprobe.compression.handed_out import handed_out
-from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
+from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.finite import watched_generate
 from headprobe.models.releases import CACHE_NAMES, generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
@@ -56,11 +57,11 @@ class CompressionSession:
 
         Called again with all tokens so far and new ones behind them, it goes on with the conversation; `reset()` begins
         a new one. Raises `OptionError` for what a compressed cache cannot do: beam search, assisted decoding, chunked
-        prefill by transformers, a cache of one's own kind.
+        prefill by transformers, a cache of one's own kind; `NonFiniteError` at NaN or infinity in the logits.
         """
         _check_generate(options)
         cache = self.cache if self.cache is not None else self.new_cache()
-        return self.model.generate(inputs, **generating_with(cache), **options)
+        return watched_generate(self.model, inputs, **generating_with(cache), **options)
 
 
 @contextmanager
@@ -155,17 +156,20 @@ def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel."""
+    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold has the last word."""
     config = model.config.get_text_config(decoder=True)
+    width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
-        head_dim=ModelGeometry.from_config(config).head_dim,
+        head_dim=width,
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
         weights=policy.evicts_while_decoding,
         device_name=device_name(model.device),
+        value_dim=getattr(config, "v_head_dim", None) or width,
+        capability=capability(model.device),
     )
 
 

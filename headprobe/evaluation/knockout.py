@@ -14,6 +14,7 @@ from headprobe.attention.dense import attention_weights, causal_end
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.models.finite import watched_generate
 from headprobe.models.loading import LoadedModel
 from headprobe.models.releases import given_cache
 from headprobe.probes.prompt import Prompt
@@ -88,8 +89,12 @@ def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Itera
     for prompt in prompts:
         ids = torch.tensor([prompt.input_ids], device=loaded.device)
         with hidden_span(loaded.model, hidden_from, prompt.answer_span):
-            out: Any = loaded.model.generate(  # type: ignore[operator]
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(prompt.answer_ids), do_sample=False
+            out: Any = watched_generate(
+                loaded.model,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=len(prompt.answer_ids),
+                do_sample=False,
             )
         said[prompt.trial_id] = str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     return said

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.compression.session import make_plan
-from headprobe.errors import OptionError
+from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.recommended import with_recommended_window
@@ -182,12 +182,18 @@ def is_finished(journal: Journal, trial: GridTrial) -> bool:
 
 
 def warm_up(loaded: LoadedModel, grid: NeedleGrid, eos: set[int]) -> None:
-    """A few tokens through the full cache, so that the first row's times are not those of a cold start."""
+    """A few tokens through the full cache, so that the first row's times are not those of a cold start.
+
+    Raises `NonFiniteError`, which names the first trial.
+    """
     from headprobe.compression.generation import generate
     from headprobe.compression.session import compress
 
-    with compress(loaded.model, "full", attention=grid.options.attention) as session:
-        generate(session, grid.prompts[0][1].input_ids[:WARM_UP_TOKENS], max_new_tokens=2, eos_token_ids=eos)
+    try:
+        with compress(loaded.model, "full", attention=grid.options.attention) as session:
+            generate(session, grid.prompts[0][1].input_ids[:WARM_UP_TOKENS], max_new_tokens=2, eos_token_ids=eos)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"before trial {next(grid.trials()).id}: {error}") from error
 
 
 def check_plans(loaded: LoadedModel, found: Sequence[Variant], budgets: Sequence[int], gqa: str) -> None:

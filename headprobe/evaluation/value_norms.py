@@ -20,6 +20,7 @@ from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression import importance
 from headprobe.compression.importance import AttentionShape, column_sums, value_norms
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError, PlanError
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import is_out_of_memory
 
@@ -125,11 +126,15 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
     try:
         with norm_capture(loaded.model, found), torch.inference_mode():
             batch = torch.tensor([ids], device=loaded.device)
-            loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1)
+            logits = loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1).logits
+    except NonFiniteError as error:
+        raise non_finite(loaded.model, str(error)) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(f"a prompt of {len(ids)} tokens does not fit on {loaded.device}: take less") from error
+    if not bool(usable(logits[:, -1]).all()):
+        raise non_finite(loaded.model, "NaN or infinity in the logits behind the prompt")
     if len(found) < loaded.geometry.num_hidden_layers:
         raise ModelError(f"{len(found)} of {loaded.geometry.num_hidden_layers} layers of {loaded.name} could be read")
     return ValueNorms(ids, num_sinks, tuple(found[layer] for layer in sorted(found)))
@@ -158,7 +163,7 @@ def _attend(call: LayerCall, found: dict[int, LayerNorms]) -> torch.Tensor:
     attention = _table(_column_sums(call, shape) / call.query.shape[2])
     norms = _table(value_norms(call.value[0]))
     if not (np.isfinite(attention).all() and np.isfinite(norms).all()):
-        raise NonFiniteError(f"layer {call.layer} has attention or values that are not finite: try --dtype float32")
+        raise NonFiniteError(f"layer {call.layer} has attention or values that are not finite")
     found[call.layer] = LayerNorms(call.layer, attention, norms, call.window)
     options = {"scaling": call.scaling, "softcap": call.softcap, "sinks": call.sinks, "window": call.window}
     return dense_attention(call.query, call.key, call.value, call.mask, **options)  # type: ignore[arg-type]

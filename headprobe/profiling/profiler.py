@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
+from headprobe.errors import DeviceMemoryError, ModelError
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
@@ -67,7 +68,8 @@ class Profiler:
     ) -> Generator[tuple[Prompt, Measured | Skipped]]:
         """Yield each prompt whose trial is not in `done` with what it gave, in the order that shares most.
 
-        Raises `NonFiniteError` naming layer and trial at NaN or infinity, `DeviceMemoryError` when nothing fits.
+        Raises `NonFiniteError` naming trial and layer at NaN or infinity (in the logits of the answer, or in attention
+        on the way to them), `DeviceMemoryError` when nothing fits.
         """
         order, shared = prefix_order(prompts)
         if all(prompts[i].trial_id in done for i in order):
@@ -122,13 +124,14 @@ class Profiler:
         tokens = prompt.input_ids[shared:] + gold[:-1]
         self._evidence = {e.name: [] for e in self.estimators}
         self._finite = []
-        choices = self._forward(tokens, steps, target).argmax(-1).tolist()
+        logits = self._forward(tokens, steps, target)
+        self._check_finite(prompt, logits)
+        choices = logits.argmax(-1).tolist()
         last = steps - 1
         agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
         taken = agreed + 1
         produced = choices[:taken]
         evidence = {name: [torch.stack(layers)[..., :taken]] for name, layers in self._evidence.items()}
-        self._check_finite(prompt)
         if taken < steps and produced[-1] not in self.eos_token_ids:
             self._crop(len(prompt.input_ids) + agreed)
             self._go_on(produced, steps, target, evidence, prompt)
@@ -144,10 +147,10 @@ class Profiler:
             self._evidence = {e.name: [] for e in self.estimators}
             self._finite = []
             logits = self._forward((produced[-1],), 1, target)
+            self._check_finite(prompt, logits)
             produced.append(int(logits[-1].argmax()))
             for name, layers in self._evidence.items():
                 evidence[name].append(torch.stack(layers))
-            self._check_finite(prompt)
 
     def _take(self, rows: AttentionRows, target: Target) -> None:
         heads = self.model.config.get_text_config(decoder=True).num_attention_heads
@@ -160,13 +163,13 @@ class Profiler:
         for estimator in self.estimators:
             self._evidence[estimator.name].append(estimator.evidence(rows, target))
 
-    def _check_finite(self, prompt: Prompt) -> None:
-        finite = torch.stack(self._finite).tolist()
-        if not all(finite):
-            raise NonFiniteError(
-                f"NaN or infinity in the attention of layer {finite.index(False)} in trial {prompt.trial_id}: "
-                "try --dtype float32 (float16 overflows in many models)"
-            )
+    def _check_finite(self, prompt: Prompt, logits: torch.Tensor) -> None:
+        """Layers are named by the attention that first shows it: what breaks the last one shows in the logits alone."""
+        *layers, answer = torch.stack([*self._finite, usable(logits).all()]).tolist()
+        if all(layers) and answer:
+            return
+        where = "the logits" if all(layers) else f"the attention of layer {layers.index(False)}"
+        raise non_finite(self.model, f"NaN or infinity in {where} in trial {prompt.trial_id}")
 
     # -- passes through the model -----------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ The names below are the public interface. Each is imported when it is first used
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # nothing is imported here, so that the command line is soon ready for an interrupt
 if TYPE_CHECKING:
+    from typing import Any
+
     from headprobe.compression.generation import generate_batch as generate_batch
     from headprobe.compression.policies import Policy as Policy
     from headprobe.compression.policies import make_policy as make_policy
@@ -88,6 +88,8 @@ _PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'headprobe' has no attribute {name!r}")
+    from importlib import import_module
+
     module, attribute = _PUBLIC[name]
     value = getattr(import_module(module), attribute)
     globals()[name] = value

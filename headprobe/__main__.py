@@ -1,9 +1,20 @@
-"""`python -m headprobe`: the command line."""
+"""`headprobe` and `python -m headprobe`: the command line, which heeds interrupts before anything large is loaded."""
 
 from __future__ import annotations
 
 import sys
 
-from headprobe.cli import main
+from headprobe.commands.interrupts import end_with, heed_interrupts
 
-sys.exit(main())
+
+def run() -> int:
+    """Run the command line with the process's own arguments and return the exit code."""
+    heeds = heed_interrupts()
+    from headprobe.cli import main
+
+    code = main()
+    return end_with(code) if heeds else code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -18,6 +18,7 @@ Typer itself ends with 2 on unknown options; an interrupt ends with 130 and an u
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -102,3 +103,13 @@ def shown(value: object, limit: int = 60) -> str:
     short.maxlist = short.maxtuple = short.maxdict = short.maxset = 4
     text = " ".join(short.repr(value).split())
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."
+
+
+def refuse_empty(options: Mapping[str, object]) -> None:
+    """Raise `OptionError` for an option that is an empty text: a variable that is not set, or a name that is missing.
+
+    >>> refuse_empty({"--haystack": "essays", "--limit": None})
+    """
+    for name, value in options.items():
+        if isinstance(value, str) and not value.strip():
+            raise OptionError(f"{name} is empty: give it a value, or leave it out")

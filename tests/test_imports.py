@@ -50,7 +50,7 @@ def faults(module: str, source: str) -> Iterator[str]:
             yield f"{module} imports {target}, which is in no room"
         elif FLOORS[there] > FLOORS[here]:
             yield f"{module} imports {target}, which lies higher"
-        elif {here, there} <= STRANGERS and not (module.startswith("headprobe.models.training") and there == "probes"):
+        elif {here, there} <= STRANGERS:
             yield f"{module} imports {target}, though {here} and {there} are strangers"
 
 
@@ -86,7 +86,6 @@ def test_an_arrow_that_runs_up_is_found(module: str, source: str, fault: str) ->
     [
         ("headprobe.cli", "from headprobe import __version__"),
         ("headprobe.profiling.run", "from headprobe.models.loading import load_model"),
-        ("headprobe.models.training.language", "from headprobe.probes.needle import Needle"),
     ],
 )
 def test_an_arrow_that_runs_down_is_fine(module: str, source: str) -> None:

@@ -10,10 +10,12 @@ import typer
 from headprobe.commands.options import (
     BetaOption,
     GqaOption,
+    OverwritePictureOption,
     SinksOption,
     WindowOption,
 )
 from headprobe.commands.output import stdout_console, write_json
+from headprobe.commands.picture_output import PictureFile, picture_file
 
 if TYPE_CHECKING:
     from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
@@ -54,7 +56,8 @@ def budgets_command(
         ),
     ] = None,
     compat: Annotated[
-        str | None, typer.Option("--compat", help="headkv: round as the published code does.", show_default=False)
+        str | None,
+        typer.Option("--compat", help="headkv, pyramidkv: round as that code does.", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,
@@ -66,13 +69,13 @@ def budgets_command(
             help="The picture, ending in .png, .svg or .pdf; default: beside the score file.",
         ),
     ] = None,
+    overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Show what each KV head would keep of a prompt: no model is loaded."""
     from headprobe.commands.reading import with_geometry
     from headprobe.compression.policies import make_policy
     from headprobe.evaluation.head_budgets import budget_table
-    from headprobe.pictures.figures import format_of
     from headprobe.pictures.subject import kv_heads_of
     from headprobe.scores.any_scores import read_any
     from headprobe.scores.score_file import newest_score_file
@@ -80,7 +83,7 @@ def budgets_command(
     chosen = make_policy(policy, beta=beta, window=window, sinks=sinks, compat=compat)
     held = with_geometry(read_any(scores or newest_score_file()))
     path = output or held.path.with_name(f"{held.path.stem}--budgets.png")
-    kind = format_of(path)
+    picture = picture_file(path, overwrite, {"SCORES": held.path})
     table = budget_table(
         held,
         chosen,
@@ -90,7 +93,7 @@ def budgets_command(
         prompt_tokens=prompt_tokens,
         gqa=gqa,
     )
-    _draw(held, table, path, kind, num_kv_heads)
+    _draw(held, table, picture, num_kv_heads)
     if as_json:
         write_json({"path": str(path), "scores": str(held.path), **budgets_record(table)})
     else:
@@ -135,14 +138,12 @@ def _loss_record(loss: ReferenceLoss) -> dict[str, Any]:
     }
 
 
-def _draw(scores: AnyScores, table: BudgetTable, path: Path, kind: str, num_kv_heads: int | None) -> None:
+def _draw(scores: AnyScores, table: BudgetTable, picture: PictureFile, num_kv_heads: int | None) -> None:
     from headprobe.pictures.budget_map import budget_map_figure
-    from headprobe.pictures.figures import figure_bytes
     from headprobe.pictures.subject import subject_of
-    from headprobe.scores.atomic_file import write_atomically
 
     subject = subject_of(scores, False, num_kv_heads)
-    write_atomically(path, figure_bytes(lambda: budget_map_figure(subject, table), kind), overwrite=True)
+    picture.write(lambda: budget_map_figure(subject, table))
 
 
 def _print(scores: AnyScores, table: BudgetTable, path: Path, num_kv_heads: int | None) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from importlib.resources import files
 from typing import Annotated, Any
 
 import typer
@@ -46,6 +47,7 @@ def diagnose() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "untested": _untested(),
         "devices": devices,
         "kernels": kernels,
         "cache_folder": str(cache_folder()),
@@ -60,6 +62,20 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _untested() -> list[dict[str, str]]:
+    """Dependencies whose installed release is outside those that the tests have passed on, from lowest to highest."""
+    import orjson
+    from packaging.version import Version
+
+    tested: dict[str, list[str]] = orjson.loads(files("headprobe").joinpath("tested.json").read_bytes())
+    found = []
+    for name, (lowest, highest) in tested.items():
+        installed = _version(name)
+        if installed is not None and not Version(lowest) <= Version(Version(installed).public) <= Version(highest):
+            found.append({"package": name, "installed": installed, "lowest": lowest, "highest": highest})
+    return found
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -121,7 +137,7 @@ def _takes_flash4() -> bool:
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
     gaps = []
     if not is_bundled():
-        gaps.append(("the bundled model", "--model demo, the default", "python -m headprobe.models.training"))
+        gaps.append(("the bundled model", "--model demo, the default", "python -m training"))
     if len(devices) == 1:
         gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
     elif devices[1]["kind"] == "cuda":
@@ -137,6 +153,10 @@ def _print(report: dict[str, Any]) -> None:
     versions = [("headprobe", report["headprobe"]), ("python", report["python"]), *report["packages"].items()]
     print_table(("package", "version"), [(name, version or "not installed") for name, version in versions])
     sys.stdout.write("\n")
+    if report["untested"]:
+        rows = [(row["package"], row["installed"], row["lowest"], row["highest"]) for row in report["untested"]]
+        print_table(("outside what was tested", "installed", "lowest tested", "highest tested"), rows)
+        sys.stdout.write("\n")
     print_table(("device", "name", "memory"), [_device_row(device) for device in report["devices"]])
     sys.stdout.write("\n")
     on_gpu = any(device["kind"] == "cuda" for device in report["devices"])

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import stdout_console, write_json
+from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def heatmap_command(
     beta: Annotated[float, typer.Option("--beta", help="Budgets: nearer 1, more goes by score.")] = 1.2,
     window: Annotated[int, typer.Option("--window", help="Budgets: latest tokens that every head keeps.")] = 8,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Budgets: length of the prompt.")] = 8192,
+    overwrite: OverwritePictureOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print what the picture shows as JSON instead of the terminal's version.")
     ] = False,
@@ -65,44 +68,46 @@ def heatmap_command(
     if against is not None and kind != "heatmap":
         raise OptionError(f"--against draws a heatmap of the difference, not {kind!r}")
     table = with_geometry(read_any(scores or newest_score_file(SCORES_FOLDER)))
+    path = output or _beside(table, "--against" if against else "" if kind == "heatmap" else f"--{kind}")
+    picture = picture_file(path, overwrite, {"SCORES": table.path, "--against": against})
     if against is not None:
-        _draw_difference(
-            table, with_geometry(read_any(against)), output or _beside(table, "--against"), options, as_json
-        )
+        _draw_difference(table, with_geometry(read_any(against)), picture, options, as_json)
     elif kind == "heatmap":
-        _draw_heatmap(table, output or _beside(table, ""), options, as_json)
+        _draw_heatmap(table, picture, options, as_json)
     else:
-        _draw_kind(kind, table, output or _beside(table, f"--{kind}"), options, as_json)
+        _draw_kind(kind, table, picture, options, as_json)
 
 
 def _beside(scores: AnyScores, ending: str) -> Path:
     return scores.path.with_name(f"{scores.path.stem}{ending}.png")
 
 
-def _draw_heatmap(scores: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
+def _draw_heatmap(scores: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool) -> None:
     from headprobe.pictures.caption import heatmap_content
     from headprobe.scores.head_scores import rank_heads
 
     content = heatmap_content(scores, options.top, options.kv_heads, options.num_kv_heads)
-    _draw_content(content, path)
+    _draw_content(content, file)
     if not as_json:
-        _print_content(content, path)
+        _print_content(content, file.path)
         return
     best = rank_heads(content.table)[: options.top]
     heads = [{"layer": layer, "head": head, "score": score} for layer, head, score in best]
-    write_json({"path": str(path), "scores": str(scores.path), "kv_heads": options.kv_heads, "top_heads": heads})
+    write_json({"path": str(file.path), "scores": str(scores.path), "kv_heads": options.kv_heads, "top_heads": heads})
 
 
-def _draw_difference(first: AnyScores, second: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
+def _draw_difference(
+    first: AnyScores, second: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool
+) -> None:
     from headprobe.pictures.difference import difference_content, pair_of
 
     content = difference_content(first, second, options.top, options.kv_heads, options.num_kv_heads)
-    _draw_content(content, path)
+    _draw_content(content, file)
     if not as_json:
-        _print_content(content, path)
+        _print_content(content, file.path)
         return
     pair = pair_of(first, second, options.kv_heads, options.num_kv_heads)
-    names = {"path": str(path), "scores": str(first.path), "against": str(second.path)}
+    names = {"path": str(file.path), "scores": str(first.path), "against": str(second.path)}
     heads = [
         {"layer": layer, "head": head, "first": float(pair.tables[0][layer, head]),
          "second": float(pair.tables[1][layer, head]), "difference": difference}
@@ -111,26 +116,22 @@ def _draw_difference(first: AnyScores, second: AnyScores, path: Path, options: P
     write_json({**names, "kv_heads": content.head_name != "head", "unit": pair.unit, "moved": heads})
 
 
-def _draw_kind(kind: str, scores: AnyScores, path: Path, options: PictureOptions, as_json: bool) -> None:
-    from headprobe.pictures.figures import figure_bytes, format_of
+def _draw_kind(kind: str, scores: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool) -> None:
     from headprobe.pictures.kinds import picture_of
-    from headprobe.scores.atomic_file import write_atomically
 
     picture = picture_of(kind, scores, options)
-    write_atomically(path, figure_bytes(picture.draw, format_of(path)), overwrite=True)
+    file.write(picture.draw)
     if as_json:
-        write_json({"path": str(path), "scores": str(scores.path), "kind": kind, **picture.record})
+        write_json({"path": str(file.path), "scores": str(scores.path), "kind": kind, **picture.record})
     else:
         words = [picture.subject.title, picture.subject.subtitle, " | ".join(picture.subject.facts), ""]
-        _print_lines([*words, *picture.lines], path)
+        _print_lines([*words, *picture.lines], file.path)
 
 
-def _draw_content(content: HeatmapContent, path: Path) -> None:
-    from headprobe.pictures.figures import figure_bytes, format_of
+def _draw_content(content: HeatmapContent, file: PictureFile) -> None:
     from headprobe.pictures.heatmap import content_figure
-    from headprobe.scores.atomic_file import write_atomically
 
-    write_atomically(path, figure_bytes(lambda: content_figure(content), format_of(path)), overwrite=True)
+    file.write(lambda: content_figure(content))
 
 
 def _print_content(content: HeatmapContent, path: Path) -> None:

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headprobe.commands.options import (
+    ChatTemplateOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
+    OverwritePictureOption,
 )
 from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.commands.reading import one_length, prompt_name, read_text
 
 if TYPE_CHECKING:
@@ -61,9 +64,11 @@ def norms_command(
             help="The picture, ending in .png, .svg or .pdf; default: norms--<model>.png.",
         ),
     ] = None,
+    chat: ChatTemplateOption = True,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Where the needle prompt's haystack begins.")] = 0,
+    overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Draw attention and value norm per token, and tell how far the sinks' values fall below the median."""
@@ -71,21 +76,23 @@ def norms_command(
     from headprobe.evaluation.value_norms import measure_value_norms
     from headprobe.models.catalog import short_name
     from headprobe.models.loading import load_model
-    from headprobe.pictures.figures import format_of
     from headprobe.pictures.norms import strongest_heads
 
     path = output or Path(f"norms--{short_name(model).replace('/', '--')}.png")
-    kind = format_of(path)
+    picture = picture_file(path, overwrite, {"--prompt": None if prompt == "-" else prompt})
     if prompt is not None and length is not None:
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
     text = None if prompt is None else read_text(prompt)
     loaded = load_model(model, device=device, dtype=dtype)
     shown = _numbers(layers, loaded.geometry.num_hidden_layers, "layer") or _spread(loaded)
     columns = _numbers(heads, loaded.geometry.num_key_value_heads, "KV head")
-    ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), prompt_name(prompt))
+    if text is None:
+        ids, source = _needle_prompt(loaded, length, seed, chat)
+    else:
+        ids, source = _tokens(loaded, text), prompt_name(prompt)
     measured = measure_value_norms(loaded, ids, sinks)
     drawn = [(la, h) for la in shown for h in columns] if columns else strongest_heads(measured, shown)
-    _draw(measured, drawn, loaded.name, source, path, kind)
+    _draw(measured, drawn, loaded.name, source, picture)
     if as_json:
         write_json({"path": str(path), **norms_record(loaded, measured, drawn, source)})
     else:
@@ -137,16 +144,18 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
-    """The text with the special tokens that the tokenizer puts around it."""
-    return tuple(loaded.tokenizer(text, verbose=False)["input_ids"])
+    """The text behind the special tokens that open one."""
+    from headprobe.probes.encoding import encode
+
+    return tuple(encode(loaded.tokenizer, text).ids)
 
 
-def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int) -> tuple[tuple[int, ...], str]:
+def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int, chat: bool) -> tuple[tuple[int, ...], str]:
     """A prompt of one needle in the middle of a haystack, and its name."""
     from headprobe.evaluation.questions import needle_question
 
     tokens = min(NEEDLE_TOKENS, loaded.window) if length is None else one_length(length, "--length", loaded.window)
-    found = needle_question(loaded, tokens, seed=seed)
+    found = needle_question(loaded, tokens, seed=seed, chat=chat)
     return found.input_ids, found.source
 
 
@@ -156,7 +165,7 @@ def _numbers(text: str | None, count: int, noun: str) -> list[int]:
 
     found: list[int] = []
     for part in [] if text is None else text.split(","):
-        number = int(part) if part.strip().isdecimal() and len(part) < 10 else -1
+        number = int(part) if part.strip().isdecimal() and part.isascii() and len(part) < 10 else -1
         if not 0 <= number < count:
             raise OptionError(f"{noun} {part.strip()!r} is not there, the model has {noun}s 0 to {count - 1}")
         found.append(number)
@@ -175,13 +184,11 @@ def _spread(loaded: LoadedModel) -> list[int]:
 
 
 def _draw(
-    measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, path: Path, kind: str
+    measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, picture: PictureFile
 ) -> None:
-    from headprobe.pictures.figures import figure_bytes
     from headprobe.pictures.norms import norms_figure
-    from headprobe.scores.atomic_file import write_atomically
 
-    write_atomically(path, figure_bytes(lambda: norms_figure(measured, heads, model, source), kind), overwrite=True)
+    picture.write(lambda: norms_figure(measured, heads, model, source))
 
 
 def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -> None:

@@ -1,17 +1,21 @@
-"""What commands print on stdout: JSON, or tables that fit the terminal and are not cut when piped."""
+"""What commands print: JSON or tables on stdout, which fit the terminal and are not cut when piped; notes on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from headprobe.commands.streams import write_error
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PIPED_WIDTH = 200
+LONGEST_LINE = 500
+RESUME_HINT = "finished trials are kept, the same command with --resume goes on"
 
 
 def write_json(data: Any) -> None:
@@ -43,14 +47,28 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
     stdout_console().print(table)
 
 
-@contextmanager
-def hint_at_resume() -> Iterator[None]:
-    """Tell on stderr, when the block is interrupted, that its finished trials are kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("headprobe: finished trials are kept; the same command with --resume goes on", file=sys.stderr)
-        raise
+def tell(message: str) -> None:
+    """Print `headprobe: message` as one line on stderr."""
+    write_error(f"headprobe: {one_line(message)}")
+
+
+def tell_cut(journal: Path) -> None:
+    """Say that the last line of a journal, which a kill had cut short, has been dropped."""
+    tell(f"note: the last line of {journal} was cut short; it is dropped, and its trial runs again")
+
+
+def one_line(message: str) -> str:
+    """The message on one line of at most 500 characters, cut in the middle, with what steers a terminal written out.
+
+    >>> one_line("too\\n long \\x1b[31m"), len(one_line("x" * 9999))
+    ('too long \\\\x1b[31m', 500)
+    """
+    line = printable(" ".join(message.split()))
+    if len(line) <= LONGEST_LINE:
+        return line
+    gap = " ... "
+    end = (LONGEST_LINE - len(gap)) // 3
+    return line[: LONGEST_LINE - len(gap) - end] + gap + line[-end:]
 
 
 def printable(text: str) -> str:

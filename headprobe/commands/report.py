@@ -30,13 +30,15 @@ def report_command(
     from headprobe.commands.scores.validate import suspect_at
     from headprobe.errors import OptionError
     from headprobe.pictures.report.report import report_html
-    from headprobe.scores.atomic_file import refuse_existing, write_atomically
+    from headprobe.scores.atomic_file import check_place, write_atomically
     from headprobe.scores.file_bytes import MAX_BYTES
+    from headprobe.scores.same_place import refuse_one_place
     from headprobe.scores.validation import validate
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"cannot write {output.name}: a report ends in .html")
-    refuse_existing(output, overwrite)
+    refuse_one_place({"-o": output}, {f"input {number}": path for number, path in enumerate(files, 1)})
+    check_place(output, overwrite)
     suspects = [suspect_at(file, model, None, MAX_BYTES) for file in files]
     scores = [with_geometry(suspect.scores, model) for suspect in suspects]
     page = report_html(scores, validate(suspects), title)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
@@ -19,11 +18,12 @@ from headprobe.commands.options import (
     NeedlesPerCellOption,
     ResumeOption,
 )
-from headprobe.commands.output import hint_at_resume
+from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.commands.reading import one_length
+from headprobe.commands.recorded_command import recorded_command
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
-from headprobe.scores.atomic_file import refuse_existing
 
 if TYPE_CHECKING:
     from headprobe.profiling.run import Prepared
@@ -69,6 +69,9 @@ def score_command(
     from headprobe.probes.plan import parse_lengths
     from headprobe.profiling import run as scoring
     from headprobe.profiling.estimators import estimators
+    from headprobe.profiling.outputs import check_outputs, output_paths
+    from headprobe.scores.atomic_file import check_place
+    from headprobe.scores.same_place import refuse_one_place
 
     methods = tuple(e.name for e in estimators(method))
     options = scoring.ScoreOptions(
@@ -87,26 +90,28 @@ def score_command(
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
         until_stable=until_stable,
     )
-    paths = scoring.output_paths(model, methods, output)
+    paths = output_paths(model, methods, output)
+    inputs = {"--needles": needles, "--haystack": haystack}
     if not dry_run:
-        scoring.check_outputs(paths, resume=resume, overwrite=overwrite)
-    if dump_prompts is not None:
-        refuse_existing(dump_prompts, overwrite or resume)
+        check_outputs(paths, resume=resume, overwrite=overwrite, prompts=dump_prompts, inputs=inputs)
+    elif dump_prompts is not None:
+        refuse_one_place({"--dump-prompts": dump_prompts}, inputs)
+        check_place(dump_prompts, overwrite or resume)
     loaded = load_model(model, device=device, dtype=dtype)
     prepared = scoring.prepare(loaded, options)
-    _tell_duplicates(prepared)
+    tell_prompts(prepared)
     if dump_prompts is not None:
-        _dump(prepared, dump_prompts, overwrite or resume)
+        _dump(prepared, dump_prompts, overwrite)
     if dry_run:
         print_plan(loaded, prepared, as_json)
         return
-    with ScoreProgress(prepared) as progress, hint_at_resume():
+    with Orderly(RESUME_HINT), ScoreProgress(prepared) as progress:
         result = scoring.run(
             loaded, prepared, paths, resume=resume, overwrite=overwrite,
-            on_trial=progress.update, on_resume=progress.resumed, command=_command(context),
+            on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut, command=recorded_command(context),
         )  # fmt: skip
     for trial, reason in result.skipped.items():
-        print(f"headprobe: skipped {trial}: {reason}", file=sys.stderr)
+        tell(f"skipped {trial}: {reason}")
     if until_stable is not None:
         tell_stability(result.scores, until_stable, len(prepared.prompts))
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
@@ -118,46 +123,14 @@ def _at_least(value: int, least: int, option: str) -> int:
     return value
 
 
-def _command(context: typer.Context) -> str:
-    """The options that were given on the command line, files and folders by their last part only."""
-    words = ["headprobe", "score"]
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option = "--" + name.replace("_", "-").removeprefix("as-")
-            words += [option] if value is True else [option, shlex.quote(_without_folders(str(value)))]
-    return " ".join(words)
-
-
-def _without_folders(value: str) -> str:
-    """A hub id stays whole; whatever is, or looks like, a path of this machine loses its folders."""
-    looks_local = value[:1] in "./~\\" or value.count("/") > 1 or PureWindowsPath(value).drive
-    if looks_local or Path(value).exists():
-        return PureWindowsPath(PurePosixPath(value).name).name
-    return value
-
-
-def _tell_duplicates(prepared: Prepared) -> None:
-    from headprobe.probes.prompt import duplicate_prompts
-
-    groups = duplicate_prompts(prepared.prompts)
-    if prepared.plan.removed:
-        print(f"headprobe: given twice, taken once: {', '.join(prepared.plan.removed)}", file=sys.stderr)
-    if groups:
-        extra = sum(len(group) - 1 for group in groups)
-        print(
-            f"headprobe: warning: {extra} of {len(prepared.prompts)} prompts are the same as one of another depth "
-            f"(so short a text has few sentence ends), such as {' and '.join(groups[0][:2])}",
-            file=sys.stderr,
-        )
-
-
 def _dump(prepared: Prepared, path: Path, overwrite: bool) -> None:
+    """Write the prompts; a resumed run finds its own there already."""
     import orjson
 
     from headprobe.probes.prompt import prompt_record
     from headprobe.scores.atomic_file import write_atomically
 
     lines = b"".join(orjson.dumps(prompt_record(prompt)) + b"\n" for prompt in prepared.prompts)
-    write_atomically(path, lines, overwrite=overwrite)
-    print(f"headprobe: {len(prepared.prompts)} prompts in {path}", file=sys.stderr)
+    if not (path.is_file() and path.read_bytes() == lines):
+        write_atomically(path, lines, overwrite=overwrite)
+    tell(f"{len(prepared.prompts)} prompts in {path}")

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.prompts_output import depths_reached
 
 if TYPE_CHECKING:
     from headprobe.models.loading import LoadedModel
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TOP_HEADS = 10
 PLAN_NOTES = {
     "num_trials": "one needle at one depth in one length",
+    "depths_reached": "where the needles stand, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
     "kv_bytes": "cache of the longest prompt",
@@ -35,6 +37,7 @@ def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
         "needles": prepared.plan.needles.name,
         "lengths": list(prepared.plan.lengths),
         "depths": list(prepared.plan.depths),
+        "depths_reached": depths_reached(prepared),
         "num_trials": len(prepared.prompts),
         "tokens": cost.tokens,
         "tokens_to_compute": cost.tokens_to_compute,
@@ -49,7 +52,7 @@ def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
     return value if isinstance(value, str) else f"{value:,}"
 
 
@@ -114,7 +117,7 @@ def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) ->
 
     for name, scores in results.items():
         verdict = settled(scores, top).verdict
-        print(f"headprobe: {name} after {scores.num_trials} of {planned} trials: {verdict}", file=sys.stderr)
+        tell(f"{name} after {scores.num_trials} of {planned} trials: {verdict}")
 
 
 def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,10 @@ import torch
 from transformers import Cache, DynamicCache
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.conversation import Conversation
 from headprobe.compression.handed_out import HandedOut, handed_out
 from headprobe.compression.kernels.choice import Kernel
+from headprobe.compression.padding import check_mask, left_pads
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.ragged_layer import RaggedLayer
 from headprobe.compression.ragged_store import RaggedStore, announce, take_back
@@ -53,6 +54,7 @@ class RaggedCache(Refusals, Cache):
         super().__init__(layers=layers)
         self.plan = plan
         self.pads: list[int] = []
+        self.conversation = Conversation()
 
     # -- what transformers calls ------------------------------------------------------------------------------------
 
@@ -76,6 +78,7 @@ class RaggedCache(Refusals, Cache):
         """Forget everything."""
         super().reset()
         self.pads = []
+        self.conversation = Conversation()
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -186,20 +189,25 @@ class RaggedCache(Refusals, Cache):
             layer.expect(tokens)
 
     def read_pads(self, mask: torch.Tensor | None, batch: int) -> None:
-        """Learn from a 2D attention mask (True = a token) how far each sequence is padded on the left.
+        """Learn from a 2D attention mask (1 = a token; None: nothing but tokens) how far each prompt is padded.
 
-        Raises `OptionError` for pads anywhere else: only leading ones can be left out.
+        Raises `OptionError` for pads anywhere but on the left: only leading ones can be left out.
         """
-        pads = [0] * batch if mask is None else left_pads(mask)
-        if self.pads and pads != self.pads:
-            raise OptionError(f"the padding changed from {self.pads} to {pads} tokens: later turns cannot be padded")
-        self.pads = pads
+        self.pads = [0] * batch if mask is None else left_pads(mask)
 
+    def check_turn(self, mask: Any, batch: int, tokens: int) -> None:
+        """Before a pass that reads `tokens` more of each of `batch` sequences: learn the prompts' pads from a mask over
+        all tokens so far and new, or check that it has just these.
 
-def left_pads(mask: torch.Tensor) -> list[int]:
-    """Leading zeros in each row of a 2D attention mask; `OptionError` for a zero behind a one, or an empty row."""
-    seen = mask.bool()
-    pads: Sequence[int] = seen.int().argmax(1).tolist()
-    if not bool(seen.any(1).all()) or [mask.shape[1] - pad for pad in pads] != seen.sum(1).tolist():
-        raise OptionError("prompts must be padded on the left, with at least one token each")
-    return list(pads)
+        Raises `OptionError` for another number of sequences, a mask of another size and pads elsewhere.
+        """
+        if not self.is_empty and len(self.pads) != batch:
+            raise OptionError(f"a pass over {batch} sequences on a cache that holds {len(self.pads)}")
+        if self.is_empty:
+            self.pads = [0] * batch if mask is None else check_mask(mask, batch, tokens)
+        elif mask is not None:
+            pads = check_mask(mask, batch, self.tokens_seen + tokens)
+            if pads != self.pads:
+                raise OptionError(
+                    f"the padding changed from {self.pads} to {pads} tokens: later turns cannot be padded"
+                )

@@ -14,15 +14,17 @@ from headprobe.attention.masks import Masks
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
+from headprobe.compression.generate_options import GivenPrompt, check_options, num_copies
 from headprobe.compression.handed_out import handed_out
 from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
+from headprobe.compression.turns import check_turn, followed
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
-from headprobe.models.releases import CACHE_NAMES, generating_with
+from headprobe.models.releases import generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
@@ -52,16 +54,33 @@ class CompressionSession:
         """Forget the conversation."""
         self.cache = None
 
-    def generate(self, inputs: torch.Tensor | None = None, **options: Any) -> Any:
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **options: Any
+    ) -> Any:
         """`model.generate(...)` on the compressed cache; all its options, and its result.
 
-        Called again with all tokens so far and new ones behind them, it goes on with the conversation; `reset()` begins
-        a new one. Raises `OptionError` for what a compressed cache cannot do: beam search, assisted decoding, chunked
-        prefill by transformers, a cache of one's own kind; `NonFiniteError` at NaN or infinity in the logits.
+        Called again with all tokens so far, produced ones included, and new ones behind them, it goes on with the
+        conversation; `reset()` begins a new one. A call that ends in an error leaves the conversation as it was, unless
+        the model was reading: then what was read belongs to it, or only `reset()` helps.
+
+        Raises `OptionError` for a prompt that does not go on with the conversation, for pads anywhere but before the
+        prompts, and for what a compressed cache cannot do (`generate_options` lists it); `NonFiniteError` at NaN or
+        infinity in the logits.
         """
-        _check_generate(options)
-        cache = self.cache if self.cache is not None else self.new_cache()
-        return watched_generate(self.model, inputs, **generating_with(cache), **options)
+        check_options(self.model, generation_config, options)
+        prompt = GivenPrompt.of(inputs, options, num_copies(self.model, generation_config, options))
+        if self.cache is not None:
+            check_turn(self.cache, prompt)
+        before, cache = self.cache, self.new_cache() if self.cache is None else self.cache
+        try:
+            given = {"generation_config": generation_config, **generating_with(cache), **options}
+            result = watched_generate(self.model, inputs, **given)
+        finally:
+            if not cache.conversation.passes:
+                self.cache = before
+        if not prompt.is_embedded:
+            cache.conversation.settle(getattr(result, "sequences", result), cache.tokens_seen)
+        return result
 
 
 @contextmanager
@@ -98,6 +117,7 @@ def compress(
     session = CompressionSession(model, plan, kernel, reason, slack=slack, keep_positions=keep_positions)
     with ExitStack() as stack:
         stack.enter_context(_ragged_attention(model))
+        stack.enter_context(followed(model))
         if prefill_chunk is not None:
             stack.enter_context(layers_in_chunks(model, prefill_chunk))
         yield session
@@ -192,20 +212,3 @@ def _attend(call: LayerCall) -> torch.Tensor:
     if handed is None:
         raise ModelError(f"layer {call.layer} of {call.model_name} runs without a compressed cache: take session.cache")
     return handed.attend(call)
-
-
-# -- refusals -------------------------------------------------------------------------------------------------------
-
-
-def _check_generate(options: dict[str, Any]) -> None:
-    """Refuse what a compressed cache cannot do."""
-    given: dict[str, Any] = {**_set_fields(options.get("generation_config")), **options}
-    if (given.get("num_beams") or 1) > 1:
-        raise OptionError(f"beam search with {given['num_beams']} beams: a compressed cache cannot reorder its entries")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", *CACHE_NAMES):
-        if given.get(name) is not None:
-            raise OptionError(f"generate(... {name}=...) does not work with a compressed cache")
-
-
-def _set_fields(config: GenerationConfig | None) -> dict[str, Any]:
-    return {} if config is None else config.to_diff_dict()

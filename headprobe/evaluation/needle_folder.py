@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headprobe.compression.selectors import Window
-from headprobe.errors import OutputExistsError
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
-from headprobe.profiling.journal import Journal
-from headprobe.scores.atomic_file import refuse_existing
+from headprobe.profiling.journal import Check, Journal, check_journal
+from headprobe.scores.atomic_file import check_place
+from headprobe.scores.same_place import refuse_one_place
 
 SCHEMA = "headprobe-needles/1"
 ROWS, SUMMARY, TABLE, GRID, CURVE = "trials.jsonl", "summary.json", "table.md", "grid.png", "recall.png"
@@ -36,20 +37,23 @@ class GridFolder:
         """One of its files."""
         return self.path / name
 
-    def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse what would replace another run, before the long work begins. Raises `OutputExistsError`."""
-        rows = self.file(ROWS)
-        if rows.exists() and not (resume or overwrite):
-            raise OutputExistsError(f"{rows} holds a run: go on with --resume or start anew with --overwrite")
-        for name in DERIVED:
-            refuse_existing(self.file(name), overwrite or (resume and rows.exists()))
+    def check(self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path | str | None] | None = None) -> None:
+        """Refuse what would fail, or lose a file, before the long work begins.
 
-    def journal(self, description: dict[str, Any], *, resume: bool, overwrite: bool) -> Journal:
+        `inputs`: files that the run reads, by what they are called in a message. Raises `OptionError` where one of them
+        would be written over, `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
+        """
+        rows = self.file(ROWS)
+        refuse_one_place({"the output": rows} | {f"the output's {name}": self.file(name) for name in DERIVED}, inputs)
+        goes_on = check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") and resume
+        for name in DERIVED:
+            check_place(self.file(name), overwrite or goes_on)
+
+    def journal(
+        self, description: dict[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
+    ) -> Journal:
         """The rows so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""
-        if overwrite and not resume:
-            self.file(ROWS).unlink(missing_ok=True)
-        opened = Journal.resume if resume else Journal.start
-        return opened(self.file(ROWS), description)
+        return Journal.open(self.file(ROWS), description, resume=resume, overwrite=overwrite, check=check)
 
 
 def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) -> dict[str, Any]:

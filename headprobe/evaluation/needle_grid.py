@@ -16,6 +16,7 @@ from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.recommended import with_recommended_window
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
+from headprobe.probes.grid import MOST_PLACES, check_number
 from headprobe.probes.plan import TrialSpec
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.template import resolve_template
@@ -57,6 +58,8 @@ class GridOptions:
     prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
+        score_options(self, 1)  # refuses what no scoring run could have either
+        check_number(len(self.budgets), "budgets", MOST_PLACES)
         for budget in self.budgets:
             if budget < 1:
                 raise OptionError(f"a budget of {budget} entries per KV head is too small, need at least 1")
@@ -213,7 +216,7 @@ def score_options(options: GridOptions, window: int) -> ScoreOptions:
     return ScoreOptions(
         needles=options.needles,
         haystack=options.haystack,
-        lengths=options.lengths or (max(1, window // 2), window),
+        lengths=(max(1, window // 2), window) if options.lengths is None else options.lengths,
         depths=options.depths,
         needles_per_cell=options.needles_per_cell,
         seed=options.seed,

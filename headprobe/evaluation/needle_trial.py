@@ -49,6 +49,7 @@ class GridTrial:
             "needle": self.spec.needle.id,
             "length": self.spec.length,
             "depth": self.spec.depth,
+            "depth_reached": self.prompt.depth_reached,
             "prompt_tokens": len(self.prompt.input_ids),
             "context_tokens": self.context_tokens,
             "policy": self.variant.policy.name,

@@ -13,7 +13,7 @@ DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
 COMPRESSION_FILE = "compression.json"
 FOLDER_HINT = "point at a local folder that holds config.json, weights and tokenizer, as in --model ./folder"
-REBUILD_HINT = "reinstall headprobe, or train the model with `python -m headprobe.models.training`"
+REBUILD_HINT = "reinstall headprobe, or train the model in a clone: `python -m training`"
 
 
 @dataclass(frozen=True)
@@ -142,25 +142,6 @@ def planted_heads(folder: Path | None = None) -> PlantedHeads:
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"not JSON: {str(error)[:200]}", path) from error
     return _read_planted(record, path)
-
-
-def recommended_window(source: str) -> tuple[int, int] | None:
-    """Observation window and width of pooling that a model's own folder recommends in `compression.json`, or None.
-
-    The bundled model has one: its prompts end in few tokens behind the question, and its heads look at single tokens,
-    so that what stands beside them has to be kept too. Raises `FileFormatError` for a broken file.
-    """
-    path = Path(source) / COMPRESSION_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        window, pool = record["window"], record["pool"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FileFormatError('expected {"window": QUERIES, "pool": WIDTH}', path) from error
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (window, pool)):
-        raise FileFormatError(f"window {shown(window)} and pool {shown(pool)} must be whole numbers", path)
-    return window, pool
 
 
 def _read_planted(record: Any, path: Path) -> PlantedHeads:

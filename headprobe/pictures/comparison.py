@@ -40,12 +40,13 @@ class PictureOfPair:
     comparison: Comparison
 
 
-def draw_comparison(pairs: Sequence[PictureOfPair], path: Path | str) -> Path:
+def draw_comparison(pairs: Sequence[PictureOfPair], path: Path | str, overwrite: bool = False) -> Path:
     """Draw each pair as two panels, ranks (log) and scores, into `path`, a png, svg or pdf, and return it.
 
-    A picture that is there is replaced. Raises `OptionError` for another file type, no pair, or more than 10.
+    Raises `OutputExistsError` for a picture that is there unless `overwrite` is true, `OptionError` for another file
+    type, no pair, or more than 10.
     """
-    return write_atomically(path, figure_bytes(lambda: comparison_figure(pairs), format_of(path)), overwrite=True)
+    return write_atomically(path, figure_bytes(lambda: comparison_figure(pairs), format_of(path)), overwrite)
 
 
 def comparison_figure(pairs: Sequence[PictureOfPair]) -> Figure:

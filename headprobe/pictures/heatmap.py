@@ -20,18 +20,26 @@ from headprobe.pictures.layout import COLUMN, LINE, HeatmapLayout
 from headprobe.pictures.page import Page, fitting_size, pieces, wrapped
 from headprobe.pictures.ranks import INSIDE_FROM, place_ranks
 from headprobe.scores.any_scores import AnyScores
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.scores.atomic_file import refuse_existing, write_atomically
 from headprobe.scores.head_scores import HeadScores
 
 
-def draw_heatmap(scores: HeadScores | AnyScores, path: Path | str, top: int = 10, kv_heads: bool = False) -> Path:
+def draw_heatmap(
+    scores: HeadScores | AnyScores,
+    path: Path | str,
+    top: int = 10,
+    kv_heads: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Draw `scores` into `path`, a png, svg or pdf, and return it. The same scores give the same bytes.
 
     The `top` best heads above 0 are ringed, numbered by rank and listed; with `kv_heads` the columns are KV heads,
-    each the mean of its query heads. A picture that is there is replaced. Raises `OptionError` for another file
-    type or a negative `top`, `NoPassingTrialError` when there is nothing to draw.
+    each the mean of its query heads. Raises `OutputExistsError` for a picture that is there unless `overwrite` is
+    true, `OptionError` for another file type or a negative `top`, `NoPassingTrialError` when there is nothing to draw.
     """
-    return write_atomically(path, heatmap_bytes(scores, format_of(path), top, kv_heads), overwrite=True)
+    kind = format_of(path)
+    refuse_existing(path, overwrite)
+    return write_atomically(path, heatmap_bytes(scores, kind, top, kv_heads), overwrite)
 
 
 def heatmap_bytes(scores: HeadScores | AnyScores, kind: str = "png", top: int = 10, kv_heads: bool = False) -> bytes:

@@ -1,100 +1,123 @@
 """The append-only record of finished trials, so that a killed run goes on where it stopped.
 
 One JSON object a line: first the header with the plan's description, then a line per trial, flushed to disk before the
-next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error.
+next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error. As long as a
+journal is open, no other process can write to it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
-from headprobe.errors import FileAccessError, FileFormatError, OutputExistsError, ResumeError
+from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
 from headprobe.probes.plan import difference
+from headprobe.profiling.journal_file import SCHEMA, is_journal, is_unwritten, open_locked, parsed_lines
+from headprobe.scores.atomic_file import check_place
 
-SCHEMA = "headprobe-journal/1"
+Record = dict[str, Any]
+Check = Callable[[Record], None]
 
 
 class Journal:
     """Finished trials of one plan, by trial id; `add` appends one and forces it to disk.
 
-    Use `Journal.start` for a new file and `Journal.resume` for an old one; both are context managers.
+    Use `Journal.start` for a new file, `Journal.resume` for an old one and `Journal.open` where options decide; all are
+    context managers. `was_cut` says whether a last line that was cut short has been dropped.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, records: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, path: Path, descriptor: int, records: dict[str, Record], was_cut: bool = False) -> None:
         self.path = path
-        self._file = file
+        self._descriptor: int | None = descriptor
         self.records = records
+        self.was_cut = was_cut
 
     @classmethod
-    def start(cls, path: Path, plan: Mapping[str, Any]) -> Journal:
-        """Create the journal of `plan`. Raises `OutputExistsError` when one lies there already."""
+    def open(
+        cls, path: Path, plan: Mapping[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
+    ) -> Journal:
+        """Go on with `resume`, start anew with `overwrite` alone, else start. Raises as `start` and `resume`."""
+        return cls.resume(path, plan, check) if resume else cls.start(path, plan, overwrite)
+
+    @classmethod
+    def start(cls, path: Path, plan: Mapping[str, Any], overwrite: bool = False) -> Journal:
+        """Create the journal of `plan`; with `overwrite` in place of an older journal.
+
+        Raises `OutputExistsError` when a journal lies there already, or with `overwrite` something that is none, and
+        `ResumeError` when another process is writing it.
+        """
+        header = _line({"schema": SCHEMA, "plan": dict(plan)})
+        descriptor, raw = open_locked(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("xb")
-        except OSError as error:
-            if path.exists():
-                raise OutputExistsError(
-                    f"{path} holds an unfinished run: go on with --resume or start anew with --overwrite"
-                ) from None
-            raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
-        journal = cls(path, file, {})
-        journal._write({"schema": SCHEMA, "plan": dict(plan)})
-        return journal
+            _refuse_held(path, raw, overwrite)
+        except OutputExistsError:
+            os.close(descriptor)
+            raise
+        return cls._begun(path, descriptor, header)
 
     @classmethod
-    def resume(cls, path: Path, plan: Mapping[str, Any]) -> Journal:
+    def resume(cls, path: Path, plan: Mapping[str, Any], check: Check | None = None) -> Journal:
         """Open the journal of `plan`, or start it where there is none.
 
-        Raises `ResumeError` naming the fields that differ when it was written for another plan, and `FileFormatError`
+        `check` raises `ValueError` for a record that is not what the run writes. Raises `ResumeError` naming the fields
+        that differ when it was written for another plan, or when another process is writing it, and `FileFormatError`
         when a line other than the last is damaged.
         """
-        if not path.exists():
-            return cls.start(path, plan)
+        header = _line({"schema": SCHEMA, "plan": dict(plan)})
+        descriptor, raw = open_locked(path)
         try:
-            lines, good_bytes = _whole_lines(path)
-        except OSError as error:
-            raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
-        if not lines:
-            path.unlink()
-            return cls.start(path, plan)
-        header = lines[0]
-        if header.get("schema") != SCHEMA or not isinstance(header.get("plan"), dict):
-            raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
-        changed = difference(header["plan"], orjson.loads(orjson.dumps(dict(plan))))
-        changed = [c for c in changed if not c.startswith("prompts_sha256")] or changed
-        if changed:
-            raise ResumeError(
-                f"{path} was written for another plan, which differs in {'; '.join(changed)}: "
-                "use the old options, or --overwrite"
-            )
-        file = path.open("r+b")
-        file.truncate(good_bytes)
-        file.seek(0, os.SEEK_END)
-        return cls(path, file, {record["trial"]: record for record in lines[1:]})
+            if is_unwritten(raw):
+                return cls._begun(path, descriptor, header)
+            lines, good_bytes = parsed_lines(raw, path)
+            _check_plan(path, lines[0], orjson.loads(header)["plan"])
+            _check_records(path, lines[1:], check)
+            os.ftruncate(descriptor, good_bytes)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, {record["trial"]: record for record in lines[1:]}, len(raw) > good_bytes)
 
-    def add(self, record: dict[str, Any]) -> None:
+    @classmethod
+    def _begun(cls, path: Path, descriptor: int, header: bytes) -> Journal:
+        journal = cls(path, descriptor, {})
+        try:
+            os.ftruncate(descriptor, 0)
+            journal._append(header)
+        except BaseException:
+            journal.discard()
+            raise
+        return journal
+
+    def add(self, record: Record) -> None:
         """Append a finished trial (a JSON object with a `trial` id)."""
-        self._write(record)
+        self._append(_line(record))
         self.records[record["trial"]] = record
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _append(self, line: bytes) -> None:
+        assert self._descriptor is not None
         try:
-            self._file.write(orjson.dumps(record) + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+            os.fsync(self._descriptor)
         except OSError as error:
             raise FileAccessError(f"cannot write {self.path}: {error.strerror}") from None
 
     def discard(self) -> None:
         """Remove the file once its run is safely written elsewhere."""
-        self._file.close()
+        if os.name == "nt":  # which removes no open file; elsewhere the lock is held until the name is gone
+            self._close()
         self.path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def __enter__(self) -> Journal:
         return self
@@ -102,24 +125,61 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._close()
 
 
-def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The parsed lines, and how many bytes they take; a last line without its newline or broken is left out."""
-    raw = path.read_bytes()
-    lines: list[dict[str, Any]] = []
-    good = 0
-    parts = raw.split(b"\n")
-    for number, part in enumerate(parts[:-1], 1):
+def check_journal(path: Path, *, resume: bool, overwrite: bool, holding: str = "an unfinished run") -> bool:
+    """Before the long work: whether a journal is there to go on with; `holding` says in a message what it holds.
+
+    Raises as `Journal.open` would, as far as the plan does not matter.
+    """
+    if not os.path.lexists(path):
+        check_place(path)
+        return False
+    descriptor, raw = open_locked(path)
+    os.close(descriptor)
+    if resume and not is_unwritten(raw):
+        parsed_lines(raw, path)
+    elif not resume:
+        _refuse_held(path, raw, overwrite, holding)
+    return is_journal(raw)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(record) + b"\n"
+    except TypeError as error:  # integers beyond 64 bits, names that are not UTF-8
+        raise OptionError(f"this plan cannot be written down: {error}") from None
+
+
+def _refuse_held(path: Path, raw: bytes, overwrite: bool, holding: str = "an unfinished run") -> None:
+    if is_unwritten(raw) or (overwrite and is_journal(raw)):
+        return
+    if is_journal(raw):
+        raise OutputExistsError(f"{path} holds {holding}: go on with --resume or start anew with --overwrite")
+    raise OutputExistsError(
+        f"{path} is there and no journal of a run, whose name it has: move it away, or name another output"
+    )
+
+
+def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
+    if header.get("schema") != SCHEMA or not isinstance(header.get("plan"), dict):
+        raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
+    changed = difference(header["plan"], plan)
+    changed = [c for c in changed if not c.startswith("prompts_sha256")] or changed
+    if changed:
+        raise ResumeError(
+            f"{path} was written for another plan, which differs in {'; '.join(changed)}: "
+            "use the old options, or --overwrite"
+        )
+
+
+def _check_records(path: Path, records: list[Record], check: Check | None) -> None:
+    for number, record in enumerate(records, 2):
         try:
-            record = orjson.loads(part)
-        except orjson.JSONDecodeError as error:
-            if number == len(parts) - 1:
-                break
-            raise FileFormatError(f"damaged journal line ({error})", path, number) from None
-        if not isinstance(record, dict) or (number > 1 and not isinstance(record.get("trial"), str)):
-            raise FileFormatError("journal line is not a trial", path, number)
-        lines.append(record)
-        good += len(part) + 1
-    return lines, good
+            if check is not None:
+                check(record)
+        except ValueError as error:
+            raise FileFormatError(
+                f"damaged trial {record['trial']!r:.80}: {error}; without the line it runs again", path, number
+            ) from None

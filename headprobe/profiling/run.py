@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
-from headprobe.models.catalog import short_name
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, refuse_empty
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.grid import check_length
+from headprobe.probes.grid import MOST_PLACES, MOST_TRIALS, check_length, check_number
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
 from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import Estimator, estimators
 from headprobe.profiling.journal import Journal
+from headprobe.profiling.outputs import check_outputs, journal_path, output_paths
+from headprobe.profiling.record_check import RecordCheck
 from headprobe.profiling.rounds import check_until_stable, score_until_stable
 from headprobe.profiling.scoring import Record, ScoreRun, check_needles, finished_trials, score_prompts
-from headprobe.scores.atomic_file import refuse_existing
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 
@@ -54,6 +53,13 @@ class ScoreOptions:
     prefill_chunk: int = 8192
     until_stable: int | None = None
 
+    def __post_init__(self) -> None:
+        refuse_empty({"needles": self.needles, "haystack": self.haystack})
+        numbers = {"lengths": max(self.num_lengths, len(self.lengths or ())), "depths": self.depths}
+        for noun, number in numbers.items():
+            check_number(number, noun, MOST_PLACES)
+        check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -81,6 +87,11 @@ class Prepared:
             "prefill_chunk": self.options.prefill_chunk,
         } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
 
+    def record_check(self, loaded: LoadedModel) -> RecordCheck:
+        """What a trial in the journal must be."""
+        trials = {prompt.trial_id for prompt in self.prompts}
+        return RecordCheck(trials, tuple(e.name for e in self.estimators), loaded.geometry.shape)
+
 
 def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
     spans = [[p.trial_id, p.input_ids, p.answer_ids, vars(p.answer_span), p.distractor_span] for p in prompts]
@@ -94,7 +105,7 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     haystack = load_haystack(options.haystack)
     chat = options.chat and loaded.tokenizer.chat_template is not None
     plan = ProbePlan.build(
-        needles=load_needles(options.needles or chosen[0].default_needles),
+        needles=load_needles(chosen[0].default_needles if options.needles is None else options.needles),
         haystack=haystack,
         lengths=_lengths(options, loaded.window),
         depths=even_depths(options.depths),
@@ -138,9 +149,12 @@ def score(
 
     Example: `headprobe.score("demo", ScoreOptions(lengths=(512,)), output="demo.json").scores["r2"].top(10)`
     """
+    chosen = options or ScoreOptions()
+    name = model if isinstance(model, str) else model.name
+    paths = output_paths(name, [e.name for e in estimators(chosen.methods)], output)
+    check_outputs(paths, resume=resume, overwrite=overwrite)
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
-    prepared = prepare(loaded, options or ScoreOptions())
-    paths = output_paths(loaded.name, [e.name for e in prepared.estimators], output)
+    prepared = prepare(loaded, chosen)
     return run(loaded, prepared, paths, resume=resume, overwrite=overwrite, on_trial=on_trial)
 
 
@@ -153,19 +167,22 @@ def run(
     overwrite: bool = False,
     on_trial: Callable[[Record], None] | None = None,
     on_resume: Callable[[list[Record]], None] | None = None,
+    on_cut: Callable[[Path], None] | None = None,
     command: str | None = None,
 ) -> ScoreRun:
     """Run a prepared plan and write one score file per method to `paths`.
 
-    With `resume` the journal's trials are kept, with `overwrite` alone they are not. Raises `NoPassingTrialError`
-    when a method has no passing trial, after the files of the others are written.
+    With `resume` the journal's trials are kept, with `overwrite` alone they are not. `on_cut` is called with the
+    journal when its last line was cut short, so that this trial runs again. Raises `NoPassingTrialError` when a method
+    has no passing trial, after the files of the others are written.
     """
     check_outputs(paths, resume=resume, overwrite=overwrite)
-    journal_file = journal_path(paths)
-    if overwrite and not resume:
-        journal_file.unlink(missing_ok=True)
-    opened = Journal.resume if resume else Journal.start
-    with opened(journal_file, prepared.description(loaded)) as journal:
+    with Journal.open(
+        journal_path(paths), prepared.description(loaded), resume=resume, overwrite=overwrite,
+        check=prepared.record_check(loaded),
+    ) as journal:  # fmt: skip
+        if journal.was_cut and on_cut is not None:
+            on_cut(journal.path)
         _check_replacing(paths, prepared, journal, overwrite=overwrite)
         until = prepared.options.until_stable
         work = score_prompts if until is None else partial(score_until_stable, top=until)
@@ -199,35 +216,3 @@ def _write(path: Path, scores: HeadScores, with_trial_scores: bool, *, resume: b
     """Write a score file, unless a run that was killed after writing it left the very same one."""
     if not (resume and path.exists() and holds(path, scores, with_trial_scores)):
         write_score_file(path, scores, overwrite=overwrite, with_trial_scores=with_trial_scores)
-
-
-def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
-    """The score file of each method: `output` is the file for one method and the folder for several.
-
-    A name that ends in a slash, or a folder that exists, is a folder for one method too. Raises `OptionError` when a
-    name that ends in `.json` is given for several methods.
-    """
-    names = {m: f"{short_name(model_name).replace('/', '--')}--{m}.json" for m in methods}
-    if output is None:
-        return {m: Path("scores") / name for m, name in names.items()}
-    target = Path(output).expanduser()
-    if len(methods) > 1 and target.suffix == ".json":
-        raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")
-    if len(methods) > 1 or target.is_dir() or str(output).endswith("/"):
-        return {m: target / name for m, name in names.items()}
-    return {methods[0]: target}
-
-
-def journal_path(paths: dict[str, Path]) -> Path:
-    """The journal of a run, beside its (first) score file."""
-    first = next(iter(paths.values()))
-    return first.with_name(first.stem + ("" if len(paths) == 1 else f"+{len(paths) - 1}") + ".journal")
-
-
-def check_outputs(paths: dict[str, Path], *, resume: bool, overwrite: bool) -> None:
-    """Refuse what would fail in the end, before the long work begins. Raises `OutputExistsError`."""
-    going_on = resume and journal_path(paths).exists()
-    for path in paths.values():
-        if os.path.lexists(path) and resume and not going_on and not overwrite:
-            raise OutputExistsError(f"{path} exists, that run is complete: nothing is left to resume")
-        refuse_existing(path, overwrite=overwrite or going_on)

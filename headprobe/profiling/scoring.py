@@ -112,9 +112,10 @@ def gather(
     wanted = {prompt.trial_id for prompt in prompts}
     specs = [spec for spec in plan.trials() if spec.id in wanted and spec.id not in skipped]
     provenance = _provenance(loaded, plan, prompts, skipped, command)
+    reached = {prompt.trial_id: prompt.depth_reached for prompt in prompts}
     scores, unanswered = {}, {}
     for estimator in estimators:
-        trials = tuple(_trial(spec, records[spec.id], estimator) for spec in specs)
+        trials = tuple(_trial(spec, records[spec.id], estimator, reached[spec.id]) for spec in specs)
         if any(trial.passed for trial in trials):
             scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
         else:
@@ -138,7 +139,7 @@ def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
             )
 
 
-def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
+def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
     return Trial(
         id=spec.id,
         needle=spec.needle.id,
@@ -149,7 +150,11 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
         response=record["response"],
         num_steps=record["num_steps"],
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
-        extra={"rouge1_recall": record["rouge1_recall"], "chose": record["chose"]},
+        extra={
+            "rouge1_recall": record["rouge1_recall"],
+            "chose": record["chose"],
+            "depth_reached": depth_reached,
+        },
     )
 
 

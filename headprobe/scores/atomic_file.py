@@ -1,11 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the look beforehand at whether they can."""
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from headprobe.errors import FileAccessError, OutputExistsError
+
+TRIED_BYTES = 4096
+LONGEST_NAME = 255  # bytes of a file's name, on nearly every system
+Made = TypeVar("Made")
 
 
 def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> Path:
@@ -14,41 +23,120 @@ def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> 
     Raises `OutputExistsError` where something is there and `overwrite` is false (also when it came up while we
     were writing), `FileAccessError` with the system's reason where the file cannot be written.
     """
-    target = Path(path)
-    refuse_existing(target, overwrite)
-    if overwrite and target.is_symlink():
-        target = target.resolve()
-    beside = target.with_name(f".{target.name[:200]}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    refuse_existing(path, overwrite)
+    with _naming(path):
+        target = _followed(Path(path), overwrite)
+        beside = _beside(target)
         try:
-            _write_synced(beside, data)
+            in_folder(target.parent, lambda: _write_synced(beside, data))
             _put(beside, target, overwrite)
         finally:
-            beside.unlink(missing_ok=True)
+            _remove(beside)
         _sync_folder(target.parent)
-    except OSError as error:
-        raise FileAccessError(f"cannot write {path}: {error.strerror or error}") from None
     return Path(path)
 
 
+def check_place(path: Path | str, overwrite: bool = False) -> None:
+    """Find out before long work whether `path` can be written in the end, by writing a small file beside it.
+
+    Nothing stays behind: neither that file nor folders that were made for it. Raises as `write_atomically`.
+    """
+    refuse_existing(path, overwrite)
+    with _naming(path):
+        target = _followed(Path(path), overwrite)
+        beside = _beside(target)
+        made = _missing_folders(target.parent)
+        try:
+            in_folder(target.parent, lambda: _write_synced(beside, bytes(TRIED_BYTES)))
+        finally:
+            _remove(beside)
+            _remove_empty(made)
+
+
 def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
-    """Raise `OutputExistsError` when `path` is there and may not be replaced, or is no plain file."""
-    if os.path.lexists(path) and not overwrite:
-        raise OutputExistsError(_exists(Path(path)))
-    if Path(path).exists() and not Path(path).is_file():
-        raise OutputExistsError(f"{path} is there and is no plain file")
+    """Raise `OutputExistsError` when `path` is there and may not be replaced, or is no plain file.
+
+    `FileAccessError` where the system knows no such name, or does not let us look.
+    """
+    with _naming(path):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if not overwrite:
+            raise OutputExistsError(_exists(Path(path)))
+        if Path(path).exists() and not Path(path).is_file():
+            raise OutputExistsError(f"{path} is there and is no plain file")
+
+
+def in_folder(folder: Path, act: Callable[[], Made]) -> Made:
+    """Make `folder` where it is missing, and do `act` in it; again where another process has just removed it."""
+    for _ in range(2):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return act()
+        except FileNotFoundError:
+            continue
+    folder.mkdir(parents=True, exist_ok=True)
+    return act()
+
+
+@contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    """The system's refusals as ours, with the file that was to be written: the system often names none."""
+    try:
+        yield
+    except OSError as error:
+        raise FileAccessError(f"cannot write {path}: {_reason(error, Path(path))}") from None
+    except ValueError as error:  # a null character in the name
+        raise FileAccessError(f"cannot write {str(path)!r}: {error}") from None
+
+
+def _reason(error: OSError, path: Path) -> str:
+    longest = max(len(os.fsencode(part)) for part in path.parts or ("",))
+    if error.errno == errno.ENAMETOOLONG and longest > LONGEST_NAME:
+        return f"a name of {longest} bytes is too long, the limit is {LONGEST_NAME}"
+    return error.strerror or str(error)
 
 
 def _exists(path: Path) -> str:
     return f"{path} is there already; --overwrite replaces it"
 
 
+def _followed(path: Path, overwrite: bool) -> Path:
+    return path.resolve() if overwrite and path.is_symlink() else path
+
+
+def _beside(target: Path) -> Path:
+    """A temporary name of a few letters: the target's own may be as long as the system allows."""
+    mark = sha256(os.fsencode(target.name)).hexdigest()[:8]
+    return target.with_name(f".headprobe-{mark}.{os.getpid()}.tmp")
+
+
+def _remove(temporary: Path) -> None:
+    if os.path.lexists(temporary):
+        temporary.unlink(missing_ok=True)
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """`folder` and those above it that are not there, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it was never made, or another process has put something into it
+            return
+
+
 def _write_synced(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
         os.fsync(file.fileno())
 
 

@@ -119,5 +119,8 @@ def test_a_mask_of_numbers_is_added_to_each_heads_scores() -> None:
     scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.5 + mask
     expected = torch.softmax(scores, -1)
     torch.testing.assert_close(attention_weights(query, key, mask, scaling=0.5), expected, atol=1e-6, rtol=1e-5)
-    for out in (fused_attention(query, key, value, mask, 0.5), explicit_attention(query, key, value, mask, 0.5, None, None)):
+    for out in (
+        fused_attention(query, key, value, mask, 0.5),
+        explicit_attention(query, key, value, mask, 0.5, None, None),
+    ):
         torch.testing.assert_close(out, expected @ value.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import headprobe
 from headprobe import __version__
 from headprobe.commands import doctor
 from headprobe.compression.kernels import measured
@@ -47,6 +48,23 @@ def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
     assert sum(kernel["chosen"] for kernel in report["kernels"]) == 1
     assert report["hub_offline"] is True
     assert report["cache_folder"].endswith("hub")
+
+
+def test_releases_outside_those_that_were_tested_are_named(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    lowest, highest = json.loads((Path(headprobe.__file__).parent / "tested.json").read_text())["transformers"]
+    for installed in ("5.16.1", "99.0.0.dev0"):
+        pretend_installed(monkeypatch, transformers=installed, torch="2.13.0+cpu", numpy="2.4.6")
+        row = {"package": "transformers", "installed": installed, "lowest": lowest, "highest": highest}
+        assert diagnose(cli)["untested"] == [row]
+        heading, line = cli("doctor").out.split("\n\n")[1].splitlines()
+        assert heading.split("  ")[0] == "outside what was tested"
+        assert line.split() == ["transformers", installed, lowest, highest]
+
+
+def test_releases_that_were_tested_are_not_mentioned(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    pretend_installed(monkeypatch, transformers="5.17.0", torch="2.13.0+cu130", numpy="1.26.0")
+    assert diagnose(cli)["untested"] == []
+    assert "outside what was tested" not in cli("doctor").out
 
 
 def test_without_a_gpu_it_says_what_that_is_needed_for(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
@@ -91,7 +109,7 @@ def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) 
         "torch-varlen used for compressed caches, speed not measured here",
         "torch ready, speed not measured here",
         "bundled model missing",
-        "the bundled model --model demo, the default python -m headprobe.models.training",
+        "the bundled model --model demo, the default python -m training",
     ):
         assert line in lines
 

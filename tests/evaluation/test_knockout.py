@@ -61,9 +61,12 @@ def test_the_models_own_attention_comes_back_after_an_error() -> None:
 def test_a_head_of_a_layer_that_never_attends_is_refused() -> None:
     model = tiny_model("llama")
     model.config.num_hidden_layers = 3
-    with pytest.raises(ModelError, match="layer 2 of LlamaForCausalLM never attended"), torch.no_grad():
-        with hidden_span(model, [(0, 0), (2, 1)], SPAN):
-            model(IDS, use_cache=False)
+    with (
+        pytest.raises(ModelError, match="layer 2 of LlamaForCausalLM never attended"),
+        torch.no_grad(),
+        hidden_span(model, [(0, 0), (2, 1)], SPAN),
+    ):
+        model(IDS, use_cache=False)
 
 
 @pytest.mark.parametrize("head", [(2, 0), (0, 4), (-1, 0)])

@@ -91,7 +91,7 @@ def test_planted_heads_are_read() -> None:
 
 
 def test_missing_planted_heads_say_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no planted_heads.json .*python -m headprobe.models.training"):
+    with pytest.raises(ModelError, match=r"no planted_heads.json .*python -m training"):
         planted_heads(tmp_path)
 
 

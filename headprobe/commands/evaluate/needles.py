@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
@@ -25,7 +26,8 @@ from headprobe.commands.options import (
     SinksOption,
     WindowOption,
 )
-from headprobe.commands.output import hint_at_resume
+from headprobe.commands.output import RESUME_HINT, tell_cut
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -117,10 +119,13 @@ def needles_command(
     )
     folder = GridFolder.default(model, query_agnostic) if output is None else GridFolder(output)
     if not dry_run:
-        folder.check(resume=resume, overwrite=overwrite)
+        read = {"--needles": needles, "--haystack": haystack}
+        read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
+        folder.check(resume=resume, overwrite=overwrite, inputs=read)
     loaded = load_model(model, device=device, dtype=dtype)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
+    tell_prompts(grid.prepared)
     if dry_run:
         print_plan(loaded, grid, as_json)
     else:
@@ -142,17 +147,20 @@ def run(
     from headprobe.evaluation.needle_folder import summary_record
     from headprobe.evaluation.needle_grid import run_grid
     from headprobe.evaluation.needle_summary import GridSummary
+    from headprobe.evaluation.row_check import RowCheck
 
     seconds = None if minutes is None else 60 * minutes
     with (
-        folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite) as journal,
-        GridProgress(grid, journal) as progress,
-        hint_at_resume(),
+        Orderly(RESUME_HINT),
+        folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite, check=RowCheck(grid)) as journal,
     ):
-        rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
-    summary = GridSummary(tuple(rows))
-    record = summary_record(loaded, grid, summary)
-    write_files(folder, summary, record)
+        if journal.was_cut:
+            tell_cut(journal.path)
+        with GridProgress(grid, journal) as progress:
+            rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
+        summary = GridSummary(tuple(rows))
+        record = summary_record(loaded, grid, summary)
+        write_files(folder, summary, record)
     print_summary(folder, summary, record, as_json)
 
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.prompts_output import depths_reached
 
 if TYPE_CHECKING:
     from headprobe.evaluation.needle_folder import GridFolder
@@ -24,6 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 PIVOTS = {"exact_match": "exact, %", "answer_f1": "F1, %"}
 PLANNED = {
+    "depths_reached": "where the needles stand, on average",
     "prompts": "one needle at one depth in one length",
     "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
     "trials": "rows in all",
@@ -39,6 +41,7 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
         "budgets": list(grid.budgets),
         "lengths": list(grid.prepared.plan.lengths),
         "depths": list(grid.prepared.plan.depths),
+        "depths_reached": depths_reached(grid.prepared),
         "query_agnostic": grid.options.query_agnostic,
         "prompts": len(grid.prompts),
         "trials_per_prompt": grid.trials_per_prompt,
@@ -54,14 +57,14 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def tell_remarks(grid: NeedleGrid) -> None:
     """What is not quite right with the scores, once each, on stderr."""
     for remark in dict.fromkeys(variant.remark for variant in grid.variants if variant.remark):
-        print(f"headprobe: note: {remark}", file=sys.stderr)
+        tell(f"note: {remark}")
 
 
 class GridProgress:
@@ -112,16 +115,14 @@ class GridProgress:
 
     def _line(self) -> None:
         through = self._prompts - sum(1 for left in self._of_prompt.values() if left)
-        print(
-            f"headprobe: {through} of {self._prompts} prompts, {self._done:,} of {self._total:,} trials, "
-            f"{told_seconds(time.monotonic() - self._began)} so far, about {self.time_left()} left",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        tell(
+            f"{through} of {self._prompts} prompts, {self._done:,} of {self._total:,} trials, "
+            f"{told_seconds(time.monotonic() - self._began)} so far, about {self.time_left()} left"
+        )
 
     def __enter__(self) -> GridProgress:
         if not self._is_terminal:
-            print(f"headprobe: {self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            tell(f"{self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done")
         self._bar.start()
         return self
 

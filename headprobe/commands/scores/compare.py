@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
+from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def compare_command(
             show_default=False,
         ),
     ] = None,
+    overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare the rankings of score files: Spearman, overlap of the best heads, and the heads that moved most."""
@@ -48,10 +51,12 @@ def compare_command(
         raise OptionError(f"{told} given, need 2 to {MOST_FILES} to compare")
     if moved < 0:
         raise OptionError(f"--moved is {moved}, need at least 0")
+    inputs = {f"input {number}": path for number, path in enumerate(files, 1)}
+    picture = None if output is None else picture_file(output, overwrite, inputs)
     sides = {chr(ord("A") + i): read_any(path) for i, path in enumerate(files)}
     pairs = {(a, b): compare(sides[a], sides[b], num_moved=moved, how=group) for a, b in combinations(sides, 2)}
-    if output is not None:
-        _draw(sides, pairs, output)
+    if picture is not None:
+        _draw(sides, pairs, picture)
     if as_json:
         write_json(compare_record(sides, pairs, output))
         return
@@ -102,13 +107,13 @@ def _pair(names: tuple[str, str], found: Comparison, sides: dict[str, AnyScores]
     }
 
 
-def _draw(sides: dict[str, AnyScores], pairs: Pairs, output: Path) -> None:
-    from headprobe.pictures.comparison import PictureOfPair, draw_comparison
+def _draw(sides: dict[str, AnyScores], pairs: Pairs, picture: PictureFile) -> None:
+    from headprobe.pictures.comparison import PictureOfPair, comparison_figure
 
     drawn = [
         PictureOfPair(_label(a, sides[a]), _label(b, sides[b]), comparison) for (a, b), comparison in pairs.items()
     ]
-    draw_comparison(drawn, output)
+    picture.write(lambda: comparison_figure(drawn))
 
 
 def _label(name: str, scores: AnyScores) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headprobe.commands.output import printable, write_json
+from headprobe.commands.output import one_line, write_json
+from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def convert_command(
     """Write a score file in another format, and say what that format cannot hold."""
     from headprobe.commands.scores.stated_model import stated_model
     from headprobe.scores.any_scores import read_any
-    from headprobe.scores.atomic_file import refuse_existing, write_atomically
+    from headprobe.scores.atomic_file import check_place, write_atomically
     from headprobe.scores.conversion import Target, convert
+    from headprobe.scores.same_place import refuse_one_place
 
     _check(reduce, sink_size, recent_size)
     scores = read_any(source)
@@ -60,8 +61,9 @@ def convert_command(
     knows_width = stated is not None or head_dim is not None
     made = convert(scores, to, Target(stated.name if stated else None, geometry, method, reduce, config, knows_width))
     files = _places(output, made.files)
+    refuse_one_place({f"output {number}": path for number, path in enumerate(files, 1)}, _read(source, scores))
     for path in files:
-        refuse_existing(path, overwrite)
+        check_place(path, overwrite)
     for path, data in files.items():
         write_atomically(path, data, overwrite)
     if as_json:
@@ -69,9 +71,17 @@ def convert_command(
         write_json({"source": str(source), "from": scores.format, "to": to, "paths": paths, "notes": list(made.lost)})
         return
     for note in (*scores.notes, *made.lost):
-        print(printable(note), file=sys.stderr)
+        write_error(one_line(note))
     for path in files:
         print(f"written to {path}")
+
+
+def _read(source: Path, scores: AnyScores) -> dict[str, Path]:
+    """What is read, none of which may be written over: Duo has two files."""
+    from headprobe.scores.foreign.duo import CONFIG_NAME
+
+    beside = {f"IN's {CONFIG_NAME}": scores.path.parent / CONFIG_NAME} if scores.format == "duo" else {}
+    return {"IN": source, "IN's table": scores.path} | beside
 
 
 def _check(reduce: str, *sizes: int | None) -> None:

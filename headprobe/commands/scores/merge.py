@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headprobe.commands.output import printable, stdout_console, write_json
-from headprobe.scores.atomic_file import refuse_existing
+from headprobe.commands.output import stdout_console, tell, write_json
+from headprobe.scores.atomic_file import check_place
+from headprobe.scores.same_place import refuse_one_place
 
 
 def merge_command(
@@ -23,11 +23,12 @@ def merge_command(
     from headprobe.scores.merge import merge
     from headprobe.scores.score_file import write_score_file
 
-    refuse_existing(output, overwrite)
+    refuse_one_place({"-o": output}, {f"input {number}": path for number, path in enumerate(files, 1)})
+    check_place(output, overwrite)
     merged = merge([read_any(path) for path in files])
     write_score_file(output, merged.scores, overwrite=overwrite)
     for note in merged.notes:
-        print(f"headprobe: {printable(note)}", file=sys.stderr)
+        tell(note)
     if as_json:
         write_json(
             {

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headprobe.commands.output import print_table, printable, write_json
+from headprobe.commands.interrupts import Orderly
+from headprobe.commands.output import one_line, print_table, write_json
+from headprobe.commands.streams import write_error
 from headprobe.errors import FileFormatError, OptionError
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def pull_command(
             records = [_blank(file) for file in chosen]
         else:
             refuse_conflicts(chosen, output, overwrite)
-            records = pulled_files(there, chosen, Destination(output, overwrite, with_errors))
+            with Orderly():
+                records = pulled_files(there, chosen, Destination(output, overwrite, with_errors))
     _show(there, records, output, dry_run, as_json)
     refused = [record["name"] for record in records if record["refused"]]
     if refused:
@@ -109,7 +112,7 @@ def refuse_conflicts(chosen: tuple[RemoteFile, ...], folder: Path, overwrite: bo
 
     `FileFormatError` when two of the names are one where upper and lower case are not told apart.
     """
-    from headprobe.scores.atomic_file import refuse_existing
+    from headprobe.scores.atomic_file import check_place
     from headprobe.scores.hub.names import name_fault
 
     names = [file.name.casefold() for file in chosen]
@@ -118,7 +121,7 @@ def refuse_conflicts(chosen: tuple[RemoteFile, ...], folder: Path, overwrite: bo
         raise FileFormatError(f"two files are called {twice[0]!r:.80} but for upper and lower case: pull one of them")
     for file in chosen:
         if name_fault(file.name) is None and not _holds(folder / file.name, file):
-            refuse_existing(folder / file.name, overwrite)
+            check_place(folder / file.name, overwrite)
 
 
 def _some(there: RemoteRepository) -> str:
@@ -196,7 +199,7 @@ def _show(there: RemoteRepository, records: list[dict[str, Any]], folder: Path, 
         for found in record["findings"]:
             if found["severity"] != "info" and not record["refused"]:
                 line = f"{record['name']}: {found['severity']}: {found['check']}: {found['detail']}"
-                typer.echo(printable(line), err=True)
+                write_error(one_line(line))
 
 
 def _outcome(record: dict[str, Any], dry_run: bool) -> str:

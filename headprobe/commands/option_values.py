@@ -1,0 +1,74 @@
+"""Numbers and texts that no command can do anything with, refused in one place for all options of all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from headprobe.errors import OptionError
+
+LARGEST = (
+    2**53
+)  # every whole number up to here is exact in JSON and in a float, and fits into 64 bits with room to spare
+
+
+class CheckedGroup(TyperGroup):
+    """The root of the command line: every option and argument of every command below it is checked."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        _check_below(self)
+
+
+def refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Raise `OptionError` for an argument that is not UTF-8, or holds a null character.
+
+    No file of ours may be called so: score files, journals and pages hold names as text.
+    """
+    for argument in arguments:
+        if "\0" in argument:
+            raise OptionError(f"the argument {argument!r:.200} holds a null character")
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise OptionError(f"the argument {argument!r:.200} is not UTF-8: use another name") from None
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise `OptionError`, quoting the limits, for a number beyond them or one that is not finite.
+
+    >>> check_number("--seed", 2**64)
+    Traceback (most recent call last):
+    headprobe.errors.OptionError: --seed is 18446744073709551616, need -9007199254740992 to 9007199254740992
+    """
+    if isinstance(value, list | tuple):
+        for each in value:
+            check_number(name, each)
+    elif isinstance(value, float) and not isfinite(value):
+        raise OptionError(f"{name} is {value}, need a finite number")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise OptionError(f"{name} is {_shown(value)}, need {-LARGEST} to {LARGEST}")
+
+
+def _shown(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:20]}... ({len(text.lstrip('-'))} digits)"
+
+
+def _check_below(command: Any) -> None:
+    for parameter in command.params:
+        parameter.callback = _checked(parameter.callback)
+    for below in getattr(command, "commands", {}).values():
+        _check_below(below)
+
+
+def _checked(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    def check(context: typer.Context, parameter: Any, value: Any) -> Any:
+        check_number(max(parameter.opts, key=len), value)
+        return value if callback is None else callback(context, parameter, value)
+
+    return check

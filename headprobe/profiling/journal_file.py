@@ -1,0 +1,100 @@
+"""The journal as a file: opened for one process alone, told from what is none, and read line by line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from headprobe.errors import FileAccessError, FileFormatError, OutputExistsError, ResumeError
+from headprobe.profiling.file_lock import try_lock
+from headprobe.scores.atomic_file import in_folder
+
+SCHEMA = "headprobe-journal/1"
+BEGINNING = b'{"schema":"' + SCHEMA.encode() + b'"'
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_locked(path: Path) -> tuple[int, bytes]:
+    """The descriptor of the file, made where it is missing and locked for this process, and all that it holds.
+
+    Raises `ResumeError` where another process has it, `OutputExistsError` where it is no plain file, `FileAccessError`.
+    """
+    while True:
+        try:
+            if path.exists() and not path.is_file():
+                raise OutputExistsError(f"{path} is there and is no plain file")
+            descriptor = in_folder(path.parent, lambda: os.open(path, _FLAGS, 0o666))
+        except OSError as error:
+            raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            if not try_lock(descriptor):
+                raise ResumeError(f"another process is writing {path}: wait until it ends, or name another output")
+            if _is_at(descriptor, path):
+                return descriptor, _all_of(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
+        except ResumeError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its run ended between our opening and our locking, and removed it
+
+
+def is_unwritten(raw: bytes) -> bool:
+    """Whether the file holds nothing yet: it is empty, or a header that was cut short (by a kill or a lost machine)."""
+    is_cut = b"\n" not in raw and (raw.startswith(BEGINNING) or BEGINNING.startswith(raw))
+    return is_cut or not raw.strip(b"\0")
+
+
+def is_journal(raw: bytes) -> bool:
+    """Whether the file begins as a journal does.
+
+    >>> is_journal(b'{"schema":"headprobe-journal/1","plan":{}}\\n'), is_journal(b"my notes\\n")
+    (True, False)
+    """
+    first, newline, _ = raw.partition(b"\n")
+    try:
+        header = orjson.loads(first)
+    except orjson.JSONDecodeError:
+        return False
+    return bool(newline) and isinstance(header, dict) and header.get("schema") == SCHEMA
+
+
+def parsed_lines(raw: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Header and trials, and how many bytes they take; a last line without its newline or broken is left out.
+
+    Raises `FileFormatError` for what is no journal, and for any other line that is broken.
+    """
+    if not is_journal(raw):
+        raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
+    lines: list[dict[str, Any]] = []
+    good = 0
+    parts = raw.split(b"\n")
+    for number, part in enumerate(parts[:-1], 1):
+        try:
+            record = orjson.loads(part)
+        except orjson.JSONDecodeError as error:
+            if number == len(parts) - 1:
+                break
+            raise FileFormatError(f"damaged journal line ({error})", path, number) from None
+        if not isinstance(record, dict) or (number > 1 and not isinstance(record.get("trial"), str)):
+            raise FileFormatError("journal line is not a trial", path, number)
+        lines.append(record)
+        good += len(part) + 1
+    return lines, good
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _all_of(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        return file.read()

@@ -1,0 +1,69 @@
+"""Where a scoring run writes, and whether it can: names of score files and journal, checked before the long work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headprobe.errors import OptionError, OutputExistsError, refuse_empty
+from headprobe.models.catalog import short_name
+from headprobe.profiling.journal import check_journal
+from headprobe.scores.atomic_file import LONGEST_NAME, check_place
+from headprobe.scores.same_place import refuse_one_place
+
+
+def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
+    """The score file of each method: `output` is the file for one method and the folder for several.
+
+    A name that ends in a slash, or a folder that exists, is a folder for one method too. Raises `OptionError` when a
+    name that ends in `.json` is given for several methods.
+    """
+    names = {m: f"{short_name(model_name).replace('/', '--')}--{m}.json" for m in methods}
+    if output is None:
+        return {m: Path("scores") / name for m, name in names.items()}
+    refuse_empty({"output": output})
+    target = Path(output).expanduser()
+    if len(methods) > 1 and target.suffix == ".json":
+        raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")
+    if len(methods) > 1 or target.is_dir() or str(output).endswith("/"):
+        return {m: target / name for m, name in names.items()}
+    return {methods[0]: target}
+
+
+def journal_path(paths: dict[str, Path]) -> Path:
+    """The journal of a run, beside its (first) score file; where that has too long a name, a part of it and a mark."""
+    first = next(iter(paths.values()))
+    ending = ("" if len(paths) == 1 else f"+{len(paths) - 1}") + ".journal"
+    if len(os.fsencode(first.stem + ending)) <= LONGEST_NAME:
+        return first.with_name(first.stem + ending)
+    mark = hashlib.sha256(os.fsencode(first.stem)).hexdigest()[:8]
+    room = LONGEST_NAME - len(ending) - len(mark) - 1
+    kept = os.fsencode(first.stem)[:room].decode("utf-8", "ignore")
+    return first.with_name(f"{kept}-{mark}{ending}")
+
+
+def check_outputs(
+    paths: dict[str, Path],
+    *,
+    resume: bool,
+    overwrite: bool,
+    prompts: Path | None = None,
+    inputs: Mapping[str, str | None] | None = None,
+) -> None:
+    """Refuse what would fail or lose a file in the end, before the long work begins.
+
+    `prompts`: where the prompts go as well; `inputs`: files that the run reads, by what they are called in a message.
+    Raises `OptionError` for two files in one place, `OutputExistsError`, `FileAccessError`, `ResumeError`.
+    """
+    journal = journal_path(paths)
+    outputs = {"the output" if len(paths) == 1 else f"the output of {m}": path for m, path in paths.items()}
+    refuse_one_place(outputs | {"the run's journal": journal, "--dump-prompts": prompts}, inputs)
+    going_on = check_journal(journal, resume=resume, overwrite=overwrite) and resume
+    for path in paths.values():
+        if os.path.lexists(path) and resume and not going_on and not overwrite:
+            raise OutputExistsError(f"{path} exists, that run is complete: nothing is left to resume")
+        check_place(path, overwrite=overwrite or going_on)
+    if prompts is not None:
+        check_place(prompts, overwrite=overwrite or resume)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.survey`: every causal decoder of the installed transformers, as tiny random models, in four uses.
+"""`python -m benchmarks.survey`: every causal decoder of transformers, as a tiny random model, in four uses.
 
     python -m benchmarks.survey [--only gpt2,llama4] [--no-write]
 
@@ -14,38 +14,19 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.environment import environment, write_result
-from benchmarks.survey_models import VOCABULARY, families, tiny_configs, tiny_model
-from headprobe.compression.session import compress
+from benchmarks.survey_checks import CHECKS, Subject, verdict
+from benchmarks.survey_models import SKIPPED, families, tiny_configs, tiny_model
 from headprobe.errors import HeadprobeError
-from headprobe.evaluation.knockout import hidden_span
-from headprobe.evaluation.value_norms import norm_capture
-from headprobe.models.decoders import check_decoder, read_geometry
-from headprobe.models.releases import cache_of, with_cache
-from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
-from headprobe.profiling.estimators import ESTIMATORS
-from headprobe.profiling.prefix_cache import PrefixCache
-from headprobe.profiling.profiler import Measured, Profiler
-from headprobe.spans import Span
+from headprobe.models.decoders import check_decoder, one_line, read_geometry
 
-TOKENS = 50
-ANSWER = Span(20, 24)
-STEPS = 4
-USES = ("score", "compress", "norms", "knockout")
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 MARKS = "<!-- survey: begin -->\n", "<!-- survey: end -->\n"
-
-
-class Wrong(Exception):
-    """A result that is not that of the model's own attention."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +43,19 @@ class Row:
     @property
     def is_bad(self) -> bool:
         """Whether anything is wrong, or ended in an error that is not headprobe's own."""
-        return any(getattr(self, use).startswith(("wrong", "internal error")) for use in USES)
+        return any(getattr(self, use).startswith(("wrong", "internal error")) for use in CHECKS)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model, and what its own eager attention says of `ids` `[1, TOKENS]`: weights of each layer, and logits."""
-
-    model: Any
-    ids: torch.Tensor
-    attentions: tuple[torch.Tensor, ...]
-    logits: torch.Tensor
-
-    @classmethod
-    def of(cls, model: Any) -> Subject:
-        """Run the model's own attention."""
-        ids = torch.randperm(VOCABULARY - 3, generator=torch.Generator().manual_seed(1))[None, :TOKENS] + 3
-        with torch.no_grad():
-            out = model(input_ids=ids, output_attentions=True, use_cache=False)
-        return cls(model, ids, tuple(a for a in out.attentions or () if a is not None), out.logits)
+def survey(only: Collection[str] = ()) -> Iterator[Row]:
+    """The rows of all families, or of those whose model types are given; a row for each kind of layers of a family."""
+    for kind, config_class, model_class in families():
+        if only and kind not in only:
+            continue
+        if kind in SKIPPED:
+            yield Row(kind, model_class.__name__, *[f"skipped: {SKIPPED[kind]}"] * len(CHECKS))
+            continue
+        for name, config in tiny_configs(kind, config_class):
+            yield survey_family(name, config, model_class)
 
 
 def survey_family(kind: str, config: Any, model_class: type) -> Row:
@@ -90,111 +65,12 @@ def survey_family(kind: str, config: Any, model_class: type) -> Row:
         read_geometry(config, Path(kind))
     except HeadprobeError as error:
         refusal = "refused: " + str(error).removeprefix(f"{kind}: ")
-        return Row(kind, model_class.__name__, *[refusal] * len(USES))
-    subject = Subject.of(tiny_model(config, model_class))
-    checks = (check_score, check_compress, check_norms, check_knockout)
-    return Row(kind, model_class.__name__, *(verdict(check, subject) for check in checks))
-
-
-def verdict(check: Callable[[Subject], None], subject: Subject) -> str:
-    """ "ok", or what stood in the way."""
+        return Row(kind, model_class.__name__, *[refusal] * len(CHECKS))
     try:
-        check(subject)
-    except HeadprobeError as error:
-        return f"refused: {error}"
-    except Wrong as error:
-        return f"wrong: {error}"
+        subject = Subject.of(tiny_model(config, model_class))
     except Exception as error:
-        return f"internal error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return "ok"
-
-
-def check_score(subject: Subject) -> None:
-    """Captured rows and logits, read in two pieces, then r2 scores, against the eager weights."""
-    model, ids = subject.model, subject.ids
-    rows: list[AttentionRows] = []
-    config = model.config.get_text_config(decoder=True)
-    cache = PrefixCache(config.num_hidden_layers, TOKENS)
-    with row_capture(model), torch.inference_mode():
-        model(input_ids=ids[:, :-20], use_cache=True, logits_to_keep=1, **with_cache(model, cache))
-        with wanted_rows(STEPS, rows.append):
-            logits = model(input_ids=ids[:, -20:], use_cache=True, logits_to_keep=STEPS, **with_cache(model, cache)).logits
-    compare("logits", logits[:, -STEPS:], subject.logits[:, -STEPS:])
-    for layer, (found, weights) in enumerate(zip(rows, subject.attentions, strict=True)):
-        compare(f"rows of layer {layer}", found.weights, weights[0, :, -STEPS:])
-    _check_r2(subject)
-
-
-def _check_r2(subject: Subject) -> None:
-    """The r2 scores of one trial in which the model says what it likes, against its eager weights step by step."""
-    model, ids = subject.model, subject.ids
-    said: list[int] = []
-    expected = torch.zeros(len(subject.attentions), subject.attentions[0].shape[1], dtype=torch.float64)
-    for _ in range(STEPS):
-        so_far = torch.cat([ids, torch.tensor([said], dtype=torch.int64)], 1)
-        with torch.no_grad():
-            out = model(input_ids=so_far, output_attentions=True, use_cache=False)
-        said.append(int(out.logits[0, -1].argmax()))
-        for layer, weights in enumerate(out.attentions):
-            top = weights[0, :, -1].topk(len(ANSWER))
-            inside = (top.indices >= ANSWER.start) & (top.indices < ANSWER.end)
-            expected[layer] += (top.values * inside).sum(-1) / len(ANSWER)
-    gold = (said[0], said[1], (said[2] + 1) % VOCABULARY, 3)  # agrees for two steps
-    prompt = Prompt("t0", "", tuple(ids[0].tolist()), ANSWER, None, Span(TOKENS - 4, TOKENS), ANSWER, gold, 0.0)
-    (_, measured), = Profiler(model, [ESTIMATORS["r2"]], set(), prefill_chunk=16).measure([prompt])
-    if not isinstance(measured, Measured) or list(measured.produced) != said:
-        raise Wrong(f"the answer {measured}, not {said}")
-    compare("r2 scores", measured.scores["r2"], expected)
-
-
-def check_compress(subject: Subject) -> None:
-    """Greedy tokens on a cache that keeps all against the model's own, then one that evicts all the time."""
-    options = {"max_new_tokens": 8, "do_sample": False}
-    own = subject.model.generate(subject.ids, attention_mask=torch.ones_like(subject.ids), **options)[0, TOKENS:]
-    with compress(subject.model, "full") as session:
-        ours = session.generate(subject.ids, attention_mask=torch.ones_like(subject.ids), **options)[0, TOKENS:]
-    if own.tolist() != ours.tolist():
-        raise Wrong(f"tokens {ours.tolist()}, generate() gives {own.tolist()}")
-    for policy in ("snapkv", "h2o"):
-        with compress(subject.model, policy, budget=12) as session:
-            session.generate(subject.ids, **options)
-
-
-def check_norms(subject: Subject) -> None:
-    """Shares of attention against column sums of the eager weights."""
-    found: dict[int, Any] = {}
-    with norm_capture(subject.model, found), torch.no_grad():
-        logits = subject.model(input_ids=subject.ids, use_cache=False).logits
-    compare("logits", logits, subject.logits)
-    for layer, weights in enumerate(subject.attentions):
-        shares = torch.from_numpy(found[layer].attention)
-        sums = weights[0].sum(1).view(shares.shape[0], -1, TOKENS).mean(1) / TOKENS
-        compare(f"shares of layer {layer}", shares, sums)
-
-
-def check_knockout(subject: Subject) -> None:
-    """Nothing hidden changes nothing; something hidden is the same in a whole pass and token by token."""
-    model, ids = subject.model, subject.ids
-    with torch.no_grad():
-        with hidden_span(model, [], ANSWER):
-            compare("logits", model(input_ids=ids, use_cache=False).logits, subject.logits)
-        with hidden_span(model, [(0, 1), (1, 2)], ANSWER):
-            whole = model(input_ids=ids, use_cache=False).logits[:, -1]
-            past = cache_of(model(input_ids=ids[:, :-2], use_cache=True))
-            for at in (-2, -1):
-                step = model(input_ids=ids[:, at:][:, :1], use_cache=True, **with_cache(model, past)).logits[:, -1]
-    compare("decoding", step, whole)
-    if torch.allclose(whole, subject.logits[:, -1], atol=1e-4):
-        raise Wrong("hiding a span from two heads changes nothing")
-
-
-def compare(what: str, ours: torch.Tensor, own: torch.Tensor) -> None:
-    """Raise `Wrong` unless two tensors are equal up to rounding."""
-    if ours.shape != own.shape:
-        raise Wrong(f"{what} of the shape {list(ours.shape)}, not {list(own.shape)}")
-    off = float((ours - own).abs().max() / own.abs().max().clamp(min=1.0))
-    if not off < 1e-3:
-        raise Wrong(f"{what} off by {off:.2g}")
+        return Row(kind, model_class.__name__, *[f"internal error: no tiny model: {one_line(error)}"] * len(CHECKS))
+    return Row(kind, model_class.__name__, *(verdict(check, subject) for check in CHECKS.values()))
 
 
 def table(rows: Sequence[Row], version: str) -> str:
@@ -209,9 +85,9 @@ def table(rows: Sequence[Row], version: str) -> str:
             reasons.append(reason)
         return f"refused ({reasons.index(reason) + 1})"
 
-    lines = [f"transformers {version}:", "", "| model type | class | " + " | ".join(USES) + " |", "|---" * 6 + "|"]
+    lines = [f"transformers {version}:", "", "| model type | class | " + " | ".join(CHECKS) + " |", "|---" * 6 + "|"]
     for row in rows:
-        cells = [f"`{row.model_type}`", row.model_class, *(cell(getattr(row, use)) for use in USES)]
+        cells = [f"`{row.model_type}`", row.model_class, *(cell(getattr(row, use)) for use in CHECKS)]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)), ""]
     return "\n".join(lines)
@@ -227,15 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     only = {kind for kind in options.only.split(",") if kind}
     rows = []
-    for kind, config_class, model_class in families():
-        if not only or kind in only:
-            for name, config in tiny_configs(kind, config_class, model_class):
-                rows.append(survey_family(name, config, model_class))
-                row = rows[-1]
-                print(f"{kind:28}", *(f"{use}: {getattr(row, use)[:150]}" for use in USES), sep=" | ", flush=True)
+    for row in survey(only):
+        rows.append(row)
+        print(f"{row.model_type:28}", *(f"{use}: {getattr(row, use)[:150]}" for use in CHECKS), sep=" | ", flush=True)
     if not (options.no_write or only):
         page = PAGE.read_text(encoding="utf-8")
-        (head, rest), (_, tail) = page.split(MARKS[0]), page.split(MARKS[1])
+        head, tail = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
         PAGE.write_text(head + MARKS[0] + table(rows, transformers.__version__) + MARKS[1] + tail, encoding="utf-8")
         result = {"environment": environment(), "families": [asdict(row) for row in rows]}
         print("written to", PAGE, "and", write_result("survey", result))

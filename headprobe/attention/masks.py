@@ -7,13 +7,13 @@ window, which is more than the layers themselves pass on.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum
 from typing import Any
 
 import torch
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from headprobe.attention.dense import causal_end
 from headprobe.errors import ModelError
 
 
@@ -41,6 +41,7 @@ class MaskDesk:
         self.windows: set[int | None] = set()
         self.padding: torch.Tensor | None = None
         self._left_out = False
+        self._given: deque[int] = deque(maxlen=8)  # addresses of the last masks that were built
 
     def mask(self, *args: Any, **asked: Any) -> torch.Tensor | None:
         """The answer to one question, asked as transformers asks its mask functions."""
@@ -51,17 +52,21 @@ class MaskDesk:
         self.padding = asked.get("attention_mask")
         if self.policy is Masks.PADDING:
             if not plain:
-                raise ModelError(f"{self.model_name} works with attention masks that {_reason(asked)}")
+                raise ModelError(f"{self.model_name} works with attention masks {_reason(asked)}")
             return None
         if plain and self.padding is None and _ends_together(asked):
             self._left_out = True
             return None
-        return sdpa_mask(*args, **asked)
+        built = sdpa_mask(*args, **asked)
+        if built is not None:
+            self._given.append(built.untyped_storage().data_ptr())
+        return built
 
-    def settled(self, mask: torch.Tensor | None, rows: int, keys: int, window: int | None) -> torch.Tensor | None:
-        """The mask that a layer came with, cut to its `keys`; causal even if the model built it from no mask.
+    def settled(self, mask: torch.Tensor | None, keys: int) -> torch.Tensor | None:
+        """The mask that a layer came with, cut to its `keys`.
 
-        Raises `ModelError` for one that is not 4D, and for any where masks are never built.
+        Raises `ModelError` for one that is not 4D, for one that the model made of nothing where it was given none (what
+        lies ahead is not hidden in it), and for any where masks are never built.
         """
         if mask is None:
             return None
@@ -71,10 +76,9 @@ class MaskDesk:
             )
         if mask.ndim != 4:
             raise ModelError(f"{self.model_name} gives its layers masks of the shape {list(mask.shape)}, not 4D")
-        mask = mask[..., :keys]
-        if self._left_out and mask.dtype != torch.bool:
-            return mask.masked_fill(~causal_end(rows, keys, mask.device, window), float("-inf"))
-        return mask
+        if self._left_out and mask.untyped_storage().data_ptr() not in self._given:
+            raise ModelError(f"{self.model_name} makes attention masks of its own, which headprobe does not know")
+        return mask[..., :keys]
 
     def window(self, own: int | None, layer: int) -> int | None:
         """The window of a layer that says itself that it has the window `own`.
@@ -104,7 +108,7 @@ def _ends_together(asked: dict[str, Any]) -> bool:
 
 def _reason(asked: dict[str, Any]) -> str:
     if asked.get("local_size") is not None and not _is_causal(asked):
-        return "cut the context into chunks, which a compressed cache does not know"
+        return "that cut the context into chunks, which a compressed cache does not know"
     if _is_causal(asked):
-        return "it looks into itself, and a compressed cache builds none"
-    return "are not causal, which a compressed cache does not know"
+        return "that it changes, and a compressed cache builds none"
+    return "that are not plainly causal, which a compressed cache does not know"

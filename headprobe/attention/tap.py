@@ -77,9 +77,7 @@ def tapped(
         with _counted_passes(model, tap):
             yield
     finally:
-        for config, own in before:
-            if config._attn_implementation != own:
-                config._attn_implementation = {"": own}  # this config alone, none of those that lie in it
+        _restore(before)
         del _taps[name]
 
 
@@ -91,6 +89,14 @@ def _switch(model: Any, name: str, consequence: str) -> None:
         raise refusal from error
     if model.config._attn_implementation != name:
         raise refusal
+
+
+def _restore(before: list[tuple[Any, str | None]]) -> None:
+    """Give every config its own attention back; setting one sets those that lie in it, which then need another turn."""
+    for _ in before:
+        for config, own in before:
+            if config._attn_implementation != own:
+                config._attn_implementation = own
 
 
 def _configs(model: Any) -> list[Any]:
@@ -162,7 +168,7 @@ class _Tap:
             softcap=softcap,
             sinks=s_aux,
             window=window,
-            mask=self.desk.settled(attention_mask, query.shape[2], key.shape[2], window),
+            mask=self.desk.settled(attention_mask, key.shape[2]),
             padding=self.desk.padding,
             model_name=self.name,
         )
@@ -173,7 +179,7 @@ class _Tap:
     def _count(self, layer: int) -> None:
         if layer in self._called:
             raise ModelError(
-                f"{self.name} calls attention more than once in layer {layer}: no head has an attention of its own there"
+                f"{self.name} calls attention more than once in layer {layer}, so its heads have none of their own"
             )
         self._called.add(layer)
 

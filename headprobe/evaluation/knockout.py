@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from headprobe.attention.dense import attention_weights, causal_end
 from headprobe.attention.tap import LayerCall, tapped
-from headprobe.errors import OptionError
+from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
 from headprobe.models.loading import LoadedModel
@@ -28,6 +28,7 @@ class _Hidden:
     layers: dict[int, list[int]]
     span: Span
     seen: int = 0
+    called: set[int] = field(default_factory=set)
 
     def count(self, model: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Before a pass: sliding-window layers hold fewer keys than tokens, so positions must be counted here."""
@@ -38,6 +39,7 @@ class _Hidden:
 
     def attend(self, call: LayerCall) -> tuple[torch.Tensor, torch.Tensor]:
         """A layer's output and weights without what is hidden."""
+        self.called.add(call.layer)
         query, value = call.query, call.value
         weights = attention_weights(
             query, call.key, self._mask(call), scaling=call.scaling, softcap=call.softcap, sinks=call.sinks
@@ -75,6 +77,9 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
             yield
     finally:
         counting.remove()
+    silent = sorted(set(layers) - state.called)
+    if state.seen and silent:
+        raise ModelError(f"layer {silent[0]} of {type(model).__name__} never attended: nothing was hidden there")
 
 
 def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:

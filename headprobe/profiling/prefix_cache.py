@@ -43,8 +43,8 @@ class PrefixLayer(CacheLayerMixin):
         start, self.length = self.length, self.length + key_states.shape[2]
         if self.length > self.capacity:
             raise ModelError(
-                f"a layer caches {self.length} tokens of at most {self.capacity}: the model goes through its layers more "
-                "than once for each token, so its heads have no attention of their own"
+                f"a layer caches {self.length} tokens of at most {self.capacity}: the model goes through its layers "
+                "more than once for each token, so its heads have no attention of their own"
             )
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from headprobe.errors import DeviceMemoryError
+from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
@@ -153,6 +153,12 @@ class Profiler:
                 evidence[name].append(torch.stack(layers))
 
     def _take(self, rows: AttentionRows, target: Target) -> None:
+        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
+        if rows.weights.shape[0] != heads:
+            raise ModelError(
+                f"layer {rows.layer} of {type(self.model).__name__} has {rows.weights.shape[0]} heads, its config "
+                f"says {heads}"
+            )
         self._finite.append(rows.weights.sum().isfinite())  # NaN and infinity survive a sum of weights in [0, 1]
         for estimator in self.estimators:
             self._evidence[estimator.name].append(estimator.evidence(rows, target))
@@ -172,7 +178,14 @@ class Profiler:
         head = max(0, len(tokens) - max(self.prefill_chunk, rows))
         self._prefill(tokens[:head])
         with wanted_rows(rows, lambda found: self._take(found, target)):
-            return self._pass(tokens[head:], rows)
+            logits = self._pass(tokens[head:], rows)
+        layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
+        if len(self._finite) != layers:
+            raise ModelError(
+                f"{len(self._finite)} of {layers} layers of {type(self.model).__name__} could be read: the others have "
+                "no attention, or not by transformers' interface"
+            )
+        return logits
 
     def _extend(self, prefix: tuple[int, ...]) -> None:
         """Compute what the cache still lacks of `prefix`: nothing, unless memory ran out and it was dropped."""

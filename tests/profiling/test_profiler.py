@@ -12,6 +12,7 @@ from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import row_capture
 from headprobe.profiling.estimators import ESTIMATORS, Target
+from headprobe.profiling.prefix_cache import PrefixLayer
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_trial
@@ -168,6 +169,28 @@ def test_a_model_without_the_attention_interface_is_refused() -> None:
 
     with pytest.raises(ModelError, match="Model does not use transformers' attention interface"), row_capture(Model()):
         pass
+
+
+def test_a_layer_that_does_not_attend_is_named_not_scored() -> None:
+    model = tiny_model("llama")
+    model.config.num_hidden_layers = 3
+    with pytest.raises(ModelError, match="2 of 3 layers of LlamaForCausalLM could be read"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_more_heads_than_the_config_says_are_refused() -> None:
+    model = tiny_model("llama")
+    model.config.num_attention_heads = 2
+    with pytest.raises(ModelError, match="layer 0 of LlamaForCausalLM has 4 heads, its config says 2"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_a_model_that_caches_each_token_twice_is_refused() -> None:
+    layer = PrefixLayer(capacity=3)
+    states = torch.zeros(1, 2, 2, 8)
+    layer.update(states, states)
+    with pytest.raises(ModelError, match="caches 4 tokens of at most 3"):
+        layer.update(states, states)
 
 
 def test_nan_in_the_attention_names_layer_and_trial() -> None:

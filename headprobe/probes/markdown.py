@@ -71,7 +71,7 @@ def _prose_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         begin, place = place, place + len(line) + 1
         if not line:
-            yield ""
+            yield from () if commenting else ("",)
         elif fence:
             fence = "" if _closes(line, fence) else fence
         elif not commenting and (opening := _opens(line)):

@@ -61,7 +61,9 @@ def _without_front_matter(text: str) -> str:
 
 def _is_rule(line: str) -> bool:
     marks = line.replace(" ", "").replace("\t", "")
-    return len(marks) >= 3 and marks[0] in _RULES and marks == marks[0] * len(marks) and len(line) - len(line.lstrip()) < 4
+    return (
+        len(marks) >= 3 and marks[0] in _RULES and marks == marks[0] * len(marks) and len(line) - len(line.lstrip()) < 4
+    )
 
 
 def _prose_lines(text: str) -> Iterator[str]:
@@ -97,7 +99,8 @@ def _closes(line: str, fence: str) -> bool:
 
 def _without_comments(line: str, commenting: bool, last_end: int) -> tuple[str, bool]:
     """The line without comments, and whether one goes on behind it; a comment that nothing ends is text."""
-    kept, place = [], 0
+    kept: list[str] = []
+    place = 0
     while True:
         found = line.find("-->" if commenting else "<!--", place)
         if commenting:
@@ -115,7 +118,7 @@ def _without_comments(line: str, commenting: bool, last_end: int) -> tuple[str, 
 
 
 class _Inline:
-    """One pass over a paragraph: `parts` is what is kept, where an open mark is a part of its own, dropped once closed."""
+    """One pass over a paragraph: `parts` is what is kept; an open mark is a part of its own, emptied once closed."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -196,4 +196,3 @@ def prompt_record(prompt: Prompt) -> dict[str, Any]:
 def _letters(text: str) -> str:
     """What must survive a tokenizer: everything but case, spaces and the form in which accents are written."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-

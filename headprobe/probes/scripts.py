@@ -103,7 +103,9 @@ def set_apart(text: str) -> str:
 
 
 _JOINERS = "\u200c\u200d"
-_FOLLOWING_VOWELS = frozenset("\u0e30\u0e32\u0e33\u0e45\u0e46\u0eb0\u0eb2\u0eb3\u0ec6")  # Thai and Lao, written as letters
+_FOLLOWING_VOWELS = frozenset(
+    "\u0e30\u0e32\u0e33\u0e45\u0e46\u0eb0\u0eb2\u0eb3\u0ec6"
+)  # Thai and Lao, written as letters
 _LEADING_VOWELS = frozenset("\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4")
 _VIRAMA = 9  # canonical combining class: what joins a consonant to the next
 _ASAT = "\u103a"  # of that class too, but ends a syllable of Burmese

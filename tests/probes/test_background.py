@@ -87,7 +87,8 @@ ENDLESS = {
     "Khmer without spaces": "ទីក្រុងតូចមួយស្ថិតនៅមាត់ទន្លេហើយស្ងប់ស្ងាត់នៅពេលល្ងាច" * 60,
     "Chinese without stops": "小镇在河边傍晚很安静人们早起打扫门前的街道" * 100,
     "Burmese": "မြို့ငယ်လေးသည်မြစ်ကမ်းဘေးတွင်ရှိပြီးညနေခင်းတွင်တိတ်ဆိတ်သည် " * 60,
-    "a transcript": "so we went down to the river and then she said that nobody had been there since the spring and " * 60,
+    "a transcript": "so we went down to the river and then she said that nobody had been there since the spring and "
+    * 60,
     "Hindi without stops": "नदी के पास एक पुराना गाँव है और वहाँ के लोग सुबह जल्दी उठते हैं " * 60,
 }
 

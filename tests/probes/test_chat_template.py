@@ -31,12 +31,15 @@ def repeated(step: str) -> str:
     [
         "{{ 'x' * (10**10) }}", "{{ (10**10) * 'x' }}", "{{ ([0] * 10**10)|length }}", "{{ 10**(10**10) }}",
         "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
-        repeated("n.s + n.s"), repeated("n.s ~ n.s"), repeated("[n.s, n.s]|join"), repeated("n.s.replace('x', 'xx')"),
-        repeated("n.s.join(['x', 'x', 'x']) ~ n.s"), repeated("n.s|replace('x', 'xxx')"), repeated("'%s%s' % (n.s, n.s)"),
+        repeated("n.s + n.s"), repeated("n.s ~ n.s"), repeated("[n.s, n.s]|join"),
+        repeated("n.s.replace('x', 'xx')"),
+        repeated("n.s.join(['x', 'x', 'x']) ~ n.s"), repeated("n.s|replace('x', 'xxx')"),
+        repeated("'%s%s' % (n.s, n.s)"),
         repeated("'%s%s'|format(n.s, n.s)"), repeated("'{0}{0}'.format(n.s)"),
         "{% set n = namespace(s='x') %}{% for i in range(60) %}{% set b %}{{ n.s }}{{ n.s }}{% endset %}"
         "{% set n.s = b %}{% endfor %}",
-        "{{ 'x'|center(10**10) }}", "{{ 'x'.ljust(10**10) }}", "{{ 'x'.zfill(width=10**10) }}", "{{ 'x'|indent(10**9) }}",
+        "{{ 'x'|center(10**10) }}", "{{ 'x'.ljust(10**10) }}", "{{ 'x'.zfill(width=10**10) }}",
+        "{{ 'x'|indent(10**9) }}",
         "{{ '%9999999999d' % 1 }}", "{{ '%*d' % (9999999999, 1) }}", "{{ '%9999999999d'|format(1) }}",
         "{{ '{:9999999999}'.format('x') }}", "{{ '{:{}}'.format('x', 9999999999) }}",
         "{{ [1]|tojson(indent=10**10) }}", "{{ 'x'.join(['y' * 100000] * 1000) }}",
@@ -55,7 +58,7 @@ def test_a_template_that_grows_is_refused_before_it_has_grown(template: str) -> 
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% for k in [i, j] %}{% endfor %}{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{{ lipsum(n=10**9)|length }}",
     ],
@@ -106,9 +109,10 @@ def test_a_template_that_fails_is_told_with_its_reason(template: str, reason: st
     [
         CHAT_TEMPLATE,
         "{% generation %}" + MESSAGE + "{% endgeneration %}{{ bos_token ~ eos_token }}",
-        "{% for m in messages %}{{ m|tojson }}{% break %}{% endfor %}{{ '%-9s|%3d' % ('a', 7) }}{{ 'ab' * 3 }}{{ [1] + [2] }}",
+        "{% for m in messages %}{{ m|tojson }}{% break %}{% endfor %}",
+        "{{ '%-9s|%3d' % ('a', 7) }}{{ 'ab' * 3 }}{{ [1] + [2] }}",
         "{% set n = namespace(last=99999999) %}{{ n.last }}{{ 2 ** 9 }}{{ 'x'.replace('x', 'y') ~ 'z'|upper }}",
-        "{%- if tools is none and documents is none %}\n  {{- messages[0]['content'].split(' ')|join('+') }}\n{%- endif %}",
+        "{%- if tools is none and documents is none %}\n  {{- messages[0]['content'].split()|join('+') }}\n{%- endif %}",
         "{{ messages[0].content|replace('<', '[')|trim }}{{ '{:>5}'.format('x') }}{{ dict(a=1)|tojson }}",
     ],
 )

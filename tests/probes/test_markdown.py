@@ -40,7 +40,8 @@ def test_marks_are_taken_off_and_what_is_no_prose_is_dropped(markdown: str, expe
     "piece",
     [
         "The cat sat. ", "<!--", "<!-- a -->", "*a ", "a* ", "**a ", "_a ", "`a ", "``a`", "[", "[a](", "![", "[a](b) ",
-        "](", "\n", "a\n=\n", "- ", "> ", ">", "```\n", "~~~ a\n", "\\*", "1. ", " ", "*", "a*b", "#", "---\n", "<!--\n-->",
+        "](", "\n", "a\n=\n", "- ", "> ", ">", "```\n", "~~~ a\n", "\\*", "1. ", " ", "*", "a*b", "#", "---\n",
+        "<!--\n-->",
     ],
 )  # fmt: skip
 def test_the_time_is_linear_whatever_the_marks(piece: str) -> None:

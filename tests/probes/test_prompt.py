@@ -384,7 +384,15 @@ def test_the_record_of_a_prompt_is_plain_json(built: Built) -> None:
     spec, prompt = built[0]
     record = prompt_record(prompt)
     assert json.loads(json.dumps(record)) == record
-    assert list(record) == ["trial", "input_ids", "answer_span", "distractor_span", "answer_ids", "depth_reached", "text"]
+    assert list(record) == [
+        "trial",
+        "input_ids",
+        "answer_span",
+        "distractor_span",
+        "answer_ids",
+        "depth_reached",
+        "text",
+    ]
     assert record["trial"] == spec.id
     assert record["answer_span"] == [prompt.answer_span.start, prompt.answer_span.end]
     assert record["input_ids"] == list(prompt.input_ids)
@@ -418,9 +426,10 @@ def test_nothing_is_printed_or_warned_about_long_texts(
 
 # -- other scripts --------------------------------------------------------------------------------------------------
 
-HINDI = "नदी के पास एक पुराना गाँव है। वहाँ के लोग सुबह जल्दी उठते हैं। बच्चे पेड़ों के नीचे खेलते हैं। शाम को सब मिलकर गाते हैं। "
+HINDI = "नदी के पास एक पुराना गाँव है। वहाँ के लोग सुबह जल्दी उठते हैं। शाम को सब मिलकर गाते हैं। "
+URDU = "یہ ایک پرانا گاؤں ہے۔ لوگ صبح اٹھتے ہیں۔ "
 THAI = "เมืองเล็กตั้งอยู่ริมแม่น้ำและเงียบสงบในตอนเย็น ผู้คนตื่นแต่เช้าและกวาดถนนหน้าบ้านของตน "
-HAYSTACKS = {"hi": HINDI * 60, "ur": "یہ ایک پرانا گاؤں ہے۔ لوگ صبح اٹھتے ہیں۔ " * 60, "th": THAI * 60, "th-": THAI.replace(" ", "") * 60}
+HAYSTACKS = {"hi": HINDI * 80, "ur": URDU * 60, "th": THAI * 60, "th-": THAI.replace(" ", "") * 60}
 FACTS = {"hi": "रवि बाँसुरी बजाता है।", "ur": "علی کتاب پڑھتا ہے۔", "th": "มีนาชอบสะสมหินสีแดง", "th-": "มีนาชอบสะสมหินสีแดง"}
 
 

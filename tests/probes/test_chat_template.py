@@ -112,7 +112,7 @@ def test_a_template_that_fails_is_told_with_its_reason(template: str, reason: st
         "{% for m in messages %}{{ m|tojson }}{% break %}{% endfor %}",
         "{{ '%-9s|%3d' % ('a', 7) }}{{ 'ab' * 3 }}{{ [1] + [2] }}",
         "{% set n = namespace(last=99999999) %}{{ n.last }}{{ 2 ** 9 }}{{ 'x'.replace('x', 'y') ~ 'z'|upper }}",
-        "{%- if tools is none and documents is none %}\n  {{- messages[0]['content'].split()|join('+') }}\n{%- endif %}",
+        "{%- if tools is none and documents is none %}\n {{- messages[0]['content'].split()|join('+') }}\n{%- endif %}",
         "{{ messages[0].content|replace('<', '[')|trim }}{{ '{:>5}'.format('x') }}{{ dict(a=1)|tojson }}",
     ],
 )

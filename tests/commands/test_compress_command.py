@@ -111,3 +111,25 @@ def test_scores_of_another_model_are_refused(cli: RunCli, tmp_path: Path) -> Non
     done = cli("compress", "--budget", 64, "--scores", other, *SHORT)
     assert done.code == 2
     assert "the scores are for 2 layers of 4 query heads, the model has 6 of 8 query and 4 KV heads" in done.err
+
+
+@pytest.mark.parametrize("command", ["compress", "norms"])
+def test_a_model_whose_chat_template_fails_is_used_without_it(cli: RunCli, tmp_path: Path, command: str) -> None:
+    from tests.tiny_models import build_tiny_model
+
+    folder = build_tiny_model("llama", tmp_path, chat_template="{{ raise_exception('a system message comes first') }}")
+    given = [command, "--model", folder, "--length", 500, "--json"]
+    given += ["--policy", "full", "--max-new-tokens", 2] if command == "compress" else ["-o", "n.png"]
+    refused = cli(*given)
+    assert refused.code == 4
+    assert refused.err.endswith("(a system message comes first); use --no-chat-template\n")
+    done = cli(*given, "--no-chat-template")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["prompt"].startswith("needle ")
+
+
+def test_chat_and_no_chat_template_contradict_each_other(cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("Hello there.")
+    done = cli("compress", "--prompt", "p.txt", "--chat", "--no-chat-template")
+    assert done.code == 2
+    assert "--chat and --no-chat-template contradict each other" in done.err

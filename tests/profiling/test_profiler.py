@@ -202,6 +202,37 @@ def test_nan_in_the_attention_names_layer_and_trial() -> None:
         measure(model, prompts)
 
 
+def test_nan_of_the_last_layer_shows_in_the_logits_and_names_the_trial() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"in the logits in trial t\d: .*NaN \(model.layers.1.self_attn.v_proj"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_infinity_in_a_step_of_its_own_names_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = tiny_model("llama"), Profiler._pass
+
+    def broken(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+        logits = original(self, tokens, keep)
+        return logits.index_fill(1, torch.tensor([4]), torch.inf) if len(tokens) == 1 else logits
+
+    prompts = with_answers(model, make_prompts(seed=5), 2)
+    monkeypatch.setattr(Profiler, "_pass", broken)
+    with pytest.raises(NonFiniteError, match=r"in the logits in trial t\d: it is computed in float32 already"):
+        measure(model, prompts)
+
+
+def test_entries_of_the_vocabulary_that_are_masked_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = tiny_model("llama"), Profiler._pass
+
+    def masked(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+        return original(self, tokens, keep).index_fill(1, torch.tensor([1, 2]), -torch.inf)
+
+    monkeypatch.setattr(Profiler, "_pass", masked)
+    assert len(measure(model, make_prompts(seed=5))) == 4
+
+
 def test_out_of_memory_halves_the_pieces_and_then_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", seed=6)
     prompts = with_answers(model, make_prompts(seed=6), 3)

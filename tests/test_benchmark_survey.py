@@ -55,17 +55,18 @@ def test_no_family_is_wrong_or_ends_in_an_internal_error() -> None:
 
 def test_the_table_numbers_the_reasons_of_refusals() -> None:
     rows = [
-        Row("a", "AForCausalLM", "ok", "refused: no", "ok", "ok"),
-        Row("b", "BForCausalLM", "ok", "refused: no", "refused: never", "wrong: rows"),
+        Row("a", "AForCausalLM", "ok", "refused: AForCausalLM: no", "ok", "ok"),
+        Row("b", "BForCausalLM", "skipped: what", "refused: BForCausalLM: no", "refused: never", "wrong: rows"),
     ]
     assert table(rows, "5.24.0").splitlines()[2:] == [
         "| model type | class | score | compress | norms | knockout |",
         "|---|---|---|---|---|---|",
         "| `a` | AForCausalLM | ok | refused (1) | ok | ok |",
-        "| `b` | BForCausalLM | ok | refused (1) | refused (2) | wrong: rows |",
+        "| `b` | BForCausalLM | skipped (2) | refused (1) | refused (3) | wrong: rows |",
         "",
-        "1. no",
-        "2. never",
+        "1. the model: no",
+        "2. what",
+        "3. never",
     ]
 
 

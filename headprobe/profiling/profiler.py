@@ -54,7 +54,7 @@ class Profiler:
     def __init__(
         self, model: Any, estimators: Sequence[Estimator], eos_token_ids: set[int], *, prefill_chunk: int = 8192
     ) -> None:
-        self.model = model
+        self.model, self._config = model, model.config.get_text_config(decoder=True)
         self.estimators = tuple(estimators)
         self.eos_token_ids = eos_token_ids
         self.prefill_chunk = prefill_chunk
@@ -93,7 +93,7 @@ class Profiler:
             )
 
     def _new_cache(self) -> PrefixCache:
-        return PrefixCache(self.model.config.get_text_config(decoder=True).num_hidden_layers, self._longest)
+        return PrefixCache(self._config.num_hidden_layers, self._longest)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -153,11 +153,10 @@ class Profiler:
                 evidence[name].append(torch.stack(layers))
 
     def _take(self, rows: AttentionRows, target: Target) -> None:
-        heads = self.model.config.get_text_config(decoder=True).num_attention_heads
-        if rows.weights.shape[0] != heads:
+        found, heads = rows.weights.shape[0], self._config.num_attention_heads
+        if found != heads:
             raise ModelError(
-                f"layer {rows.layer} of {type(self.model).__name__} has {rows.weights.shape[0]} heads, its config "
-                f"says {heads}"
+                f"layer {rows.layer} of {type(self.model).__name__} has {found} heads, its config says {heads}"
             )
         self._finite.append(rows.weights.sum().isfinite())  # NaN and infinity survive a sum of weights in [0, 1]
         for estimator in self.estimators:
@@ -179,7 +178,7 @@ class Profiler:
         self._prefill(tokens[:head])
         with wanted_rows(rows, lambda found: self._take(found, target)):
             logits = self._pass(tokens[head:], rows)
-        layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
+        layers = self._config.num_hidden_layers
         if len(self._finite) != layers:
             raise ModelError(
                 f"{len(self._finite)} of {layers} layers of {type(self.model).__name__} could be read: the others have "

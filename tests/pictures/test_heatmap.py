@@ -145,7 +145,7 @@ def test_any_name_can_be_drawn(make_scores, model):
 
 def test_a_picture_is_replaced_and_nothing_left_behind(tmp_path, make_sparse):
     for _ in range(2):
-        draw_heatmap(make_sparse(4, 8), tmp_path / "deep" / "p.svg")
+        draw_heatmap(make_sparse(4, 8), tmp_path / "deep" / "p.svg", overwrite=True)
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["p.svg"]
 
 

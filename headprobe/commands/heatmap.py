@@ -60,10 +60,11 @@ def heatmap_command(
 ) -> None:
     """Draw head scores, layer by head, as a picture and in the terminal."""
     from headprobe.commands.reading import with_geometry
-    from headprobe.pictures.kinds import PictureOptions
+    from headprobe.pictures.kinds import PictureOptions, check_kind
     from headprobe.scores.any_scores import read_any
     from headprobe.scores.score_file import newest_score_file
 
+    check_kind(kind)
     options = PictureOptions(top, kv_heads, num_kv_heads, budget, beta, window, prompt_tokens)
     if against is not None and kind != "heatmap":
         raise OptionError(f"--against draws a heatmap of the difference, not {kind!r}")

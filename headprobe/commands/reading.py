@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headprobe.home import in_home
+
 if TYPE_CHECKING:
     from headprobe.scores.any_scores import AnyScores
 
@@ -58,7 +60,7 @@ def read_text(prompt: str) -> str:
     name = "stdin" if prompt == "-" else prompt
     if prompt == "-" and sys.stdin is None:
         raise FileAccessError("stdin is closed")
-    data = _stdin() if prompt == "-" else Path(prompt).expanduser().read_bytes()
+    data = _stdin() if prompt == "-" else in_home(prompt).read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

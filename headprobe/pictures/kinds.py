@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from headprobe.errors import OptionError
+from headprobe.errors import OptionError, shown
 from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
 from headprobe.pictures.caption import checked_top
 from headprobe.pictures.coverage import coverage_figure, coverage_of
@@ -80,8 +80,18 @@ KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
 }
 
 
+def check_kind(kind: str) -> None:
+    """Raise `OptionError` for a kind that is neither `heatmap` nor one of `KINDS`."""
+    if kind != "heatmap" and kind not in KINDS:
+        raise _unknown(kind)
+
+
+def _unknown(kind: str) -> OptionError:
+    return OptionError(f"no kind of picture is called {shown(kind)}; there are heatmap, {', '.join(KINDS)}")
+
+
 def picture_of(kind: str, scores: AnyScores, options: PictureOptions) -> Picture:
     """The picture of `kind`. Raises `OptionError` for an unknown kind, or one that the file has nothing for."""
     if kind not in KINDS:
-        raise OptionError(f"no kind of picture is called {kind!r}; there are heatmap, {', '.join(KINDS)}")
+        raise _unknown(kind)
     return KINDS[kind](scores, options)

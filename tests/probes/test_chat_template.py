@@ -68,7 +68,8 @@ NESTED = (  # 2**40 times the same item, in 40 lists of two
 @pytest.mark.parametrize(
     "use",
     [
-        "{{ n.a }}", "{{ n.a|string|length }}", "{{ n.a|tojson|length }}", "{{ n.a|pprint }}", "{{ (n.a ~ 'x')|length }}",
+        "{{ n.a }}", "{{ n.a|string|length }}", "{{ n.a|tojson|length }}", "{{ n.a|pprint }}",
+        "{{ (n.a ~ 'x')|length }}",
         "{{ n.a == n.b }}", "{{ n.a in [n.b] }}", "{{ n.a is eq n.b }}", "{{ 'x'.join([n.a|string]) }}",
         "{{ '%s' % (n.a,) }}", "{{ '{}'.format(n.a) }}", "{{ {'x': n.a} }}", "{% if n.a < n.b %}{% endif %}",
     ],

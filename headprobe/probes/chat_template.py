@@ -137,7 +137,7 @@ class _Made:
         return value
 
     def listed(self, name: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of what is called `name`: iterators that are to be joined as lists, each part of which counts."""
+        """The arguments of what is called `name`: iterators that are to be joined become lists, whose parts count."""
         if name != "join":
             return given
         return tuple([self.add(each) for each in part] if isinstance(part, Iterator) else part for part in given)

@@ -16,7 +16,7 @@ CONSTRAINTS ?= -c constraints.txt
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
-	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png
+	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png --overwrite
 	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel

@@ -12,8 +12,8 @@
     ├── OutputExistsError         10   a file would be overwritten
     └── FileAccessError           11   the system refuses to read or write a file
 
-Typer itself ends with 2 on unknown options; an interrupt ends with 130, a reader of stdout that is gone with 141, and an
-unexpected exception (a bug) with 70.
+Typer itself ends with 2 on unknown options; an interrupt ends with 130, a reader of stdout that is gone with 141, and
+an unexpected exception (a bug) with 70.
 """
 
 from __future__ import annotations

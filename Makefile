@@ -1,18 +1,26 @@
-# make demo       install into .venv, score the bundled model, draw its heads, answer from a compressed cache
-# make test       install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
-# make test-slow  the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
-# make gpu-bench  everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
-# make clean      remove what these leave behind
+# make demo         install into .venv, score the bundled model, draw its heads, answer from a compressed cache
+# make test         install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
+# make test-oldest  the tests on the lowest releases that pyproject.toml allows, in .venv-oldest
+# make test-newest  the tests on the newest releases there are, in .venv-newest
+# make smoke-newest every command once on the newest releases, warnings as errors, in .venv-newest
+# make test-slow    the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
+# make gpu-bench    everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
+# make lock         write constraints/lock.txt anew from the newest releases; then make test
+# make clean        remove what these leave behind
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Where Python comes without ensurepip, its own pip fills the environment from outside.
 PIP = $$(test -x $(BIN)/pip && echo $(BIN)/python -m pip || echo $(PYTHON) -m pip --python $(BIN)/python)
-# The pin keeps pip from fetching gigabytes of CUDA; on a machine with a GPU: make demo CONSTRAINTS=
-CONSTRAINTS ?= -c constraints.txt
+# Exactly what was tested, so that a clone gives the same result in a year. The newest of everything, torch with CUDA
+# included: make demo CONSTRAINTS=
+CONSTRAINTS ?= -c constraints/lock.txt
+PINS := $(wildcard constraints/*.txt)
+TOOLS = hatchling editables # what builds the package, from the lock as well
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test test-slow gpu-bench lint types tests wheel clean
+.PHONY: demo test test-oldest test-newest smoke-newest test-slow gpu-bench lock lint types tests wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
@@ -32,7 +40,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 tests: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -W error -m "not slow" --cov --cov-branch --cov-report=term-missing:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -m "not slow" -n $(WORKERS) --cov --cov-branch --cov-report=term-missing:skip-covered
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -W error --no-cov -m slow
@@ -40,16 +48,38 @@ test-slow: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	PIP="$(PIP)" .ci/try-wheel $(BIN)/python
 
+test-oldest:
+	mkdir -p .venv-oldest
+	.ci/floors > .venv-oldest/floors.txt
+	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS="-c .venv-oldest/floors.txt -c constraints/torch.txt"
+
+test-newest: .venv-newest/upgraded
+	$(MAKE) tests VENV=.venv-newest CONSTRAINTS="-c constraints/torch.txt"
+
+smoke-newest: .venv-newest/upgraded
+	.ci/smoke .venv-newest/bin/python
+
+# Phony on purpose: what is newest changes without a file of ours changing.
+.PHONY: .venv-newest/upgraded
+.venv-newest/upgraded:
+	$(MAKE) .venv-newest/installed-dev VENV=.venv-newest CONSTRAINTS="-c constraints/torch.txt"
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c constraints/torch.txt -e '.[dev]'
+
+lock:
+	.ci/lock $(PYTHON)
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --clear --without-pip $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet $(CONSTRAINTS) -e .
+$(VENV)/installed: pyproject.toml $(PINS) | $(BIN)/python
+	$(PIP) install --quiet $(CONSTRAINTS) $(TOOLS)
+	$(PIP) install --quiet $(CONSTRAINTS) --no-build-isolation -e .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet $(CONSTRAINTS) -e '.[dev]'
+$(VENV)/installed-dev: pyproject.toml $(PINS) | $(BIN)/python
+	$(PIP) install --quiet $(CONSTRAINTS) $(TOOLS)
+	$(PIP) install --quiet $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__
+from headprobe.commands.app import App
 from headprobe.commands.budgets import budgets_command
 from headprobe.commands.compress import compress_command
 from headprobe.commands.doctor import doctor_command
@@ -34,7 +35,7 @@ BROKEN_PIPE = 141  # what a shell reports of a command whose reader is gone
 INTERNAL_ERROR = 70
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the parser's own class, which typer does not name
 
-app = typer.Typer(
+app = App(
     name="headprobe",
     cls=CheckedGroup,
     help="Find the attention heads of a language model that fetch answers from its context.",

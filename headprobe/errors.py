@@ -18,6 +18,8 @@ an unexpected exception (a bug) with 70.
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -89,3 +91,26 @@ class FileAccessError(HeadprobeError):
     """The system refuses to read or write a file: no permission, no space, a folder in its place."""
 
     exit_code = 11
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as Python writes it, cut to about `limit` characters: what messages quote may be anything.
+
+    >>> shown("x" * 100, 20)
+    "'xxxxxxx...xxxxxxxx'"
+    """
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, limit, limit, limit
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 4
+    text = " ".join(short.repr(value).split())
+    return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}..."
+
+
+def refuse_empty(options: Mapping[str, object]) -> None:
+    """Raise `OptionError` for an option that is an empty text: a variable that is not set, or a name that is missing.
+
+    >>> refuse_empty({"--haystack": "essays", "--limit": None})
+    """
+    for name, value in options.items():
+        if isinstance(value, str) and not value.strip():
+            raise OptionError(f"{name} is empty: give it a value, or leave it out")

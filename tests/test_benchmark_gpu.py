@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from benchmarks.gpu.filled import filled_cache, full_plan, uneven_plan, used_byt
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shapes import LLAMA3_8B, TINY
 from benchmarks.gpu.targets import TARGETS
+from headprobe.compression.kernels import choice
 
 
 def tiny_bench(folder: Path, seconds: float = 1000.0) -> Bench:
@@ -49,6 +51,25 @@ def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monk
     assert (parts["bandwidth"]["status"], parts["bandwidth"]["error"]) == ("failed", "ValueError: no luck")
     assert parts["environment"]["status"] == "done"
     assert "copy bandwidth has not been measured" in parts["kernels"]["error"]
+
+
+def test_a_kernel_that_does_not_run_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*args: object) -> torch.Tensor:
+        raise AssertionError("head_dim must be\nanother")
+
+    broken = dataclasses.replace(choice.KERNELS[-1], name="broken", attend=raises, weigh=None)
+    monkeypatch.setattr("benchmarks.gpu.bench.KERNELS", (broken, choice.KERNELS[-1]))
+    monkeypatch.setattr(Bench, "fast_kernels", Bench.kernels)
+    run(tiny_bench(tmp_path), (Part("bandwidth", 1), Part("numerics", 1), Part("kernels", 1), Part("decode_short", 1)))
+    parts = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    fault = "AssertionError: head_dim must be another"
+    assert parts["numerics"]["status"] == "failed"
+    found = parts["numerics"]["results"]["kernels"]
+    assert {row["error"] for row in found["broken"]["wrong"]} == {fault}
+    assert (found["torch"]["wrong"], found["torch"]["cases"] > 0) == ([], True)
+    assert (parts["kernels"]["status"], parts["decode_short"]["status"]) == ("done", "done")
+    assert parts["kernels"]["results"]["shares"]["broken"] == 0.0
+    assert parts["kernels"]["results"]["shares"]["torch"] > 0.0
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_says_so(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 from email import message_from_string
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -62,14 +65,50 @@ def test_the_wheel_says_version_licence_and_dependencies(wheel: zipfile.ZipFile)
     assert f"{folder}/licenses/LICENSE" in wheel.namelist()
 
 
-def test_the_constraint_allows_what_the_project_asks_for() -> None:
+def pins_of(file: str) -> dict[str, str]:
+    """Exact versions in a constraints file, by normalized name."""
+    lines = (ROOT / "constraints" / file).read_text(encoding="utf-8").splitlines()
+    pins = [line.partition("==") for line in lines if line and line[:1] != "#"]
+    assert all(separator for _, separator, _ in pins), f"{file} has a line that is no exact version"
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in pins}
+
+
+def test_the_lock_pins_all_that_the_project_asks_for_within_its_ranges() -> None:
     requirements = pytest.importorskip("packaging.requirements")
-    pins = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
-    project = PROJECT["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    asked = {r.name: r for r in map(requirements.Requirement, wanted)}
-    for pin in map(requirements.Requirement, pins):
-        assert asked[pin.name].specifier.contains(str(pin.specifier).removeprefix("=="))
+    project, pins = PROJECT["project"], pins_of("lock.txt")
+    for wanted in map(requirements.Requirement, project["dependencies"] + project["optional-dependencies"]["dev"]):
+        assert wanted.specifier.contains(pins[wanted.name]), f"{wanted} is locked at {pins[wanted.name]}"
+
+
+def test_the_lock_pins_what_those_packages_ask_for_in_turn() -> None:
+    requirements = pytest.importorskip("packaging.requirements")
+    pins = pins_of("lock.txt")
+    open_ends = {"setuptools", "pip"}  # part of the environment itself
+    for name, version in pins.items():
+        try:
+            if metadata.version(name) != version and name != "torch":  # torch adds the build
+                continue  # not the environment of the lock
+        except metadata.PackageNotFoundError:
+            continue  # for another platform
+        for need in map(requirements.Requirement, metadata.requires(name) or []):
+            needed = need.marker is None or need.marker.evaluate({"extra": ""})
+            if needed and not re.match("nvidia|cuda", need.name):  # torch's own, with CUDA only
+                assert re.sub(r"[-_.]+", "-", need.name).lower() in pins.keys() | open_ends, f"{name} needs {need}"
+
+
+def test_the_lock_takes_torch_as_it_was_chosen_by_hand() -> None:
+    assert pins_of("torch.txt").items() <= pins_of("lock.txt").items()
+
+
+def test_doctor_knows_the_releases_that_were_tested() -> None:
+    made = subprocess.run([sys.executable, ROOT / ".ci/tested"], capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "headprobe/tested.json").read_text(encoding="utf-8") == made, "run: make lock"
+
+
+def test_the_lowest_releases_are_those_of_the_ranges() -> None:
+    made = subprocess.run([sys.executable, ROOT / ".ci/floors"], capture_output=True, text=True, check=True).stdout
+    assert "transformers==5.17\n" in made
+    assert "torch" not in [line.partition("==")[0] for line in made.splitlines()]
 
 
 def test_the_changelog_and_the_citation_name_this_version() -> None:

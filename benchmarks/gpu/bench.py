@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shapes import Shape
-from headprobe.compression.kernels.choice import KERNELS, Kernel, KernelNeeds, device_name
+from headprobe.compression.kernels.choice import KERNELS, Kernel, KernelNeeds, capability, device_name
 
 
 class Bench:
@@ -88,14 +88,20 @@ class Bench:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
+    def fault(self, error: Exception) -> str:
+        """An error in one short line, after memory was given back."""
+        self.free()
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
     # -- kernels ----------------------------------------------------------------------------------------------------
 
     def needs(self, head_dim: int | None = None, dtype: torch.dtype | None = None, **more: bool) -> KernelNeeds:
         """What is asked of a kernel here."""
         kind = str(dtype or self.dtype).removeprefix("torch.")
         return KernelNeeds(
-            self.device.type, kind, head_dim or self.shape.head_dim, device_name=device_name(self.device), **more
-        )
+            self.device.type, kind, head_dim or self.shape.head_dim, device_name=device_name(self.device),
+            capability=capability(self.device), **more,
+        )  # fmt: skip
 
     def kernels(self, needs: KernelNeeds | None = None) -> list[Kernel]:
         """The kernels that can serve."""

@@ -37,8 +37,8 @@ def time_plan(bench: Bench, plan: CompressionPlan, tokens: int, batch: int) -> d
         set_kernel(cache, kernel)
         try:
             seconds, refusal = seconds_per_step(bench, cache)
-        except RuntimeError as error:  # one kernel's fault must not hide the others
-            found["by_kernel"][kernel.name] = {"error": str(error).splitlines()[0][:200]}
+        except Exception as error:  # one kernel's fault must not hide the others
+            found["by_kernel"][kernel.name] = {"error": bench.fault(error)}
             continue
         found["by_kernel"][kernel.name] = {"seconds": seconds, "not_captured": refusal}
     timed = {name: row["seconds"] for name, row in found["by_kernel"].items() if "seconds" in row}

@@ -56,7 +56,8 @@ def budgets_command(
         ),
     ] = None,
     compat: Annotated[
-        str | None, typer.Option("--compat", help="headkv: round as the published code does.", show_default=False)
+        str | None,
+        typer.Option("--compat", help="headkv, pyramidkv: round as that code does.", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,

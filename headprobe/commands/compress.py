@@ -10,6 +10,7 @@ import typer
 from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
+    ChatTemplateOption,
     DeviceOption,
     DtypeOption,
     GqaOption,
@@ -61,6 +62,7 @@ def compress_command(
         str | None, typer.Option(help="What to ask about the text of --prompt.", show_default=False)
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put --prompt into the model's chat template.")] = False,
+    chat_template: ChatTemplateOption = True,
     length: Annotated[
         str | None,
         typer.Option(help="Tokens of the needle prompt; default: the window, at most 32k.", show_default=False),
@@ -89,7 +91,8 @@ def compress_command(
         ),
     ] = None,
     compat: Annotated[
-        str | None, typer.Option(help="headkv: round budgets as the published code does.", show_default=False)
+        str | None,
+        typer.Option(help="headkv, pyramidkv: round budgets as that code does.", show_default=False),
     ] = None,
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
@@ -114,6 +117,8 @@ def compress_command(
     sampler = _sampler(temperature, top_k, top_p, seed)
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
+    if chat and not chat_template:
+        raise OptionError("--chat and --no-chat-template contradict each other: give one")
     first = make_policy(
         policy, beta=beta, window=window, pool=pool, sinks=sinks, value_aware=value_aware, compat=compat
     )
@@ -135,7 +140,7 @@ def compress_command(
         sampler=sampler,
     )
     if text is None:
-        asked = _fresh_needle(loaded, length, seed)
+        asked = _fresh_needle(loaded, length, seed, chat_template)
     else:
         from headprobe.evaluation.questions import own_question
 
@@ -182,11 +187,11 @@ def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, 
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
 
 
-def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int) -> Question:
+def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int, chat: bool) -> Question:
     from headprobe.evaluation.questions import needle_question
 
     tokens = min(loaded.window, 32 * 1024) if length is None else one_length(length, "--length", loaded.window)
-    return needle_question(loaded, tokens, seed=seed)
+    return needle_question(loaded, tokens, seed=seed, chat=chat)
 
 
 def _tell(answer: object) -> None:

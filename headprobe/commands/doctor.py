@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from importlib.resources import files
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ PACKAGES = (
     "triton", "flash-attn", "flash-attn-4",
 )  # fmt: skip
 
+FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
 FLASH_USE = "the fastest kernels of compressed caches; scoring has no use for it"
 
 
@@ -45,6 +47,7 @@ def diagnose() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
+        "untested": _untested(),
         "devices": devices,
         "kernels": kernels,
         "cache_folder": str(cache_folder()),
@@ -59,6 +62,20 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _untested() -> list[dict[str, str]]:
+    """Dependencies whose installed release is outside those that the tests have passed on, from lowest to highest."""
+    import orjson
+    from packaging.version import Version
+
+    tested: dict[str, list[str]] = orjson.loads(files("headprobe").joinpath("tested.json").read_bytes())
+    found = []
+    for name, (lowest, highest) in tested.items():
+        installed = _version(name)
+        if installed is not None and not Version(lowest) <= Version(Version(installed).public) <= Version(highest):
+            found.append({"package": name, "installed": installed, "lowest": lowest, "highest": highest})
+    return found
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -84,7 +101,9 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from headprobe.compression.kernels.measured import measured_shares
 
     name = next((device["name"] for device in devices if device["kind"] == "cuda"), None)
-    needs = KernelNeeds("cpu", "float32", 128) if name is None else KernelNeeds("cuda", "bfloat16", 128)
+    needs = KernelNeeds("cpu", "float32", 128)
+    if name is not None:
+        needs = KernelNeeds("cuda", "bfloat16", 128, capability=_capability())
     kernels = ranked_kernels(name)
     refused = [kernel.refuses(needs) for kernel in kernels]
     first, shares = refused.index(None), measured_shares(name)
@@ -97,14 +116,34 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _capability() -> tuple[int, int] | None:
+    """The compute capability of the first GPU, None where its driver does not tell."""
+    import torch
+
+    about = torch.cuda.get_device_properties(0)
+    major, minor = getattr(about, "major", None), getattr(about, "minor", None)
+    return None if major is None or minor is None else (int(major), int(minor))
+
+
+def _takes_flash4() -> bool:
+    """Whether flash-attn 4 serves the first GPU, as far as is known."""
+    from headprobe.compression.kernels.choice import KERNELS
+
+    found = _capability()
+    kernel = next(kernel for kernel in KERNELS if kernel.name == "flash4")
+    return found is None or (kernel.oldest or 0) <= found[0] <= (kernel.newest or found[0])
+
+
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
     gaps = []
     if not is_bundled():
-        gaps.append(("the bundled model", "--model demo, the default", "python -m headprobe.models.training"))
+        gaps.append(("the bundled model", "--model demo, the default", "python -m training"))
     if len(devices) == 1:
         gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
-    elif devices[1]["kind"] == "cuda" and not (versions["flash-attn"] or versions["flash-attn-4"]):
-        gaps.append(("flash-attn", FLASH_USE, "pip install 'headprobe[flash]'"))
+    elif devices[1]["kind"] == "cuda":
+        newest = _takes_flash4()
+        if not (versions["flash-attn"] or (newest and versions["flash-attn-4"])):
+            gaps.append(("flash-attn", FLASH_USE, FLASH_4 if newest else FLASH_2))
     if offline:
         gaps.append(("the hub", "models that are not in the cache folder yet", "unset HF_HUB_OFFLINE"))
     return [{"what": what, "for": use, "how": how} for what, use, how in gaps]
@@ -114,6 +153,10 @@ def _print(report: dict[str, Any]) -> None:
     versions = [("headprobe", report["headprobe"]), ("python", report["python"]), *report["packages"].items()]
     print_table(("package", "version"), [(name, version or "not installed") for name, version in versions])
     sys.stdout.write("\n")
+    if report["untested"]:
+        rows = [(row["package"], row["installed"], row["lowest"], row["highest"]) for row in report["untested"]]
+        print_table(("outside what was tested", "installed", "lowest tested", "highest tested"), rows)
+        sys.stdout.write("\n")
     print_table(("device", "name", "memory"), [_device_row(device) for device in report["devices"]])
     sys.stdout.write("\n")
     on_gpu = any(device["kind"] == "cuda" for device in report["devices"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headprobe.commands.options import (
+    ChatTemplateOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -63,6 +64,7 @@ def norms_command(
             help="The picture, ending in .png, .svg or .pdf; default: norms--<model>.png.",
         ),
     ] = None,
+    chat: ChatTemplateOption = True,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Where the needle prompt's haystack begins.")] = 0,
@@ -84,7 +86,10 @@ def norms_command(
     loaded = load_model(model, device=device, dtype=dtype)
     shown = _numbers(layers, loaded.geometry.num_hidden_layers, "layer") or _spread(loaded)
     columns = _numbers(heads, loaded.geometry.num_key_value_heads, "KV head")
-    ids, source = _needle_prompt(loaded, length, seed) if text is None else (_tokens(loaded, text), prompt_name(prompt))
+    if text is None:
+        ids, source = _needle_prompt(loaded, length, seed, chat)
+    else:
+        ids, source = _tokens(loaded, text), prompt_name(prompt)
     measured = measure_value_norms(loaded, ids, sinks)
     drawn = [(la, h) for la in shown for h in columns] if columns else strongest_heads(measured, shown)
     _draw(measured, drawn, loaded.name, source, picture)
@@ -139,16 +144,18 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
-    """The text with the special tokens that the tokenizer puts around it."""
-    return tuple(loaded.tokenizer(text, verbose=False)["input_ids"])
+    """The text behind the special tokens that open one."""
+    from headprobe.probes.encoding import encode
+
+    return tuple(encode(loaded.tokenizer, text).ids)
 
 
-def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int) -> tuple[tuple[int, ...], str]:
+def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int, chat: bool) -> tuple[tuple[int, ...], str]:
     """A prompt of one needle in the middle of a haystack, and its name."""
     from headprobe.evaluation.questions import needle_question
 
     tokens = min(NEEDLE_TOKENS, loaded.window) if length is None else one_length(length, "--length", loaded.window)
-    found = needle_question(loaded, tokens, seed=seed)
+    found = needle_question(loaded, tokens, seed=seed, chat=chat)
     return found.input_ids, found.source
 
 
@@ -158,7 +165,7 @@ def _numbers(text: str | None, count: int, noun: str) -> list[int]:
 
     found: list[int] = []
     for part in [] if text is None else text.split(","):
-        number = int(part) if part.strip().isdecimal() and len(part) < 10 else -1
+        number = int(part) if part.strip().isdecimal() and part.isascii() and len(part) < 10 else -1
         if not 0 <= number < count:
             raise OptionError(f"{noun} {part.strip()!r} is not there, the model has {noun}s 0 to {count - 1}")
         found.append(number)

@@ -17,7 +17,9 @@ DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16
 HaystackOption = Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")]
 DepthsOption = Annotated[int, typer.Option(help="How many depths, spread evenly over 0 to 100 %.")]
 NeedlesPerCellOption = Annotated[int, typer.Option(help="Needles tried at each length and depth.")]
-ChatTemplateOption = Annotated[bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's own.")]
+ChatTemplateOption = Annotated[
+    bool, typer.Option("--chat-template/--no-chat-template", help="Needle prompts use the model's chat template.")
+]
 OverwritePictureOption = Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 

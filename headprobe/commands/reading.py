@@ -49,17 +49,31 @@ def one_length(text: str, option: str, longest: int | None = None) -> int:
 
 
 def read_text(prompt: str) -> str:
-    """The text of a file, or of stdin (`-`). Raises `FileFormatError` for what is no text, or empty."""
-    from headprobe.errors import FileFormatError
+    """The text of a file, or of stdin (`-`), as a haystack is read: UTF-8, without a byte order mark, lines end in \\n.
+
+    Raises `FileFormatError` for what is no text, or empty, `FileAccessError` for a file that cannot be read.
+    """
+    from headprobe.errors import FileAccessError, FileFormatError
 
     name = "stdin" if prompt == "-" else prompt
+    if prompt == "-" and sys.stdin is None:
+        raise FileAccessError("stdin is closed")
+    data = _stdin() if prompt == "-" else Path(prompt).expanduser().read_bytes()
     try:
-        text = sys.stdin.read() if prompt == "-" else Path(prompt).expanduser().read_text(encoding="utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileFormatError(f"byte {error.start} is not UTF-8: a prompt is plain text", name) from None
+    if "\x00" in text:
+        raise FileFormatError(f"a zero byte at character {text.index(chr(0))}: a prompt is plain text", name)
     if not text.strip():
         raise FileFormatError("the prompt is empty", name)
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _stdin() -> bytes:
+    """All of stdin; its bytes, since how they are decoded would depend on the locale."""
+    buffer = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read().encode("utf-8", "surrogatepass") if buffer is None else buffer.read()
 
 
 def prompt_name(prompt: str | None) -> str:

@@ -19,6 +19,7 @@ from headprobe.commands.options import (
     ResumeOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.commands.reading import one_length
 from headprobe.commands.recorded_command import recorded_command
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
@@ -98,7 +99,7 @@ def score_command(
         check_place(dump_prompts, overwrite or resume)
     loaded = load_model(model, device=device, dtype=dtype)
     prepared = scoring.prepare(loaded, options)
-    _tell_duplicates(prepared)
+    tell_prompts(prepared)
     if dump_prompts is not None:
         _dump(prepared, dump_prompts, overwrite)
     if dry_run:
@@ -120,20 +121,6 @@ def _at_least(value: int, least: int, option: str) -> int:
     if value < least:
         raise OptionError(f"{option} is {value}, need at least {least}")
     return value
-
-
-def _tell_duplicates(prepared: Prepared) -> None:
-    from headprobe.probes.prompt import duplicate_prompts
-
-    groups = duplicate_prompts(prepared.prompts)
-    if prepared.plan.removed:
-        tell(f"given twice, taken once: {', '.join(prepared.plan.removed)}")
-    if groups:
-        extra = sum(len(group) - 1 for group in groups)
-        tell(
-            f"warning: {extra} of {len(prepared.prompts)} prompts are the same as one of another depth "
-            f"(so short a text has few sentence ends), such as {' and '.join(groups[0][:2])}"
-        )
 
 
 def _dump(prepared: Prepared, path: Path, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.prompts_output import depths_reached
 
 if TYPE_CHECKING:
     from headprobe.models.loading import LoadedModel
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TOP_HEADS = 10
 PLAN_NOTES = {
     "num_trials": "one needle at one depth in one length",
+    "depths_reached": "where the needles stand, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
     "kv_bytes": "cache of the longest prompt",
@@ -35,6 +37,7 @@ def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
         "needles": prepared.plan.needles.name,
         "lengths": list(prepared.plan.lengths),
         "depths": list(prepared.plan.depths),
+        "depths_reached": depths_reached(prepared),
         "num_trials": len(prepared.prompts),
         "tokens": cost.tokens,
         "tokens_to_compute": cost.tokens_to_compute,
@@ -49,7 +52,7 @@ def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
     return value if isinstance(value, str) else f"{value:,}"
 
 
@@ -153,7 +156,7 @@ def _print_pass_rates(scores: HeadScores) -> None:
 
 
 def _print_top_heads(scores: HeadScores) -> None:
-    from headprobe.scores.bootstrap import head_intervals
+    from headprobe.scores.uncertainty import head_intervals
 
     best = scores.top(TOP_HEADS)
     intervals = head_intervals(scores, [(layer, head) for layer, head, _ in best])

@@ -61,23 +61,36 @@ class Pyramid(_Fixed):
     """PyramidKV (arXiv 2406.02069): much in the first layers, little in the last, in equal steps.
 
     With `B = budget - floor`: `lo = B // 20`, `hi = 2B - lo` (if `hi >= n - floor`: `hi = n - floor`, `lo = 2B - hi`);
-    layer `l` gets `hi - l * ((hi - lo) // (L - 1))`.
+    layer `l` of `L` gets `hi - l * (hi - lo) / (L - 1)`, a line whose mean is `B`, so that the budget is met without
+    rescaling. The published code floors the step, which spends more than was asked for: `compat="pyramidkv"` (or
+    "headkv", whose copy is the same) gives its whole numbers.
+
+    >>> Pyramid().capacities(BudgetRequest(budget=20, prompt_tokens=99, num_layers=4, num_kv_heads=1)).ravel()
+    array([39, 26, 14,  1])
+    >>> Pyramid(compat="pyramidkv").capacities(BudgetRequest(20, 99, 4, 1)).ravel()
+    array([39, 27, 15,  3])
     """
 
+    compat: str | None = None
     name: ClassVar[str] = "pyramid"
     needs_scores: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if self.compat not in (None, "pyramidkv", "headkv"):
+            raise OptionError(f"compat is {self.compat!r}, known are 'pyramidkv' and 'headkv'")
+
     def capacities(self, request: BudgetRequest) -> Ints:
         """Entries `[L, G]` by this rule."""
-        spare, most = request.spare, request.prompt_tokens - request.floor
+        spare, most, layers = request.spare, request.prompt_tokens - request.floor, request.num_layers
         low = spare // 20
-        high = 2 * spare - low
-        if high >= most:
-            high = most
-            low = 2 * spare - high
-        step = (high - low) // max(1, request.num_layers - 1)
-        per_layer = np.array([max(0, high - layer * step) for layer in range(request.num_layers)], dtype=np.float64)
-        return fill(request, np.repeat(per_layer[:, None], request.num_kv_heads, axis=1))
+        if 2 * spare - low >= most:
+            low = 2 * spare - most
+        high, steps = 2 * spare - low, max(1, layers - 1)
+        if self.compat is None or layers == 1 or request.keeps_all:
+            per_layer = np.array([high - layer * (high - low) / steps for layer in range(layers)], dtype=np.float64)
+            return fill(request, np.repeat(per_layer[:, None], request.num_kv_heads, axis=1))
+        whole = np.array([high - layer * ((high - low) // steps) for layer in range(layers)], dtype=np.int64)
+        return np.repeat(whole[:, None], request.num_kv_heads, axis=1) + request.floor
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ import torch
 
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.sampling import Sampler
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
 
 WARM_UP_STEPS = 2  # eager steps before a capture: they make tables, compile kernels and allocate workspaces
 LOOK_EVERY = 8  # steps between two looks of the host at the tokens, where steps beyond the end can be taken back
 ROOM_AT_A_TIME = 256  # entries: new tokens for which a cache is laid out at once before it is captured
+UNUSABLE = -1  # stands for a token that was chosen from logits with NaN or infinity
 MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that compare the positions with a limit on the host
 
 
@@ -49,12 +51,14 @@ class Decoder:
         """Up to `max_new_tokens` tokens behind `logits` `[B, vocabulary]` of what was read last: int64 `[B, n]`.
 
         It ends when every sequence has come to one of `eos_token_ids`; behind its own end a sequence repeats that
-        token. The cache has then read all of the `n` tokens but the last.
+        token. The cache has then read all of the `n` tokens but the last. Raises `NonFiniteError` where a token came
+        from logits with NaN or infinity.
         """
         ends = frozenset(eos_token_ids)
         chosen = self._step.choose(logits)
         self._step.begin(chosen)
-        rows: list[list[int]] = [[token] for token in chosen.tolist()]
+        rows: list[list[int]] = [[token] for token in marked(chosen, logits).tolist()]
+        self._check_usable(rows)
         look_every = 1 if self.graph_refusal is not None or self.cache.evicts else LOOK_EVERY
         while len(rows[0]) < max_new_tokens and any(ends.isdisjoint(row) for row in rows):
             left = max_new_tokens - len(rows[0])
@@ -62,6 +66,7 @@ class Decoder:
             self._advance(count, left)
             for row, new in zip(rows, self._step.recent[:, :count].tolist(), strict=True):
                 row += new
+            self._check_usable([up_to_end(row, ends) for row in rows])
         kept = [up_to_end(row, ends) for row in rows]
         length = max(len(row) for row in kept)
         if length < len(rows[0]):
@@ -75,6 +80,14 @@ class Decoder:
         self._advance(1, 1)
         assert self._step.logits is not None
         return self._step.logits
+
+    def _check_usable(self, rows: list[list[int]]) -> None:
+        """Raise `NonFiniteError` for the first sequence that holds `UNUSABLE`."""
+        for number, row in enumerate(rows):
+            if UNUSABLE in row:
+                which = f" of sequence {number}" if len(rows) > 1 else ""
+                what = f"NaN or infinity in the logits of new token {row.index(UNUSABLE) + 1}{which}"
+                raise non_finite(self._step.model, what)
 
     def _advance(self, count: int, expected: int) -> None:
         """Do `count` steps, at most `LOOK_EVERY`; `expected` are those that may come in all."""
@@ -115,7 +128,8 @@ class Decoder:
 class DecodeStep:
     """One step on fixed buffers: `tokens` and `positions` int64 `[B, 1]`, which it moves on by one.
 
-    `recent` int64 `[B, LOOK_EVERY]` takes the new tokens, at `column`; `logits` `[B, vocabulary]` are the step's.
+    `recent` int64 `[B, LOOK_EVERY]` takes the new tokens, at `column`, `UNUSABLE` in place of those from broken logits;
+    `logits` `[B, vocabulary]` are the step's.
     """
 
     def __init__(self, model: Any, cache: RaggedCache, sampler: Sampler | None) -> None:
@@ -144,8 +158,9 @@ class DecodeStep:
         self.cache.announce()
         self.logits = run_step(self.model, self.cache, self.tokens, self.positions)
         self.positions += 1
-        self.tokens.copy_(self.choose(self.logits)[:, None])
-        self.recent.index_copy_(1, self.column, self.tokens)
+        chosen = self.choose(self.logits)
+        self.tokens.copy_(chosen[:, None])
+        self.recent.index_copy_(1, self.column, marked(chosen, self.logits)[:, None])
         self.column += 1
 
     def renew_generator(self) -> None:
@@ -199,6 +214,11 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
     kinds = [part.get("rope_type") for part in (given, *given.values()) if isinstance(part, dict)]
     moving = next((kind for kind in kinds if kind in MOVING_ROPE), None)
     return None if moving is None else f"{moving} rotary embeddings look at positions on the host"
+
+
+def marked(chosen: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """`chosen` `[B]` with `UNUSABLE` where its row of `logits` is: the host then sees it together with the tokens."""
+    return torch.where(usable(logits), chosen, UNUSABLE)
 
 
 def up_to_end(row: list[int], ends: Collection[int]) -> list[int]:

@@ -90,7 +90,7 @@ def generate(
 
     `context_tokens`: so many tokens are read and compressed before the rest (the question) is seen, as a cache does
     that is to serve several questions; the rest is then added to it. Raises `OptionError` for an empty prompt or no
-    token to produce, `DeviceMemoryError` when memory runs out.
+    token to produce, `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity in the logits.
     """
     _check(input_ids, max_new_tokens, context_tokens)
     options = _Options(max_new_tokens, sampler, graphs)
@@ -149,7 +149,7 @@ def _generate(session, input_ids, eos, context_tokens, options):  # type: ignore
         peak_bytes=peak.bytes(),
         ttft_s=decoded.started - started,
         tokens_per_s=(len(produced) - 1) / decoded.seconds if len(produced) > 1 else None,
-        kernel=session.kernel.name,
+        kernel=cache.kernel.name,
         sampler=options.sampler,
         graph_refusal=decoded.graph_refusal,
     )
@@ -177,7 +177,7 @@ def _generate_batch(session, prompts, eos, options):  # type: ignore[no-untyped-
         peak_bytes=peak.bytes(),
         prefill_s=decoded.started - started,
         tokens_per_s=produced / decoded.seconds if produced else None,
-        kernel=session.kernel.name,
+        kernel=cache.kernel.name,
         graph_refusal=decoded.graph_refusal,
     )
 

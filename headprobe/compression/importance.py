@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from headprobe.models.dense_attention import attention_weights
+from headprobe.attention.dense import attention_weights
 
 TILE_ELEMENTS = 1 << 24  # attention weights that are held at a time while columns are summed
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
+from headprobe.compression.conversation import Conversation
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.ragged_layer import RaggedLayer
 from headprobe.compression.windowed_layer import WindowedLayer
@@ -33,13 +34,14 @@ def join(caches: Sequence[RaggedCache]) -> RaggedCache:
     pads = [tokens - (cache.tokens_seen - pad) for cache in caches for pad in cache.pads]
     joined = copy(caches[0])
     joined.layers, joined.pads = [], pads
+    joined.conversation = Conversation.joined([cache.conversation for cache in caches], pads, tokens)
     for index in range(len(caches[0].layers)):
         parts: list[Any] = [cache.layers[index] for cache in caches]
         joined.layers.append(type(parts[0]).joined(parts, tokens))
         for part in parts:
             part.reset()
     for cache in caches:
-        cache.pads = []
+        cache.pads, cache.conversation = [], Conversation()
     return joined
 
 

@@ -8,11 +8,11 @@ from math import log
 
 import torch
 
+from headprobe.attention.dense import dense_attention
 from headprobe.compression.importance import AttentionShape, Observation, column_sums, value_norms
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.ragged_store import Segment
 from headprobe.compression.selection import kept_positions, protect
-from headprobe.models.dense_attention import dense_attention
 
 
 @dataclass(frozen=True, eq=False)

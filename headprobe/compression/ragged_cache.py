@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,10 @@ import torch
 from transformers import Cache, DynamicCache
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.conversation import Conversation
+from headprobe.compression.handed_out import HandedOut, handed_out
 from headprobe.compression.kernels.choice import Kernel
+from headprobe.compression.padding import check_mask, left_pads
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.ragged_layer import RaggedLayer
 from headprobe.compression.ragged_store import RaggedStore, announce, take_back
@@ -20,9 +21,6 @@ from headprobe.compression.windowed_layer import WindowedLayer
 from headprobe.errors import ModelError, OptionError
 
 DEFAULT_SLACK = 64  # entries: room for new tokens behind each segment
-
-# The cache and layer that took keys and values last, for the attention function that is called next.
-pending: ContextVar[tuple[RaggedCache, int] | None] = ContextVar("headprobe_pending", default=None)
 
 
 class RaggedCache(Refusals, Cache):
@@ -56,6 +54,7 @@ class RaggedCache(Refusals, Cache):
         super().__init__(layers=layers)
         self.plan = plan
         self.pads: list[int] = []
+        self.conversation = Conversation()
 
     # -- what transformers calls ------------------------------------------------------------------------------------
 
@@ -63,21 +62,23 @@ class RaggedCache(Refusals, Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take a layer's new keys and values `[B, G, T, d]`; the attention function of the session does the rest."""
-        waiting = pending.get()
-        if waiting is not None and waiting[0] is self:
+        waiting = handed_out.get()
+        if waiting is not None and waiting.cache is self and not waiting.is_taken:
             raise ModelError(
-                f"layer {waiting[1]} did not reach headprobe's attention: use the cache inside a compression session"
+                f"layer {waiting.layer} did not reach headprobe's attention: use the cache inside a compression session"
             )
         layer = self.layers[layer_idx]
         if not isinstance(layer, (RaggedLayer, WindowedLayer)):
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        pending.set((self, layer_idx))
-        return layer.update(key_states, value_states, *args, **kwargs)
+        keys, values = layer.update(key_states, value_states, *args, **kwargs)
+        handed_out.set(HandedOut(self, layer_idx, keys, values))
+        return keys, values
 
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
         self.pads = []
+        self.conversation = Conversation()
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -85,6 +86,11 @@ class RaggedCache(Refusals, Cache):
     def ragged_layers(self) -> list[RaggedLayer]:
         """The compressed layers."""
         return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
+
+    @property
+    def kernel(self) -> Kernel:
+        """What computes attention on the compressed layers; it is settled when the prompt has been read."""
+        return self.ragged_layers[0].kernel
 
     @property
     def tokens_seen(self) -> int:
@@ -157,9 +163,10 @@ class RaggedCache(Refusals, Cache):
 
     @counters.setter
     def counters(self, counted: list[tuple[int, Ints]]) -> None:
-        pending.set(None)
+        handed_out.set(None)
         for layer, counters in zip(self.ragged_layers, counted, strict=True):
             layer.counters = counters
+        self.conversation.rewind(self.tokens_seen)
 
     def take_back(self, count: int) -> None:
         """Forget the last `count` tokens; only where `is_fixed` and not `evicts`."""
@@ -168,6 +175,7 @@ class RaggedCache(Refusals, Cache):
         take_back(self.stores, count)
         for layer in self.ragged_layers:
             layer.seen -= count
+        self.conversation.rewind(self.tokens_seen)
 
     # -- prompts ----------------------------------------------------------------------------------------------------
 
@@ -183,20 +191,25 @@ class RaggedCache(Refusals, Cache):
             layer.expect(tokens)
 
     def read_pads(self, mask: torch.Tensor | None, batch: int) -> None:
-        """Learn from a 2D attention mask (True = a token) how far each sequence is padded on the left.
+        """Learn from a 2D attention mask (1 = a token; None: nothing but tokens) how far each prompt is padded.
 
-        Raises `OptionError` for pads anywhere else: only leading ones can be left out.
+        Raises `OptionError` for pads anywhere but on the left: only leading ones can be left out.
         """
-        pads = [0] * batch if mask is None else left_pads(mask)
-        if self.pads and pads != self.pads:
-            raise OptionError(f"the padding changed from {self.pads} to {pads} tokens: later turns cannot be padded")
-        self.pads = pads
+        self.pads = [0] * batch if mask is None else left_pads(mask)
 
+    def check_turn(self, mask: Any, batch: int, tokens: int) -> None:
+        """Before a pass that reads `tokens` more of each of `batch` sequences: learn the prompts' pads from a mask over
+        all tokens so far and new, or check that it has just these.
 
-def left_pads(mask: torch.Tensor) -> list[int]:
-    """Leading zeros in each row of a 2D attention mask; `OptionError` for a zero behind a one, or an empty row."""
-    seen = mask.bool()
-    pads: Sequence[int] = seen.int().argmax(1).tolist()
-    if not bool(seen.any(1).all()) or [mask.shape[1] - pad for pad in pads] != seen.sum(1).tolist():
-        raise OptionError("prompts must be padded on the left, with at least one token each")
-    return list(pads)
+        Raises `OptionError` for another number of sequences, a mask of another size and pads elsewhere.
+        """
+        if not self.is_empty and len(self.pads) != batch:
+            raise OptionError(f"a pass over {batch} sequences on a cache that holds {len(self.pads)}")
+        if self.is_empty:
+            self.pads = [0] * batch if mask is None else check_mask(mask, batch, tokens)
+        elif mask is not None:
+            pads = check_mask(mask, batch, self.tokens_seen + tokens)
+            if pads != self.pads:
+                raise OptionError(
+                    f"the padding changed from {self.pads} to {pads} tokens: later turns cannot be padded"
+                )

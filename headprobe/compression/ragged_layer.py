@@ -12,11 +12,12 @@ from transformers.cache_utils import CacheLayerMixin
 from headprobe.compression.budgets import Ints
 from headprobe.compression.eviction import Evictor
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import Kernel
+from headprobe.compression.kernels.choice import Kernel, fitting
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.prefill import PromptReader
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.compression.refusals import Refusals
+from headprobe.errors import ModelError
 
 
 class RaggedLayer(Refusals, CacheLayerMixin):
@@ -27,6 +28,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     """
 
     is_sliding = False
+    window = None  # it sees all that came before
 
     def __init__(self, plan: CompressionPlan, layer: int, kernel: Kernel, slack: int, keep_positions: bool) -> None:
         super().__init__()
@@ -51,14 +53,25 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take new keys and values `[B, G, T, d]`; while the prompt is read, all so far come back."""
         if not self.is_initialized:
+            self._check(key_states)
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         if self.store is None:
+            if key_states.shape[1] != self.plan.num_kv_heads:
+                stated = self.plan.num_kv_heads
+                raise ModelError(f"a layer has {key_states.shape[1]} KV heads, by config.json it has {stated}")
             if self._reader is None:
                 self._reader = PromptReader(self.plan, self.layer, key_states.shape[2])
             return self._reader.extend(key_states, value_states)
         self._new = key_states, value_states
         return key_states, value_states
+
+    def _check(self, keys: torch.Tensor) -> None:
+        if keys.shape[1] != self.plan.num_kv_heads:
+            raise ModelError(
+                f"compressed layer {self.layer} caches {keys.shape[1]} KV heads, by the model's config it has "
+                f"{self.plan.num_kv_heads}: its cache can't be compressed by head"
+            )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """As if nothing had been evicted."""
@@ -106,6 +119,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         evicts = self.plan.policy.evicts_while_decoding
         rooms = [head.limit + 1 if evicts else len(head.positions) + self.slack for head in heads]
         self.store = RaggedStore([head.segment for head in heads], len(pads), rooms, self.slack)
+        self.kernel = fitting(self.kernel, self.store, shape, weights=evicts)
         if evicts:
             self.evictor = Evictor(self.plan.policy, self.store, heads, [self.seen - pad for pad in pads])
         if self.keep_positions:

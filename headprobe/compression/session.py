@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig
+from transformers import GenerationConfig
 
+from headprobe.attention.masks import Masks
+from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import layers_in_chunks
-from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import Kernel, KernelNeeds, device_name, pick_kernel
+from headprobe.compression.generate_options import GivenPrompt, check_options, num_copies
+from headprobe.compression.handed_out import handed_out
+from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
-from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, pending
+from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
+from headprobe.compression.turns import check_turn, followed
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.attention_switch import switched_attention
-from headprobe.models.releases import CACHE_NAMES, generating_with
+from headprobe.models.finite import watched_generate
+from headprobe.models.releases import generating_with
 from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
-ATTENTION_NAME = "headprobe_ragged"
 Scores = HeadScores | AnyScores | Path | str
 
 
@@ -51,16 +54,34 @@ class CompressionSession:
         """Forget the conversation."""
         self.cache = None
 
-    def generate(self, inputs: torch.Tensor | None = None, **options: Any) -> Any:
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **options: Any
+    ) -> Any:
         """`model.generate(...)` on the compressed cache; all its options, and its result.
 
-        Called again with all tokens so far and new ones behind them, it goes on with the conversation; `reset()` begins
-        a new one. Raises `OptionError` for what a compressed cache cannot do: beam search, assisted decoding, chunked
-        prefill by transformers, a cache of one's own kind.
+        Called again with all tokens so far, produced ones included, and new ones behind them, it goes on with the
+        conversation; `reset()` begins a new one. A call that ends in an error leaves the conversation as it was, unless
+        the model was reading: then what was read belongs to it, or only `reset()` helps.
+
+        Raises `OptionError` for a prompt that does not go on with the conversation, for pads anywhere but before the
+        prompts, and for what a compressed cache cannot do (`generate_options` lists it); `NonFiniteError` at NaN or
+        infinity in the logits.
         """
-        _check_generate(options)
-        cache = self.cache if self.cache is not None else self.new_cache()
-        return self.model.generate(inputs, **generating_with(cache), **options)
+        check_options(self.model, generation_config, options)
+        prompt = GivenPrompt.of(inputs, options, num_copies(self.model, generation_config, options))
+        if self.cache is not None:
+            check_turn(self.cache, prompt)
+        before, cache = self.cache, self.new_cache() if self.cache is None else self.cache
+        try:
+            with _mode_of(cache):
+                given = {"generation_config": generation_config, **generating_with(cache), **options}
+                result = watched_generate(self.model, inputs, **given)
+        finally:
+            if not cache.conversation.passes:
+                self.cache = before
+        if not prompt.is_embedded:
+            cache.conversation.settle(getattr(result, "sequences", result), cache.tokens_seen)
+        return result
 
 
 @contextmanager
@@ -97,6 +118,7 @@ def compress(
     session = CompressionSession(model, plan, kernel, reason, slack=slack, keep_positions=keep_positions)
     with ExitStack() as stack:
         stack.enter_context(_ragged_attention(model))
+        stack.enter_context(followed(model))
         if prefill_chunk is not None:
             stack.enter_context(layers_in_chunks(model, prefill_chunk))
         yield session
@@ -115,10 +137,25 @@ def make_plan(
     config = model.config.get_text_config(decoder=True)
     geometry = ModelGeometry.from_config(config)
     layers = geometry.full_attention_layers
+    if getattr(config, "kv_lora_rank", None) is not None:
+        raise ModelError(
+            f"{type(model).__name__} caches a latent from which all heads' keys and values are made (kv_lora_rank "
+            f"{config.kv_lora_rank}): there is nothing that could be evicted by head"
+        )
+    if getattr(config, "num_kv_shared_layers", None):
+        raise ModelError(
+            f"{config.num_kv_shared_layers} layers of {type(model).__name__} use the keys and values of other layers, "
+            "which a compressed cache does not know"
+        )
     if "chunked_attention" in geometry.layer_types:
         raise ModelError(f"{type(model).__name__} has chunked-attention layers, which a compressed cache does not know")
     if not layers:
         raise ModelError(f"{type(model).__name__} has no full-attention layer: there is nothing to compress")
+    if shared := getattr(config, "num_kv_shared_layers", None):
+        raise ModelError(
+            f"the last {shared} layers of {type(model).__name__} use the keys and values of earlier ones: "
+            "its cache can't be compressed"
+        )
     chosen = policy if isinstance(policy, Policy) else make_policy(policy)
     table = None
     if scores is not None and chosen.needs_scores:
@@ -145,18 +182,27 @@ def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel."""
+    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold has the last word."""
     config = model.config.get_text_config(decoder=True)
+    width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
-        head_dim=ModelGeometry.from_config(config).head_dim,
+        head_dim=width,
         softcap=getattr(config, "attn_logit_softcapping", None) is not None,
         sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
         bias=policy.compensates,
         weights=policy.evicts_while_decoding,
         device_name=device_name(model.device),
+        value_dim=getattr(config, "v_head_dim", None) or width,
+        capability=capability(model.device),
     )
+
+
+def _mode_of(cache: RaggedCache) -> AbstractContextManager[Any]:
+    """Inference mode where the cache was filled in it: its tensors can be written to in no other."""
+    filled = any(store.keys.is_inference() for store in cache.stores)
+    return torch.inference_mode() if filled else nullcontext()
 
 
 # -- the model's attention ------------------------------------------------------------------------------------------
@@ -164,60 +210,17 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
 
 @contextmanager
 def _ragged_attention(model: Any) -> Iterator[None]:
-    """Switch `model` to the attention function below; put its own back afterwards, with nothing left pending."""
+    """Let `model` attend by its compressed cache; put its own attention back afterwards, with nothing left pending."""
     try:
-        with switched_attention(model, ATTENTION_NAME, ": its cache can't be compressed"):
+        with tapped(model, _attend, masks=Masks.PADDING, once=False, consequence=": its cache can't be compressed"):
             yield
     finally:
-        pending.set(None)
+        handed_out.set(None)
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    waiting = pending.get()
-    pending.set(None)
-    if waiting is None or waiting[1] != module.layer_idx:
-        raise ModelError(
-            f"layer {module.layer_idx} of {type(module).__name__} runs without a compressed cache: take session.cache"
-        )
-    cache, index = waiting
-    shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    layer: Any = cache.layers[index]
-    if not cache.pads:
-        cache.read_pads(attention_mask, query.shape[0])
-    return layer.attend(query, shape, cache.pads).transpose(1, 2).contiguous(), None
-
-
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The 2D padding mask, from which the cache learns the pads; the layers know what they may see."""
-    return kwargs.get("attention_mask")
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _mask)
-
-
-# -- refusals -------------------------------------------------------------------------------------------------------
-
-
-def _check_generate(options: dict[str, Any]) -> None:
-    """Refuse what a compressed cache cannot do."""
-    given: dict[str, Any] = {**_set_fields(options.get("generation_config")), **options}
-    if (given.get("num_beams") or 1) > 1:
-        raise OptionError(f"beam search with {given['num_beams']} beams: a compressed cache cannot reorder its entries")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "prefill_chunk_size", *CACHE_NAMES):
-        if given.get(name) is not None:
-            raise OptionError(f"generate(... {name}=...) does not work with a compressed cache")
-
-
-def _set_fields(config: GenerationConfig | None) -> dict[str, Any]:
-    return {} if config is None else config.to_diff_dict()
+def _attend(call: LayerCall) -> torch.Tensor:
+    """The output of a layer whose keys and values the cache has just taken."""
+    handed = handed_out.get()
+    if handed is None:
+        raise ModelError(f"layer {call.layer} of {call.model_name} runs without a compressed cache: take session.cache")
+    return handed.attend(call)

@@ -21,7 +21,7 @@ class WindowedLayer(Refusals, CacheLayerMixin):
 
     def __init__(self, window: int) -> None:
         super().__init__()
-        self.inner = DynamicSlidingWindowLayer(window)
+        self.window, self.inner = window, DynamicSlidingWindowLayer(window)
         self._expected: int | None = None
         self._pieces: list[tuple[torch.Tensor, torch.Tensor]] = []
 

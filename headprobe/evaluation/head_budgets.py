@@ -121,7 +121,7 @@ def budget_table(
     layers = _compressed_layers(scores.geometry, scores.num_layers)
     own = scores.mean[list(layers)]
     table = _kv_scores(scores, own, num_kv_heads, gqa).clip(min=0.0)
-    if table.sum() == 0.0 and getattr(policy.allocator, "compat", None) is not None:
+    if policy.needs_scores and table.sum() == 0.0 and getattr(policy.allocator, "compat", None) is not None:
         raise OptionError(f"--compat {policy.allocator.compat} needs a score above 0, {scores.path.name} has none")  # type: ignore[attr-defined]
     plan = CompressionPlan(policy, table.shape[0], table.shape[1], budget, ratio, table)
     asked = plan.budget_for(prompt)

@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
-from headprobe.errors import OptionError
+from headprobe.attention.dense import attention_weights, causal_end
+from headprobe.attention.tap import LayerCall, tapped
+from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.attention_switch import switched_attention
-from headprobe.models.dense_attention import attention_weights, causal_end
+from headprobe.models.finite import watched_generate
 from headprobe.models.loading import LoadedModel
 from headprobe.models.releases import given_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.spans import Span
-
-ATTENTION_NAME = "headprobe_knockout"
 
 
 @dataclass
@@ -32,6 +28,7 @@ class _Hidden:
     layers: dict[int, list[int]]
     span: Span
     seen: int = 0
+    called: set[int] = field(default_factory=set)
 
     def count(self, model: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Before a pass: sliding-window layers hold fewer keys than tokens, so positions must be counted here."""
@@ -40,8 +37,28 @@ class _Hidden:
         past = given_cache(named)
         self.seen = int(new.shape[1]) + (0 if past is None else int(past.get_seq_length()))
 
+    def attend(self, call: LayerCall) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's output and weights without what is hidden."""
+        self.called.add(call.layer)
+        query, value = call.query, call.value
+        weights = attention_weights(
+            query, call.key, self._mask(call), scaling=call.scaling, softcap=call.softcap, sinks=call.sinks
+        )
+        return weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1), weights
 
-_hidden: ContextVar[_Hidden | None] = ContextVar("headprobe_hidden", default=None)
+    def _mask(self, call: LayerCall) -> torch.Tensor:
+        """What each head sees, `[B or 1, H, T, K]`."""
+        rows, keys = call.query.shape[2], call.key.shape[2]
+        gone = self.seen - keys  # tokens that a sliding-window layer holds no more
+        start, end = max(0, self.span.start - gone), max(0, self.span.end - gone)
+        mask = call.mask
+        if mask is None:
+            mask = causal_end(rows, keys, call.query.device, call.window)[None, None]
+        seen = mask.expand(mask.shape[0], call.query.shape[1], rows, keys).clone()
+        first_behind = max(0, self.span.end - (self.seen - rows))
+        for head in self.layers.get(call.layer, []):
+            seen[:, head, first_behind:, start:end] = False if seen.dtype == torch.bool else float("-inf")
+        return seen
 
 
 @contextmanager
@@ -50,18 +67,19 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
 
     Their softmax runs over the other positions, so the mass goes elsewhere. Queries inside the span are left alone.
     For prompts without padding. The model's own attention function comes back whatever happens. Raises `OptionError`
-    for a head that the model does not have, `ModelError` for a model without transformers' attention interface.
+    for a head that the model does not have, `ModelError` for a model whose attention can't be changed (see `tapped`).
     """
     layers = _by_layer(heads, ModelGeometry.from_config(model.config.get_text_config(decoder=True)))
     state = _Hidden(layers, span)
-    token = _hidden.set(state)
     counting = model.register_forward_pre_hook(state.count, with_kwargs=True)
     try:
-        with switched_attention(model, ATTENTION_NAME):
+        with tapped(model, state.attend):
             yield
     finally:
         counting.remove()
-        _hidden.reset(token)
+    silent = sorted(set(layers) - state.called)
+    if state.seen and silent:
+        raise ModelError(f"layer {silent[0]} of {type(model).__name__} never attended: nothing was hidden there")
 
 
 def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:
@@ -71,8 +89,12 @@ def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Itera
     for prompt in prompts:
         ids = torch.tensor([prompt.input_ids], device=loaded.device)
         with hidden_span(loaded.model, hidden_from, prompt.answer_span):
-            out: Any = loaded.model.generate(  # type: ignore[operator]
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(prompt.answer_ids), do_sample=False
+            out: Any = watched_generate(
+                loaded.model,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=len(prompt.answer_ids),
+                do_sample=False,
             )
         said[prompt.trial_id] = str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     return said
@@ -85,37 +107,3 @@ def _by_layer(heads: Iterable[tuple[int, int]], geometry: ModelGeometry) -> dict
             raise OptionError(f"head {layer}-{head} is outside the model's {geometry.shape[0]} x {geometry.shape[1]}")
         layers[layer].append(head)
     return layers
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    state = _hidden.get()
-    assert state is not None, "the attention function is only installed inside hidden_span"
-    heads = state.layers.get(int(module.layer_idx), [])  # type: ignore[arg-type]
-    rows, keys = query.shape[2], key.shape[2]
-    gone = state.seen - keys  # tokens that a sliding-window layer holds no more
-    start, end = max(0, state.span.start - gone), max(0, state.span.end - gone)
-    mask = causal_end(rows, keys, query.device)[None, None]
-    if attention_mask is not None:
-        mask = attention_mask[..., :keys]
-    seen = mask.expand(mask.shape[0], query.shape[1], rows, keys).clone()
-    first_behind = max(0, state.span.end - (state.seen - rows))
-    for head in heads:
-        seen[:, head, first_behind:, start:end] = False
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = attention_weights(query, key, seen, scaling=scaling, softcap=softcap, sinks=s_aux)
-    out = weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1)
-    return out.transpose(1, 2).contiguous(), weights
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.compression.session import make_plan
-from headprobe.errors import OptionError
+from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.recommended import with_recommended_window
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
+from headprobe.probes.grid import MOST_PLACES, check_number
 from headprobe.probes.plan import TrialSpec
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.template import resolve_template
@@ -57,6 +58,8 @@ class GridOptions:
     prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
+        score_options(self, 1)  # refuses what no scoring run could have either
+        check_number(len(self.budgets), "budgets", MOST_PLACES)
         for budget in self.budgets:
             if budget < 1:
                 raise OptionError(f"a budget of {budget} entries per KV head is too small, need at least 1")
@@ -182,12 +185,18 @@ def is_finished(journal: Journal, trial: GridTrial) -> bool:
 
 
 def warm_up(loaded: LoadedModel, grid: NeedleGrid, eos: set[int]) -> None:
-    """A few tokens through the full cache, so that the first row's times are not those of a cold start."""
+    """A few tokens through the full cache, so that the first row's times are not those of a cold start.
+
+    Raises `NonFiniteError`, which names the first trial.
+    """
     from headprobe.compression.generation import generate
     from headprobe.compression.session import compress
 
-    with compress(loaded.model, "full", attention=grid.options.attention) as session:
-        generate(session, grid.prompts[0][1].input_ids[:WARM_UP_TOKENS], max_new_tokens=2, eos_token_ids=eos)
+    try:
+        with compress(loaded.model, "full", attention=grid.options.attention) as session:
+            generate(session, grid.prompts[0][1].input_ids[:WARM_UP_TOKENS], max_new_tokens=2, eos_token_ids=eos)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"before trial {next(grid.trials()).id}: {error}") from error
 
 
 def check_plans(loaded: LoadedModel, found: Sequence[Variant], budgets: Sequence[int], gqa: str) -> None:
@@ -207,7 +216,7 @@ def score_options(options: GridOptions, window: int) -> ScoreOptions:
     return ScoreOptions(
         needles=options.needles,
         haystack=options.haystack,
-        lengths=options.lengths or (max(1, window // 2), window),
+        lengths=(max(1, window // 2), window) if options.lengths is None else options.lengths,
         depths=options.depths,
         needles_per_cell=options.needles_per_cell,
         seed=options.seed,

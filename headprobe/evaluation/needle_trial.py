@@ -9,7 +9,7 @@ from typing import Any
 from headprobe.compression.generation import Generation, generate
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import compress
-from headprobe.errors import DeviceMemoryError
+from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.evaluation.variants import Variant
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, exact_match, token_f1
@@ -49,6 +49,7 @@ class GridTrial:
             "needle": self.spec.needle.id,
             "length": self.spec.length,
             "depth": self.spec.depth,
+            "depth_reached": self.prompt.depth_reached,
             "prompt_tokens": len(self.prompt.input_ids),
             "context_tokens": self.context_tokens,
             "policy": self.variant.policy.name,
@@ -64,7 +65,8 @@ def run_trial(
     """The trial's row. Where memory runs out, everything that was to be measured is None and `error` says why.
 
     The answer may be as long as the gold answer, as in scoring. Slack is what the new tokens take, so that the bytes
-    held are not those of room that stays empty. `options` go to `compress` (`attention`, `prefill_chunk`).
+    held are not those of room that stays empty. `options` go to `compress` (`attention`, `prefill_chunk`). Raises
+    `NonFiniteError`, which names the trial, at NaN or infinity in the logits.
     """
     prompt, variant = trial.prompt, trial.variant
     new_tokens = len(prompt.answer_ids)
@@ -82,6 +84,8 @@ def run_trial(
             assert session.cache is not None
             asked = asked_entries(session.cache, trial.budget, trial.context_tokens or len(prompt.input_ids))
             per_entry = entry_bytes(session.cache)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"trial {trial.id}: {error}") from error
     except DeviceMemoryError as error:
         return trial.head() | dict.fromkeys(MEASURED) | {"error": str(error)}
     return trial.head() | _answer(loaded, trial, made) | _cost(made, asked, per_entry) | {"error": None}

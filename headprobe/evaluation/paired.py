@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from headprobe.scores.head_scores import Floats
-from headprobe.scores.resampling import numbered
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
+from headprobe.scores.uncertainty import SEED, mean_intervals, numbered
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,8 @@ class Estimate:
         return dict(vars(self))
 
 
-def estimate(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> Estimate:
-    """The mean of `values` with the percentile bootstrap's interval (Efron, 1979); whole `clusters` are drawn.
+def estimate(values: Sequence[float], clusters: Sequence[str], seed: int = SEED) -> Estimate:
+    """The mean of `values` with its interval (`headprobe.scores.uncertainty`); whole `clusters` are drawn.
 
     Trials of one cluster (one needle in several places) are not independent, so they are drawn together. Where all
     values agree the interval has no width, which is a limit of the bootstrap and no certainty.
@@ -46,25 +41,15 @@ def estimate(values: Sequence[float], clusters: Sequence[str], seed: int = 0) ->
         return Estimate()
     given = np.asarray(values, dtype=np.float64)
     mean = float(given.mean())
-    groups = tuple(numbered(clusters).tolist())
-    if max(groups) == 0:
+    groups = numbered(clusters)
+    if not groups.any():
         return Estimate(mean, None, None, len(given))
-    sums = np.bincount(groups, weights=given - mean)
-    times, sizes = _draws(groups, seed)
-    low, high = np.quantile(times @ sums / sizes, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(mean, mean + float(low), mean + float(high), len(given))
-
-
-@lru_cache(maxsize=64)
-def _draws(groups: tuple[int, ...], seed: int) -> tuple[Floats, Floats]:
-    """How often each resample holds each cluster `[r, C]`, and how many trials that makes `[r]`."""
-    count = max(groups) + 1
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES)
-    return times.astype(np.float64), (times @ np.bincount(groups)).astype(np.float64)
+    ((low, high),) = mean_intervals([given], groups, seed=seed)
+    return Estimate(mean, low, high, len(given))
 
 
 def paired_difference(
-    first: Mapping[str, float], second: Mapping[str, float], clusters: Mapping[str, str], seed: int = 0
+    first: Mapping[str, float], second: Mapping[str, float], clusters: Mapping[str, str], seed: int = SEED
 ) -> Estimate:
     """The mean of `first - second` over the prompts that both have, with its interval.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headprobe.errors import OptionError
 from headprobe.models.loading import LoadedModel
+from headprobe.probes.encoding import encode, special_token_in, special_tokens
 from headprobe.probes.needle import Needle
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.template import Template, resolve_template
@@ -55,34 +56,35 @@ def own_question(
     """`text`, and `question` put behind it as the needle prompts do; without one `text` is the whole prompt.
 
     With `chat` both go through the tokenizer's chat template. Raises `OptionError` for a prompt that, with
-    `new_tokens`, is longer than the model's window.
+    `new_tokens`, is longer than the model's window, for an empty question, and for special tokens in what a template
+    is put around: a prompt that is rendered already goes without `question` and `chat`.
     """
     tokenizer = loaded.tokenizer
+    if question is not None and not question.strip():
+        raise OptionError(f"the question {question!r} is empty")
     if question is None and not chat:
-        ids = tuple(tokenizer(text, verbose=False)["input_ids"])
-        return _checked(loaded, Question(ids, None, None, name), new_tokens)
+        return _checked(loaded, Question(tuple(encode(tokenizer, text).ids), None, None, name), new_tokens)
     if chat and not tokenizer.chat_template:
         raise OptionError(f"{loaded.name} has no chat template: leave out --chat")
-    template = resolve_template(tokenizer, chat=chat)
+    token = special_token_in(f"{text}\n{question or ''}", special_tokens(tokenizer))
+    if token is not None:
+        asked = "--chat" if chat else "--question"
+        raise OptionError(f"the prompt contains {token!r}, a special token of the tokenizer: leave out {asked}")
+    template = resolve_template(tokenizer, chat=chat, advice="leave out --chat")
     if question is None:
-        question, template = "", resolve_template(tokenizer, "{context}{question}", chat=True)
-    whole = template.render(text, question)
-    encoded = tokenizer(whole, add_special_tokens=not template.chat, return_offsets_mapping=True, verbose=False)
-    end = len(template.head) + len(text)
-    cut = sum(1 for start, stop in encoded["offset_mapping"] if stop <= end)
-    found = Question(tuple(encoded["input_ids"]), cut if question else None, None, name)
-    return _checked(loaded, found, new_tokens)
+        question = ""
+        template = resolve_template(tokenizer, "{context}{question}", chat=True, advice="leave out --chat")
+    encoded = encode(tokenizer, template.render(text, question), special=not template.chat)
+    cut = encoded.tokens_within(len(template.head) + len(text))
+    return _checked(loaded, Question(tuple(encoded.ids), cut if question else None, None, name), new_tokens)
 
 
 def context_end(loaded: LoadedModel, prompt: Prompt, template: Template) -> int:
     """Tokens of a needle prompt up to where its context ends: what ends before the words that lead to the question."""
-    encoded = loaded.tokenizer(
-        prompt.text, add_special_tokens=not template.chat, return_offsets_mapping=True, verbose=False
-    )
-    offsets = encoded["offset_mapping"]
-    begin = offsets[prompt.question_span.start][0]
+    encoded = encode(loaded.tokenizer, prompt.text, special=not template.chat)
+    begin = encoded.offsets[prompt.question_span.start][0]
     end = prompt.text.rindex(template.middle.strip() or template.middle, 0, begin + 1) if template.middle else begin
-    return sum(1 for _, stop in offsets if stop <= end)
+    return encoded.tokens_within(end)
 
 
 def _checked(loaded: LoadedModel, question: Question, new_tokens: int) -> Question:

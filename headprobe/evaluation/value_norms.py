@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AttentionInterface, AttentionMaskInterface
 
+from headprobe.attention.dense import attention_weights, dense_attention, query_blocks
+from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression import importance
 from headprobe.compression.importance import AttentionShape, column_sums, value_norms
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError, PlanError
-from headprobe.models.attention_switch import switched_attention
-from headprobe.models.dense_attention import attention_weights, dense_attention, query_blocks
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import is_out_of_memory
-
-ATTENTION_NAME = "headprobe_norms"
 
 Floats32 = NDArray[np.float32]
 
@@ -129,19 +126,21 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
     try:
         with norm_capture(loaded.model, found), torch.inference_mode():
             batch = torch.tensor([ids], device=loaded.device)
-            loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1)
+            logits = loaded.model(input_ids=batch, use_cache=False, logits_to_keep=1).logits
+    except NonFiniteError as error:
+        raise non_finite(loaded.model, str(error)) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(f"a prompt of {len(ids)} tokens does not fit on {loaded.device}: take less") from error
+    if not bool(usable(logits[:, -1]).all()):
+        raise non_finite(loaded.model, "NaN or infinity in the logits behind the prompt")
     if len(found) < loaded.geometry.num_hidden_layers:
         raise ModelError(f"{len(found)} of {loaded.geometry.num_hidden_layers} layers of {loaded.name} could be read")
     return ValueNorms(ids, num_sinks, tuple(found[layer] for layer in sorted(found)))
 
 
 # -- the model's attention ------------------------------------------------------------------------------------------
-
-_found: ContextVar[dict[int, LayerNorms] | None] = ContextVar("headprobe_norms", default=None)
 
 
 @contextmanager
@@ -154,59 +153,37 @@ def norm_capture(model: Any, found: dict[int, LayerNorms]) -> Iterator[None]:
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
     if "chunked_attention" in kinds:
         raise ModelError(f"{type(model).__name__} attends in chunks: its value norms can't be read")
-    token = _found.set(found)
-    try:
-        with switched_attention(model, ATTENTION_NAME, ", so its values can't be read"):
-            yield
-    finally:
-        _found.reset(token)
+    with tapped(model, lambda call: _attend(call, found), consequence=", so its values can't be read"):
+        yield
 
 
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    shape = AttentionShape(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-    out = dense_attention(query, key, value, scaling=shape.scaling, softcap=softcap, sinks=s_aux, window=sliding_window)
-    found, layer = _found.get(), int(module.layer_idx)  # type: ignore[arg-type]
-    assert found is not None, "the attention function is only installed inside norm_capture"
-    window = sliding_window if sliding_window is not None and sliding_window < key.shape[2] else None
-    sums = column_sums(query[0], key[0], shape) if window is None else _sums_in_window(query, key, shape, window)
-    attention, norms = _table(sums / query.shape[2]), _table(value_norms(value[0]))
+def _attend(call: LayerCall, found: dict[int, LayerNorms]) -> torch.Tensor:
+    """A layer's output; what its tokens draw, and their norms, go into `found`."""
+    shape = AttentionShape(call.scaling, call.softcap, call.sinks)
+    attention = _table(_column_sums(call, shape) / call.query.shape[2])
+    norms = _table(value_norms(call.value[0]))
     if not (np.isfinite(attention).all() and np.isfinite(norms).all()):
-        raise NonFiniteError(f"layer {layer} has attention or values that are not finite: try --dtype float32")
-    found[layer] = LayerNorms(layer, attention, norms, sliding_window)
-    return out.transpose(1, 2).contiguous(), None
+        raise NonFiniteError(f"layer {call.layer} has attention or values that are not finite")
+    found[call.layer] = LayerNorms(call.layer, attention, norms, call.window)
+    options = {"scaling": call.scaling, "softcap": call.softcap, "sinks": call.sinks, "window": call.window}
+    return dense_attention(call.query, call.key, call.value, call.mask, **options)  # type: ignore[arg-type]
 
 
 def _table(values: torch.Tensor) -> Floats32:
     return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
-def _sums_in_window(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape, window: int) -> torch.Tensor:
-    """As `column_sums`, where each query sees the last `window` keys, itself included: `[G, n]` float32."""
-    _, heads, tokens, _ = query.shape
-    groups = key.shape[1]
-    sums = torch.zeros(groups, tokens, dtype=torch.float32, device=key.device)
-    block = min(max(1, importance.TILE_ELEMENTS // (2 * heads * window)), window)
+def _column_sums(call: LayerCall, shape: AttentionShape) -> torch.Tensor:
+    """Attention that each token draws from all queries, averaged over groups: `[G, n]` float32."""
+    (_, heads, tokens, _), groups = call.query.shape, call.key.shape[1]
+    window = call.window if call.window is not None and call.window < tokens else None
+    if call.mask is None and window is None:
+        return column_sums(call.query[0], call.key[0], shape)
+    sums = torch.zeros(groups, tokens, dtype=torch.float32, device=call.key.device)
+    block = min(max(1, importance.TILE_ELEMENTS // (2 * heads * (window or tokens))), window or tokens)
     options = {"scaling": shape.scaling, "softcap": shape.softcap, "sinks": shape.sinks}
-    for a, b, start, end, seen in query_blocks(tokens, tokens, None, window, block, key.device):
-        weights = attention_weights(query[:, :, a:b], key[:, :, start:end], seen, **options)  # type: ignore[arg-type]
+    for a, b, start, end, seen in query_blocks(tokens, tokens, call.mask, window, block, call.key.device):
+        keys = call.key[:, :, start:end]
+        weights = attention_weights(call.query[:, :, a:b], keys, seen, **options)  # type: ignore[arg-type]
         sums[:, start:end] += weights[0].sum(1).view(groups, heads // groups, -1).mean(1)
     return sums
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """None: one whole prompt without padding, whose windows `dense_attention` knows."""
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

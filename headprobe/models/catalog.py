@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import FileFormatError, ModelError
+from headprobe.errors import FileFormatError, ModelError, shown
 
 DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
 COMPRESSION_FILE = "compression.json"
 FOLDER_HINT = "point at a local folder that holds config.json, weights and tokenizer, as in --model ./folder"
-REBUILD_HINT = "reinstall headprobe, or train the model with `python -m headprobe.models.training`"
+REBUILD_HINT = "reinstall headprobe, or train the model in a clone: `python -m training`"
 
 
 @dataclass(frozen=True)
@@ -139,35 +139,16 @@ def planted_heads(folder: Path | None = None) -> PlantedHeads:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"the bundled model has no {PLANTED_HEADS_FILE} ({path}); {REBUILD_HINT}") from error
-    except ValueError as error:
-        raise FileFormatError(f"not JSON: {error}", path) from error
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"not JSON: {str(error)[:200]}", path) from error
     return _read_planted(record, path)
-
-
-def recommended_window(source: str) -> tuple[int, int] | None:
-    """Observation window and width of pooling that a model's own folder recommends in `compression.json`, or None.
-
-    The bundled model has one: its prompts end in few tokens behind the question, and its heads look at single tokens,
-    so that what stands beside them has to be kept too. Raises `FileFormatError` for a broken file.
-    """
-    path = Path(source) / COMPRESSION_FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        window, pool = record["window"], record["pool"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileFormatError('expected {"window": QUERIES, "pool": WIDTH}', path) from error
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in (window, pool)):
-        raise FileFormatError(f"window {window!r} and pool {pool!r} must be whole numbers", path)
-    return window, pool
 
 
 def _read_planted(record: Any, path: Path) -> PlantedHeads:
     try:
         copying = tuple((int(layer), int(head)) for layer, head in record["copying"])
         heads = tuple(PlantedHead(int(h["layer"]), int(h["head"]), str(h["kind"])) for h in record["all"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = 'expected {"copying": [[layer, head], ...], "all": [{"layer", "head", "kind"}, ...]}'
-        raise FileFormatError(f"{reason}, stumbled over {error!r}", path) from error
+        raise FileFormatError(f"{reason}, stumbled over {shown(error)}", path) from error
     return PlantedHeads(copying, heads)

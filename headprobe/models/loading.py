@@ -13,11 +13,14 @@ from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.models import hub
 from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
-from headprobe.models.decoders import one_line, read_config, read_geometry, read_window
+from headprobe.models.decoders import read_config, read_geometry, read_window, whole
 from headprobe.models.devices import check_dtype, pick_device, pick_dtype
+from headprobe.models.end_tokens import check_generation_config
 from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.quiet import quiet_transformers
+from headprobe.models.tokenizer_files import broken_tokenizer_file, check_tokenizer_config
+from headprobe.models.weight_files import check_weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +81,12 @@ def load_model(
     config = read_config(_folder(resolved, hub.CONFIG_FILES), trust_remote_code=trust_remote_code)
     folder = _folder(resolved, hub.MODEL_FILES + (hub.CODE_FILES if trust_remote_code else ()))
     geometry = read_geometry(config, folder)
+    check_generation_config(folder)
     tokenizer = _load_tokenizer(folder, trust_remote_code)
     window = read_window(config, tokenizer, folder)
     chosen = pick_dtype(dtype, target, config)
     _fetch_pickled_weights(resolved, folder)
+    check_weight_files(folder)
     model = _load_weights(folder, config, target, chosen, trust_remote_code, attn_implementation)
     return LoadedModel(
         model=model,
@@ -138,13 +143,15 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenize
 
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise ModelError(f"{folder}: no tokenizer in this folder (tokenizer.json is missing)")
+    check_tokenizer_config(folder)
     try:
         with quiet_transformers():
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=_stays_local(trust_remote_code)
             )
     except Exception as error:
-        raise ModelError(f"{folder}: broken tokenizer: {one_line(error)}") from error
+        reason = broken_tokenizer_file(folder) or whole(error)
+        raise ModelError(f"{folder}: broken tokenizer: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"{folder}: {type(tokenizer).__name__} is no fast tokenizer, so it gives no exact spans")
     return tokenizer
@@ -171,16 +178,41 @@ def _load_weights(
     except Exception as error:
         if is_out_of_memory(error):
             raise DeviceMemoryError(_memory_message(folder, device, dtype)) from error
-        raise ModelError(f"{folder}: the weights cannot be loaded: {one_line(error)}") from error
+        if "ignore_mismatched_sizes" in str(error):
+            _name_mismatch(folder, options)
+        raise ModelError(f"{folder}: the weights cannot be loaded: {whole(error)}") from error
     return model.eval().requires_grad_(False)
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:
     """transformers fills gaps with random numbers and only warns; here a gap is an error."""
-    for key, what in (("missing_keys", "missing"), ("mismatched_keys", "of another shape than the config says")):
-        names = sorted(str(name) for name in info.get(key) or ())
-        if names:
-            raise ModelError(f"{folder}: {len(names)} weight(s) {what}, for example {names[0]}")
+    names = sorted(str(name) for name in info.get("missing_keys") or ())
+    if names:
+        raise ModelError(f"{folder}: {len(names)} weight(s) missing, for example {names[0]}")
+    wrong = sorted(info.get("mismatched_keys") or ())
+    if wrong:
+        name, held, wanted = wrong[0]
+        shapes = f"{name} is {_shape(held)} in the file and {_shape(wanted)} by config.json"
+        others = f" ({len(wrong) - 1} more weight(s) differ)" if len(wrong) > 1 else ""
+        raise ModelError(f"{folder}: the weights are of another shape than config.json says: {shapes}{others}")
+
+
+def _name_mismatch(folder: Path, options: dict[str, Any]) -> None:
+    """Raise `ModelError` that names a weight of another shape: transformers only logs them, unless it may go on."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options, ignore_mismatched_sizes=True)
+            _check_complete(folder, loaded[1])
+    except ModelError:
+        raise
+    except Exception as error:  # the shapes of the config may be beyond all memory
+        raise ModelError(f"{folder}: weights are of another shape than config.json says") from error
+
+
+def _shape(sizes: Any) -> str:
+    return " x ".join(str(size) for size in sizes) or "a single number"
 
 
 def _memory_message(folder: Path, device: torch.device, dtype: str) -> str:

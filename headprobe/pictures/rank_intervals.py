@@ -14,8 +14,8 @@ from headprobe.pictures.sheet import GRID, Sheet, head_line
 from headprobe.pictures.subject import Subject
 from headprobe.pictures.wording import count
 from headprobe.scores.any_scores import AnyScores
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.stability import HeadRank, rank_intervals
+from headprobe.scores.uncertainty import ClusteredTrials
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class RankedHeads:
 
     @classmethod
     def of(cls, scores: AnyScores, top: int) -> RankedHeads:
-        """The `top` heads. Trials that share needle and length are drawn together; where a file tells neither,
-        equal trials count once. Raises `OptionError` for a file without trials, or a `top` of 0.
+        """The `top` heads. Trials of one needle are drawn together; where a file tells no needles, equal trials
+        count once. Raises `OptionError` for a file without trials, or a `top` of 0.
         """
         trials = clustered(scores)
         if trials is None:
@@ -59,7 +59,7 @@ def clustered(scores: AnyScores) -> ClusteredTrials | None:
     """The trials of a file in groups that are drawn together; None where it holds none."""
     if scores.trial_scores is None or not len(scores.trial_scores):
         return None
-    return ClusteredTrials.of_rows(scores.trial_scores) if scores.native is None else ClusteredTrials.of(scores.native)
+    return ClusteredTrials.of_any(scores)
 
 
 def ranks_figure(subject: Subject, found: RankedHeads) -> Figure:

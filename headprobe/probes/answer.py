@@ -9,18 +9,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 from headprobe.probes.needle import Needle
+from headprobe.probes.scripts import ends_sentence, fold, is_mark, is_unspaced, set_apart
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_CLOSERS = "\"'”’»」』】〉》〕"
+_PLAIN_STOPS = ".!?;"  # which stand inside numbers and names as well, so that a space must follow
 
 
 def normalize(text: str) -> str:
     """Lower case, no punctuation, no English articles, single spaces (the rule of SQuAD).
 
-    >>> normalize("The  cat's whiskers, a wonder!")
-    'cats whiskers wonder'
+    Characters of scripts that put no spaces between words (Chinese, Japanese, Thai, ...) are set apart, so that each
+    counts as a word. Letters count in one form (`headprobe.probes.scripts.fold`).
+
+    >>> normalize("The  cat's whiskers, a wonder!"), normalize("小明养蜂。")
+    ('cats whiskers wonder', '小 明 养 蜂')
     """
-    kept = "".join(c for c in text.lower() if c not in string.punctuation and unicodedata.category(c)[0] != "P")
-    return " ".join(_ARTICLES.sub(" ", kept).split())
+    folded = fold(text).lower()
+    kept = "".join(c for c in folded if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+    return " ".join(_ARTICLES.sub(" ", set_apart(kept)).split())
 
 
 def token_f1(response: str, answer: str) -> float:
@@ -40,26 +47,52 @@ def token_f1(response: str, answer: str) -> float:
 def rouge1_recall(response: str, answer: str) -> float:
     """Share of the answer's words, counted as often as they stand, that the response has too; in [0, 1].
 
-    Words are runs of letters and digits in lower case; articles count, nothing is stemmed. An answer without words
-    gives 0.0.
+    Words are runs of letters with their marks and digits in lower case, and single characters in scripts without
+    spaces; articles count, nothing is stemmed. An answer without words gives 0.0.
     """
-    said, wanted = (re.findall(r"[^\W_]+", text.lower()) for text in (response, answer))
+    said, wanted = _words(response), _words(answer)
     return _common(said, wanted) / len(wanted) if wanted else 0.0
+
+
+def _words(text: str) -> list[str]:
+    kept = "".join(c if c.isalnum() or is_mark(c) else " " for c in fold(text).lower())
+    return set_apart(kept).split()
 
 
 def exact_match(response: str, answer: str) -> bool:
     """Whether the first line of `response` that is not empty begins with `answer` as a whole sentence.
 
-    Runs of whitespace count as one space; what the model writes after the sentence does not matter.
+    Runs of whitespace count as one space; letters count in one form (`headprobe.probes.scripts.fold`); what the model
+    writes after the sentence does not matter.
 
-    >>> exact_match(" Ada keeps  bees. She is old.", "Ada keeps bees.")
-    True
+    >>> exact_match(" Ada keeps  bees. She is old.", "Ada keeps bees."), exact_match("小明养蜂。他老了。", "小明养蜂。")
+    (True, True)
     """
-    line = " ".join(response.strip().partition("\n")[0].split())
-    wanted = " ".join(answer.split())
-    if wanted.endswith((".", "!", "?", '"', "'", "”", "’", "。", "！", "？")):
-        return line == wanted or line.startswith(wanted + " ")
-    return bool(wanted) and line.startswith(wanted) and line[len(wanted) :].strip()[:1] in ("", ".", "!", "?")
+    first = next(iter(response.strip().splitlines()), "")
+    line, wanted = (" ".join(fold(text).split()) for text in (first, answer))
+    if not wanted or not line.startswith(wanted):
+        return False
+    rest = line[len(wanted) :]
+    if _is_closed(wanted):
+        return not rest or rest[0] == " " or _begins_sentence(wanted, rest)
+    follows = rest.strip()
+    stopped = bool(follows) and ends_sentence(wanted + follows, len(wanted))
+    return not follows or stopped or (rest[0] == " " and is_unspaced(wanted[-1]))
+
+
+def _is_closed(sentence: str) -> bool:
+    """Whether it ends with its stop, or with a quotation mark."""
+    bare = sentence.rstrip(_CLOSERS)
+    return sentence[-1] in "\"'”’" or bool(bare and ends_sentence(bare, len(bare) - 1))
+
+
+def _begins_sentence(closed: str, rest: str) -> bool:
+    """Whether `rest`, right behind a closed sentence, begins another one without a space, as Chinese does."""
+    bare = closed.rstrip(_CLOSERS)
+    if not bare or unicodedata.category(rest[0]) in ("Po", "Pe", "Pf") or is_mark(rest[0]):
+        return False
+    joined = bare[-1] not in _PLAIN_STOPS or is_unspaced(bare[-2:-1] or " ")
+    return ends_sentence(bare, len(bare) - 1) and (joined or is_unspaced(rest[0]))
 
 
 def chosen_sentence(response: str, needle: Needle) -> str:

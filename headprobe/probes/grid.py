@@ -8,6 +8,8 @@ import re
 from headprobe.errors import OptionError, PlanError
 
 DEPTH_DIGITS = 4  # depths are rounded to so many decimals, which their names in trial ids can hold
+MOST_PLACES = 1000  # lengths of a grid, and depths
+MOST_TRIALS = 10_000  # the published grid has 100; the prompts of all trials are built before the first one runs
 
 
 def even_lengths(max_length: int, count: int) -> tuple[int, ...]:
@@ -16,6 +18,7 @@ def even_lengths(max_length: int, count: int) -> tuple[int, ...]:
     >>> even_lengths(2048, 4)
     (512, 1024, 1536, 2048)
     """
+    check_number(count, "lengths", MOST_PLACES)
     if not 1 <= count <= max_length:
         raise OptionError(f"{count} lengths up to {max_length} tokens cannot be: needs 1 <= number <= longest")
     return tuple(max_length * i // count for i in range(1, count + 1))
@@ -29,9 +32,16 @@ def even_depths(count: int) -> tuple[float, ...]:
     """
     if count < 1:
         raise OptionError(f"the number of depths must be at least 1, got {count}")
+    check_number(count, "depths", MOST_PLACES)
     if count == 1:
         return (50.0,)
     return tuple(round(100 * i / (count - 1), DEPTH_DIGITS) for i in range(count))
+
+
+def check_number(number: int, noun: str, most: int) -> None:
+    """Raise `OptionError` for more than `most` of what `noun` names: such a plan would take for ever to build."""
+    if number > most:
+        raise OptionError(f"{number:,} {noun} are too many, need at most {most:,}")
 
 
 def parse_lengths(text: str, window: int | None = None) -> tuple[int, ...]:
@@ -72,11 +82,10 @@ def parse_depths(text: str) -> tuple[float, ...]:
     """
     if re.fullmatch(r"\s*\d{1,6}\s*", text, re.ASCII):
         return even_depths(int(text))
-    try:
-        depths = tuple(float(part.strip().removesuffix("%")) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"depths {text!r} are neither a number of depths nor percents such as 0,50,100") from None
-    return tuple(clean_depth(depth) for depth in depths)
+    parts = [part.strip().removesuffix("%") for part in text.split(",")]
+    if not all(re.fullmatch(r"[+-]?(\d{1,9}(\.\d{0,30})?|nan|inf)", part, re.ASCII) for part in parts):
+        raise OptionError(f"depths {text!r} are neither a number of depths nor percents such as 0,50,100")
+    return tuple(clean_depth(float(part)) for part in parts)
 
 
 def clean_depth(depth: float) -> float:

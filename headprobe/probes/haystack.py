@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
-from headprobe.errors import FileFormatError, OptionError
+from headprobe.errors import FileFormatError, OptionError, refuse_empty
+from headprobe.probes.markdown import plain_text
 from headprobe.probes.shipped import shipped_haystacks
 
 PARAGRAPH_BREAK = "\n\n"
@@ -81,6 +82,7 @@ def load_haystack(name_or_path: str | Path) -> Haystack:
     path of the same name (write `./essays` for the folder). Raises `OptionError` for an unknown name,
     `FileFormatError` for what cannot be read or holds no text.
     """
+    refuse_empty({"haystack": name_or_path})
     shipped = shipped_haystacks()
     name, path = str(name_or_path), Path(name_or_path)
     if name == "all":
@@ -116,7 +118,7 @@ def _paragraphs(file: Path) -> list[str]:
     if file.suffix.lower() == ".jsonl":
         texts = [_record_text(line, file, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     else:
-        texts = [_plain(text) if file.suffix.lower() == ".md" else text]
+        texts = [plain_text(text) if file.suffix.lower() == ".md" else text]
     split = [" ".join(part.split()) for text in texts for part in re.split(r"\n[ \t]*\n", text)]
     return [paragraph for paragraph in split if paragraph]
 
@@ -148,26 +150,3 @@ def _record_text(line: str, file: Path, number: int) -> str:
     except UnicodeEncodeError as error:
         raise FileFormatError(f"half of a surrogate pair at character {error.start}", file, number) from error
     return text
-
-
-_MARKUP = (
-    (r"\A---\n.*?\n---\n", ""),  # front matter
-    (r"(?ms)^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", "\n"),  # code blocks
-    (r"(?s)<!--.*?-->", ""),
-    (r"(?m)^ {0,3}#{1,6}(?:[ \t].*)?$", "\n"),  # headings
-    (r"(?m)^[^\n]*\S[^\n]*\n {0,3}(?:=+|-+)[ \t]*$", "\n"),  # headings that are underlined
-    (r"(?m)^ {0,3}(?:[-*_][ \t]*){3,}$", "\n"),  # rules
-    (r"(?m)^[ \t]*(?:>[ \t]?)+", ""),
-    (r"(?m)^[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+", "\n"),  # list items become paragraphs
-    (r"!\[[^\]]*\]\([^)]*\)", ""),
-    (r"\[([^\]]*)\]\([^)]*\)", r"\1"),
-    (r"(\*\*|__|\*|`)(?=\S)(.+?)(?<=\S)\1", r"\2"),
-    (r"(?<!\w)_(?=\S)(.+?)(?<=\S)_(?!\w)", r"\1"),
-)
-
-
-def _plain(markdown: str) -> str:
-    """Markdown without its marks; lightly, by regular expressions."""
-    for pattern, replacement in _MARKUP:
-        markdown = re.sub(pattern, replacement, markdown, flags=re.DOTALL if pattern.startswith(r"\A") else 0)
-    return markdown

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import FileFormatError, OptionError
+from headprobe.errors import FileFormatError, OptionError, refuse_empty
 from headprobe.probes.shipped import shipped_needle_sets
 from headprobe.spans import Span
 
@@ -98,8 +99,7 @@ class NeedleSet:
         return len(self.needles)
 
     def __post_init__(self) -> None:
-        ids = [needle.id for needle in self.needles]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        twice = sorted(i for i, count in Counter(needle.id for needle in self.needles).items() if count > 1)
         if twice:
             raise ValueError(f"the needle id {twice[0]!r} is used more than once")
 
@@ -111,6 +111,7 @@ def load_needles(name_or_path: str | Path) -> NeedleSet:
     text count as one space, empty lines are skipped. Raises `OptionError` for an unknown name, `FileFormatError` with
     path and line for a broken line, a repeated id or a file without needles.
     """
+    refuse_empty({"needles": name_or_path})
     shipped = shipped_needle_sets()
     path = shipped.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():

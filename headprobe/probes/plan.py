@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headprobe.errors import OptionError, PlanError
-from headprobe.probes.grid import check_length, clean_depth, even_depths, even_lengths, parse_depths, parse_lengths
+from headprobe.probes.grid import (
+    MOST_PLACES,
+    MOST_TRIALS,
+    check_length,
+    check_number,
+    clean_depth,
+    even_depths,
+    even_lengths,
+    parse_depths,
+    parse_lengths,
+)
 from headprobe.probes.haystack import Haystack
 from headprobe.probes.needle import Needle, NeedleSet
 
@@ -36,7 +46,8 @@ class ProbePlan:
     begins when the deck is used up, so needles are used equally often and not bound to a depth. `seed` decides the
     shuffles and where the haystack starts. `template` is `default` or a text with {context} and {question}; `chat`
     allows the tokenizer's chat template. Lengths and depths are sorted; repeated ones are dropped and named in
-    `removed`. Raises `OptionError` for numbers out of range and `PlanError` for lengths beyond `window`.
+    `removed`. Raises `OptionError` for numbers out of range (`MOST_TRIALS` trials) and `PlanError` for lengths beyond
+    `window`.
     """
 
     needles: NeedleSet
@@ -56,6 +67,9 @@ class ProbePlan:
             raise PlanError(f"the needle set {self.needles.name!r} is empty")
         if self.needles_per_cell < 1:
             raise OptionError(f"needles per cell must be at least 1, got {self.needles_per_cell}")
+        check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
+        check_number(len(self.lengths), "lengths", MOST_PLACES)
+        check_number(len(self.depths), "depths", MOST_PLACES)
         for length in self.lengths:
             check_length(length, self.window)
         depths = tuple(clean_depth(depth) for depth in self.depths)
@@ -66,6 +80,7 @@ class ProbePlan:
         object.__setattr__(self, "removed", tuple(removed))
         object.__setattr__(self, "lengths", tuple(sorted(set(self.lengths))))
         object.__setattr__(self, "depths", tuple(sorted(set(depths))))
+        check_number(self.num_trials, "trials (lengths x depths x needles per cell)", MOST_TRIALS)
 
     @classmethod
     def build(

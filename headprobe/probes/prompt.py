@@ -9,6 +9,7 @@ from typing import Any
 
 from headprobe.errors import ModelError, PlanError
 from headprobe.probes.background import Background
+from headprobe.probes.encoding import Encoded, encode, special_token_in, special_tokens
 from headprobe.probes.haystack import Haystack
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import ProbePlan, TrialSpec
@@ -18,15 +19,13 @@ from headprobe.spans import Span, token_span
 _SLACK = 4  # tokens by which a prompt may differ from the sum of its parts
 _WIDEST_GAP = 0.05  # of the length; a wider one is filled with the beginning of a sentence
 
-Offsets = list[tuple[int, int]]
-
 
 @dataclass(frozen=True)
 class Prompt:
     """One trial's prompt. Spans are tokens of `input_ids`; `answer_ids` are what the model should write next.
 
     `haystack_repeats` = characters of background in this prompt / characters of the haystack: above 1.0 paragraphs
-    come again.
+    come again. `depth_reached`: percent of the background's tokens that stand before the needle; None without any.
     """
 
     trial_id: str
@@ -38,12 +37,7 @@ class Prompt:
     needle_span: Span
     answer_ids: tuple[int, ...]
     haystack_repeats: float
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    ids: list[int]
-    offsets: Offsets
+    depth_reached: float | None = None
 
 
 class PromptBuilder:
@@ -61,7 +55,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self.plan = plan
         self.template: Template = resolve_template(tokenizer, plan.template, plan.chat)
-        self._special = _special_tokens(tokenizer)
+        self._special = special_tokens(tokenizer)
         self._refuse_special(haystack.text, f"haystack {haystack.name!r}")
         self._background = Background(tokenizer, haystack.rotated(plan.seed), max(plan.lengths))
         self._fixed: dict[Needle, tuple[int, tuple[int, ...]]] = {}
@@ -69,9 +63,11 @@ class PromptBuilder:
     def build(self, spec: TrialSpec) -> Prompt:
         """The longest prompt with `len(input_ids) + len(answer_ids) + 1 <= spec.length` that ends with a sentence.
 
-        The needle stands behind the sentence end nearest to `spec.depth` percent of the background's tokens. When the
-        gap up to the length would exceed 5 %, the background ends within a sentence, at a word. Raises `PlanError`
-        when needle, question and answer alone are longer than the length, or the tokenizer cannot spell the needle.
+        The needle stands behind the sentence end nearest to `spec.depth` percent of the background's tokens; see
+        `Background.insertion_point` for texts without sentence ends. When the gap up to the length would exceed 5 %,
+        the background ends within a sentence, at a word, or at a character in scripts without spaces. Raises
+        `PlanError` when needle, question and answer alone are longer than the length, or the tokenizer cannot spell
+        the needle.
         """
         fixed, answer_ids = self._fixed_tokens(spec.needle)
         room = spec.length - 1 - fixed
@@ -83,9 +79,9 @@ class PromptBuilder:
         wanted = spec.length - 1 - len(answer_ids)
         found = self._first_fitting(spec, self._sentence_ends(room), wanted)
         assert found is not None, "without background every prompt fits its room"
-        if wanted - len(found[1].ids) > _WIDEST_GAP * spec.length:
-            words = self._background.words_until(found[0], room + _SLACK)
-            found = self._first_fitting(spec, words, wanted) or found
+        for cuts_until in (self._background.words_until, self._background.characters_until):
+            if wanted - len(found[1].ids) > _WIDEST_GAP * spec.length:
+                found = self._first_fitting(spec, cuts_until(found[0], room + _SLACK), wanted) or found
         return self._prompt(spec, *found, answer_ids)
 
     def _sentence_ends(self, room: int) -> Iterator[int]:
@@ -96,7 +92,7 @@ class PromptBuilder:
             end = self._background.fitting_end(self._background.tokens_before(end) - 1)
         yield 0
 
-    def _first_fitting(self, spec: TrialSpec, ends: Iterable[int], wanted: int) -> tuple[int, _Encoded] | None:
+    def _first_fitting(self, spec: TrialSpec, ends: Iterable[int], wanted: int) -> tuple[int, Encoded] | None:
         for end in ends:
             encoded = self._encode(self._text(spec, end))
             if len(encoded.ids) <= wanted:
@@ -114,7 +110,7 @@ class PromptBuilder:
     def _text(self, spec: TrialSpec, end: int) -> str:
         return self.template.render(self._context(spec, end)[0], spec.needle.question)
 
-    def _prompt(self, spec: TrialSpec, end: int, encoded: _Encoded, answer_ids: tuple[int, ...]) -> Prompt:
+    def _prompt(self, spec: TrialSpec, end: int, encoded: Encoded, answer_ids: tuple[int, ...]) -> Prompt:
         needle = spec.needle
         context, begin = self._context(spec, end)
         begin += len(self.template.head)
@@ -132,9 +128,10 @@ class PromptBuilder:
             needle_span=self._span(encoded, Span(begin, begin + len(needle.text)), needle.text),
             answer_ids=answer_ids,
             haystack_repeats=self._background.repeats(end),
+            depth_reached=self._background.depth_at(self._background.insertion_point(end, spec.depth), end),
         )
 
-    def _span(self, encoded: _Encoded, characters: Span, text: str) -> Span:
+    def _span(self, encoded: Encoded, characters: Span, text: str) -> Span:
         """The tokens of `characters`, proven by decoding them. Raises `PlanError` when `text` is not in them."""
         try:
             span = token_span(encoded.offsets, characters)
@@ -160,30 +157,18 @@ class PromptBuilder:
         together = self._encode(text + answer).ids
         if len(together) > len(prompt) and together[: len(prompt)] == prompt:
             return together[len(prompt) :]
-        alone = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        alone = encode(self.tokenizer, answer, special=False).ids
         if not alone:
             raise PlanError(f"the tokenizer makes no token of {answer!r}")
         return alone
 
-    def _encode(self, text: str) -> _Encoded:
-        """`text` with the special tokens that open it, but none that would close it."""
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=not self.template.chat,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
-        while ids and encoded["special_tokens_mask"][len(ids) - 1] and offsets[len(ids) - 1] == (0, 0):
-            ids.pop()
-        return _Encoded(ids, offsets[: len(ids)])
+    def _encode(self, text: str) -> Encoded:
+        return encode(self.tokenizer, text, special=not self.template.chat)
 
     def _refuse_special(self, text: str, owner: str) -> None:
-        for token in self._special:
-            if token in text:
-                raise PlanError(f"{owner} contains {token!r}, which is a special token of the tokenizer")
+        token = special_token_in(text, self._special)
+        if token is not None:
+            raise PlanError(f"{owner} contains {token!r}, which is a special token of the tokenizer")
 
 
 def duplicate_prompts(prompts: Iterable[Prompt]) -> list[tuple[str, ...]]:
@@ -203,6 +188,7 @@ def prompt_record(prompt: Prompt) -> dict[str, Any]:
         "answer_span": [prompt.answer_span.start, prompt.answer_span.end],
         "distractor_span": [distractor.start, distractor.end] if distractor else None,
         "answer_ids": list(prompt.answer_ids),
+        "depth_reached": prompt.depth_reached,
         "text": prompt.text,
     }
 
@@ -210,8 +196,3 @@ def prompt_record(prompt: Prompt) -> dict[str, Any]:
 def _letters(text: str) -> str:
     """What must survive a tokenizer: everything but case, spaces and the form in which accents are written."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import re
 
-_STOP = re.compile(r"(?P<stop>[.?!…]+)[\"'”’»)\]]*(?=\s|\Z)|[。！？]+[」』”’）]*")
-_PARAGRAPH = re.compile(r"(?<=\S)[ \t]*\n[ \t]*\n")
-_LOWER = re.compile(r"[ \t]*\n?[ \t]*[\"'“‘(]?([^\W\d_])")
+from headprobe.probes.scripts import GREEK, TERMINALS, UNSPACED
+
+# All repetitions are possessive, and a run of stops is tried from its beginning only: the time is linear.
+_CLOSERS = "\"'”’»)\\]"
+_STOP = re.compile(
+    rf"(?<![.?!…])(?P<stop>[.?!…]++)[{_CLOSERS}]*+(?=\s|\Z)"
+    rf"|(?<=[{UNSPACED}])[.?!]++[{_CLOSERS}]*+(?=[{UNSPACED}])"
+    rf"|(?<=[{GREEK}])[;\u037e][{_CLOSERS}]*+(?=\s|\Z)"
+    rf"|(?:(?![.?!．])[{TERMINALS}]|．(?!\d))++[」』”’）】〉》»]*+(?:[{_CLOSERS}]++(?=\s|\Z))?"
+)
+_PARAGRAPH = re.compile(r"(?<=\S)[ \t]*+\n[ \t]*+\n")
+_LOWER = re.compile(r"[ \t]*+(?:\n[ \t]*+)?[\"'“‘(]?([^\W\d_])")
 _LAST_WORD = re.compile(r"[\w.]*\Z")
 _TITLES = "Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Rev|Hon|Gen|Col|Capt|Lt|Sgt|Mt|vs|cf|viz|ca|approx|e\\.g|i\\.e"
 _ABBREVIATION = re.compile(rf"{_TITLES}|(?:[A-Z]\.)*[A-HJ-Z]")
@@ -17,10 +26,13 @@ def sentence_ends(text: str) -> list[int]:
     """Positions right behind the sentences of `text` (behind a closing quote), ascending; its own end is among them.
 
     A sentence ends at ., ?, ! or an ellipsis before a space, unless the next word begins in lower case or the stop
-    belongs to a common abbreviation or an initial; at full-width stops; and at the end of a paragraph.
+    belongs to a common abbreviation or an initial; at every other mark that Unicode calls a sentence terminal (full-
+    width stops, danda, Arabic full stop, ...), with or without a space; and at the end of a paragraph.
 
     >>> sentence_ends('Dr. Ray paid 3.50. "Why?" he asked. Gone')
     [18, 35, 40]
+    >>> sentence_ends("वह आया। फिर गया।")
+    [7, 16]
     """
     ends = {m.end() for m in _STOP.finditer(text) if not (m["stop"] and _goes_on(text, m))}
     ends |= {match.start() for match in _PARAGRAPH.finditer(text)}

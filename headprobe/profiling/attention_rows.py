@@ -1,10 +1,9 @@
-"""Attention rows of chosen queries, caught inside a registered attention function.
+"""Attention rows of chosen queries, caught where a tapped model attends.
 
-The model runs unmodified. `row_capture(model)` switches it to an attention function of ours, which computes the layer's
-output as usual (fused kernels, nothing of size n x n) and, for the last `num_rows` queries of a pass, the softmax rows
-as well; they go to a consumer at once, one layer at a time. In the last layer nothing but those queries is computed:
-the other tokens' outputs reach no one, only their keys and values do. The model's own attention function is put back
-whatever happens.
+The model runs unmodified. Inside `row_capture(model)` every layer's output is computed as usual (fused kernels, nothing
+of size n x n) and, for the last `num_rows` queries of a pass, the softmax rows as well; they go to a consumer at once,
+one layer at a time. In the last layer nothing but those queries is computed: the other tokens' outputs reach no one,
+only their keys and values do.
 """
 
 from __future__ import annotations
@@ -17,15 +16,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from headprobe.geometry import SLIDING_ATTENTION, layer_types_of
-from headprobe.models.attention_switch import switched_attention
-from headprobe.models.dense_attention import attention_weights, causal_end, dense_attention
+from headprobe.attention.dense import attention_weights, causal_end, dense_attention
+from headprobe.attention.tap import LayerCall, tapped
 from headprobe.spans import Span
-
-ATTENTION_NAME = "headprobe_rows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +68,40 @@ _wanted: ContextVar[_Wanted | None] = ContextVar("headprobe_wanted_rows", defaul
 
 @contextmanager
 def row_capture(model: Any) -> Iterator[None]:
-    """Run `model` with the capturing attention function inside the block; restore its own one afterwards.
+    """Capture the rows that are wanted inside the block; the model's own attention comes back afterwards.
 
     Inside, outputs of a pass hold for its last `num_rows` tokens only (the last one where no rows are wanted). Raises
-    `ModelError` for a model that does not go through transformers' attention interface.
+    `ModelError` for a model whose attention can't be read (see `tapped`).
     """
-    with switched_attention(model, ATTENTION_NAME, ", so its rows can't be read"), _short_last_mlp(model):
+    with tapped(model, _attend, consequence=", so its rows can't be read"), _short_last_mlp(model):
         yield
 
 
 @contextmanager
 def _short_last_mlp(model: Any) -> Iterator[None]:
-    """Let the MLP of the last layer work on the last `num_rows` tokens only and give zeros for the others."""
-    mlp = getattr(model.get_decoder().layers[-1], "mlp", None)
+    """Let the MLP of the last layer work on the last `num_rows` tokens only and give zeros for the others.
+
+    Where the last block is not found, or its MLP takes anything but hidden states `[B, T, hidden]`, nothing is cut.
+    """
+    blocks: Any = getattr(model.get_decoder(), "layers", ())
+    known = len(blocks) == model.config.get_text_config(decoder=True).num_hidden_layers
+    mlp = getattr(blocks[-1], "mlp", None) if known else None
     if mlp is None:
         yield
         return
     lengths: list[int] = []
 
-    def cut(_: Any, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        lengths.append(given[0].shape[1])
-        return given[0][:, -_rows_of_pass() :], *given[1:]
+    def cut(_: Any, given: Any) -> Any:
+        states = given[0] if len(given) == 1 else None
+        if states is None or states.ndim != 3:
+            lengths.append(0)
+            return given
+        lengths.append(states.shape[1])
+        return (states[:, -_rows_of_pass() :],)
 
     def fill(_: Any, given: Any, out: Any) -> Any:
         states, *rest = out if isinstance(out, tuple) else (out,)
-        states = pad(states, (0, 0, lengths.pop() - states.shape[1], 0))
+        states = pad(states, (0, 0, max(0, lengths.pop() - states.shape[1]), 0))
         return (states, *rest) if isinstance(out, tuple) else states
 
     hooks = mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(fill)
@@ -125,62 +128,27 @@ def wanted_rows(num_rows: int, consumer: Consumer) -> Iterator[None]:
         _wanted.reset(token)
 
 
-def _attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+def _attend(call: LayerCall) -> torch.Tensor:
+    """A layer's output, and its rows to the consumer; in the last layer for the rows' tokens alone, zeros before."""
+    query, key, value = call.query, call.key, call.value
     tokens, rows = query.shape[2], min(_rows_of_pass(), query.shape[2])
-    window = sliding_window or _window_of(module)
-    last, last_mask = query[:, :, -rows:], _last_rows(attention_mask, rows, key.shape[2], window, query.device)
-    if module.layer_idx == module.config.num_hidden_layers - 1:
-        query, attention_mask = last, None if attention_mask is None else last_mask
-    out = dense_attention(
-        query, key, value, attention_mask, scaling=scaling, softcap=softcap, sinks=s_aux, window=window
-    )
-    out = pad(out.transpose(1, 2), (0, 0, 0, 0, tokens - out.shape[2], 0)).contiguous()
+    options: dict[str, Any] = {"scaling": call.scaling, "softcap": call.softcap, "sinks": call.sinks}
+    ends, mask = query[:, :, -rows:], call.mask
+    last_mask = _last_rows(call, rows)
+    if call.layer == call.module.config.num_hidden_layers - 1:
+        query, mask = ends, None if mask is None else last_mask
+    out = dense_attention(query, key, value, mask, window=call.window, **options)
     wanted = _wanted.get()
     if wanted is not None:
-        weights = attention_weights(last, key, last_mask, scaling=scaling, softcap=softcap, sinks=s_aux)
-        wanted.consumer(AttentionRows(int(module.layer_idx), weights[0], value[0]))
-    return out, None
+        weights = attention_weights(ends, key, last_mask, **options)
+        wanted.consumer(AttentionRows(call.layer, weights[0], value[0]))
+    return out if out.shape[2] == tokens else pad(out, (0, 0, tokens - out.shape[2], 0))
 
 
-def _window_of(module: Any) -> int | None:
-    """How many keys a query of this layer sees, where the config says so and the model does not pass it on."""
-    kind = layer_types_of(module.config)[module.layer_idx]
-    return getattr(module.config, "sliding_window", None) if kind == SLIDING_ATTENTION else None
-
-
-def _last_rows(
-    mask: torch.Tensor | None, rows: int, keys: int, window: int | None, device: torch.device
-) -> torch.Tensor | None:
+def _last_rows(call: LayerCall, rows: int) -> torch.Tensor | None:
     """The mask of the last `rows` queries; None where they see all that came before them."""
-    if mask is not None:
-        return mask[:, :, -rows:, :keys]
-    return None if window is None else causal_end(rows, keys, device, window)
-
-
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """No mask for causal attention without padding, with a sliding window or without, else transformers' own.
-
-    `dense_attention` aligns it, and knows the window: a mask would be as large as tokens of a pass x keys.
-    """
-    plain = kwargs.get("allow_is_causal_skip") and kwargs.get("attention_mask") is None
-    chunked = getattr(kwargs.get("config"), "attention_chunk_size", None) is not None
-    windowed = kwargs.get("local_size") is not None and not chunked
-    if plain and (windowed or kwargs.get("mask_function") is causal_mask_function):
+    if call.mask is not None:
+        return call.mask[:, :, -rows:]
+    if call.window is None:
         return None
-    return sdpa_mask(*args, **kwargs)
-
-
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _mask)
+    return causal_end(rows, call.key.shape[2], call.query.device, call.window)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from headprobe.errors import OptionError, OutputExistsError
+from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.models.catalog import short_name
 from headprobe.profiling.journal import check_journal
 from headprobe.scores.atomic_file import LONGEST_NAME, check_place
@@ -23,6 +23,7 @@ def output_paths(model_name: str, methods: Sequence[str], output: Path | str | N
     names = {m: f"{short_name(model_name).replace('/', '--')}--{m}.json" for m in methods}
     if output is None:
         return {m: Path("scores") / name for m, name in names.items()}
+    refuse_empty({"output": output})
     target = Path(output).expanduser()
     if len(methods) > 1 and target.suffix == ".json":
         raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")

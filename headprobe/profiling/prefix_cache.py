@@ -12,6 +12,8 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from headprobe.errors import ModelError
+
 
 class PrefixLayer(CacheLayerMixin):
     """Keys and values of one layer, `[B, G, capacity, d]`, of which the first `length` positions are in use."""
@@ -39,6 +41,11 @@ class PrefixLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         start, self.length = self.length, self.length + key_states.shape[2]
+        if self.length > self.capacity:
+            raise ModelError(
+                f"a layer caches {self.length} tokens of at most {self.capacity}: the model goes through its layers "
+                "more than once for each token, so its heads have no attention of their own"
+            )
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from headprobe.errors import DeviceMemoryError, NonFiniteError
+from headprobe.errors import DeviceMemoryError, ModelError
+from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
@@ -53,7 +54,7 @@ class Profiler:
     def __init__(
         self, model: Any, estimators: Sequence[Estimator], eos_token_ids: set[int], *, prefill_chunk: int = 8192
     ) -> None:
-        self.model = model
+        self.model, self._config = model, model.config.get_text_config(decoder=True)
         self.estimators = tuple(estimators)
         self.eos_token_ids = eos_token_ids
         self.prefill_chunk = prefill_chunk
@@ -67,7 +68,8 @@ class Profiler:
     ) -> Generator[tuple[Prompt, Measured | Skipped]]:
         """Yield each prompt whose trial is not in `done` with what it gave, in the order that shares most.
 
-        Raises `NonFiniteError` naming layer and trial at NaN or infinity, `DeviceMemoryError` when nothing fits.
+        Raises `NonFiniteError` naming trial and layer at NaN or infinity (in the logits of the answer, or in attention
+        on the way to them), `DeviceMemoryError` when nothing fits.
         """
         order, shared = prefix_order(prompts)
         if all(prompts[i].trial_id in done for i in order):
@@ -91,7 +93,7 @@ class Profiler:
             )
 
     def _new_cache(self) -> PrefixCache:
-        return PrefixCache(self.model.config.get_text_config(decoder=True).num_hidden_layers, self._longest)
+        return PrefixCache(self._config.num_hidden_layers, self._longest)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -122,13 +124,14 @@ class Profiler:
         tokens = prompt.input_ids[shared:] + gold[:-1]
         self._evidence = {e.name: [] for e in self.estimators}
         self._finite = []
-        choices = self._forward(tokens, steps, target).argmax(-1).tolist()
+        logits = self._forward(tokens, steps, target)
+        self._check_finite(prompt, logits)
+        choices = logits.argmax(-1).tolist()
         last = steps - 1
         agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
         taken = agreed + 1
         produced = choices[:taken]
         evidence = {name: [torch.stack(layers)[..., :taken]] for name, layers in self._evidence.items()}
-        self._check_finite(prompt)
         if taken < steps and produced[-1] not in self.eos_token_ids:
             self._crop(len(prompt.input_ids) + agreed)
             self._go_on(produced, steps, target, evidence, prompt)
@@ -144,23 +147,28 @@ class Profiler:
             self._evidence = {e.name: [] for e in self.estimators}
             self._finite = []
             logits = self._forward((produced[-1],), 1, target)
+            self._check_finite(prompt, logits)
             produced.append(int(logits[-1].argmax()))
             for name, layers in self._evidence.items():
                 evidence[name].append(torch.stack(layers))
-            self._check_finite(prompt)
 
     def _take(self, rows: AttentionRows, target: Target) -> None:
+        found, heads = rows.weights.shape[0], self._config.num_attention_heads
+        if found != heads:
+            raise ModelError(
+                f"layer {rows.layer} of {type(self.model).__name__} has {found} heads, its config says {heads}"
+            )
         self._finite.append(rows.weights.sum().isfinite())  # NaN and infinity survive a sum of weights in [0, 1]
         for estimator in self.estimators:
             self._evidence[estimator.name].append(estimator.evidence(rows, target))
 
-    def _check_finite(self, prompt: Prompt) -> None:
-        finite = torch.stack(self._finite).tolist()
-        if not all(finite):
-            raise NonFiniteError(
-                f"NaN or infinity in the attention of layer {finite.index(False)} in trial {prompt.trial_id}: "
-                "try --dtype float32 (float16 overflows in many models)"
-            )
+    def _check_finite(self, prompt: Prompt, logits: torch.Tensor) -> None:
+        """Layers are named by the attention that first shows it: what breaks the last one shows in the logits alone."""
+        *layers, answer = torch.stack([*self._finite, usable(logits).all()]).tolist()
+        if all(layers) and answer:
+            return
+        where = "the logits" if all(layers) else f"the attention of layer {layers.index(False)}"
+        raise non_finite(self.model, f"NaN or infinity in {where} in trial {prompt.trial_id}")
 
     # -- passes through the model -----------------------------------------------------------------------------------
 
@@ -169,7 +177,14 @@ class Profiler:
         head = max(0, len(tokens) - max(self.prefill_chunk, rows))
         self._prefill(tokens[:head])
         with wanted_rows(rows, lambda found: self._take(found, target)):
-            return self._pass(tokens[head:], rows)
+            logits = self._pass(tokens[head:], rows)
+        layers = self._config.num_hidden_layers
+        if len(self._finite) != layers:
+            raise ModelError(
+                f"{len(self._finite)} of {layers} layers of {type(self.model).__name__} could be read: the others have "
+                "no attention, or not by transformers' interface"
+            )
+        return logits
 
     def _extend(self, prefix: tuple[int, ...]) -> None:
         """Compute what the cache still lacks of `prefix`: nothing, unless memory ran out and it was dropped."""

@@ -13,8 +13,8 @@ from headprobe.profiling.estimators import Estimator
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.scoring import Record, ScoreRun, gather, score_prompts
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.stability import AGREEMENT, Stability, stability
+from headprobe.scores.uncertainty import ClusteredTrials
 
 FIRST_ROUND = 20
 GROWTH = 1.5

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, refuse_empty
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.grid import check_length
+from headprobe.probes.grid import MOST_PLACES, MOST_TRIALS, check_length, check_number
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
@@ -52,6 +52,13 @@ class ScoreOptions:
     with_trial_scores: bool = True
     prefill_chunk: int = 8192
     until_stable: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse_empty({"needles": self.needles, "haystack": self.haystack})
+        numbers = {"lengths": max(self.num_lengths, len(self.lengths or ())), "depths": self.depths}
+        for noun, number in numbers.items():
+            check_number(number, noun, MOST_PLACES)
+        check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     haystack = load_haystack(options.haystack)
     chat = options.chat and loaded.tokenizer.chat_template is not None
     plan = ProbePlan.build(
-        needles=load_needles(options.needles or chosen[0].default_needles),
+        needles=load_needles(chosen[0].default_needles if options.needles is None else options.needles),
         haystack=haystack,
         lengths=_lengths(options, loaded.window),
         depths=even_depths(options.depths),

@@ -13,6 +13,7 @@ import numpy as np
 import headprobe
 from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
+from headprobe.models.end_tokens import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
@@ -111,9 +112,10 @@ def gather(
     wanted = {prompt.trial_id for prompt in prompts}
     specs = [spec for spec in plan.trials() if spec.id in wanted and spec.id not in skipped]
     provenance = _provenance(loaded, plan, prompts, skipped, command)
+    reached = {prompt.trial_id: prompt.depth_reached for prompt in prompts}
     scores, unanswered = {}, {}
     for estimator in estimators:
-        trials = tuple(_trial(spec, records[spec.id], estimator) for spec in specs)
+        trials = tuple(_trial(spec, records[spec.id], estimator, reached[spec.id]) for spec in specs)
         if any(trial.passed for trial in trials):
             scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
         else:
@@ -123,9 +125,7 @@ def gather(
 
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
     """All token ids that end a sequence, from the generation config and the tokenizer."""
-    stated = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ids = set(stated if isinstance(stated, list) else [stated])
-    return {int(i) for i in ids | {loaded.tokenizer.eos_token_id} if i is not None}
+    return end_token_ids(loaded.model, loaded.tokenizer)
 
 
 def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
@@ -139,7 +139,7 @@ def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
             )
 
 
-def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
+def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
     return Trial(
         id=spec.id,
         needle=spec.needle.id,
@@ -150,7 +150,11 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator) -> Trial:
         response=record["response"],
         num_steps=record["num_steps"],
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
-        extra={"rouge1_recall": record["rouge1_recall"], "chose": record["chose"]},
+        extra={
+            "rouge1_recall": record["rouge1_recall"],
+            "chose": record["chose"],
+            "depth_reached": depth_reached,
+        },
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv
 from headprobe.scores.head_scores import Floats
-from headprobe.scores.resampling import ClusteredTrials
+from headprobe.scores.uncertainty import ClusteredTrials
 
 _WORDS = {"query": "query heads", "kv": "KV heads"}
 _JOINED = {"mean": "the mean of its query heads", "max": "its best query head"}

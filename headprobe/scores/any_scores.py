@@ -14,7 +14,7 @@ from headprobe.geometry import ModelGeometry
 from headprobe.scores import strict_json
 from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
 from headprobe.scores.foreign.duo import TABLE_NAME, is_duo, read_duo
-from headprobe.scores.foreign.keyed import is_keyed, read_keyed
+from headprobe.scores.foreign.keyed import check_keys, is_keyed, read_keyed
 from headprobe.scores.foreign.kvzip import is_kvzip, read_kvzip
 from headprobe.scores.foreign.locos import is_locos, read_locos
 from headprobe.scores.foreign.qrhead import is_qrhead, read_qrhead
@@ -127,6 +127,7 @@ def _from_json(data: bytes, path: Path, digest: str) -> AnyScores:
     containers = data.count(b"[") + data.count(b"{")
     if containers > MAX_CONTAINERS:  # two bytes of text, and sixty of memory
         raise FaultError("too-long", f"{containers} arrays and objects, need at most {MAX_CONTAINERS}")
+    check_keys(data)
     value = strict_json.parse(data, path)
     if is_keyed(value):
         return _foreign(path, "headkv", read_keyed(value), digest)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST_SCORE = 1e6
+MAX_HEADS = 2**16  # of a table: far more than any model has
 _NAMES = {dict: "an object", list: "an array", str: "a text", bool: "true or false", int: "a whole number"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from headprobe.errors import ModelError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.fields import Fields, table
+from headprobe.scores.fields import MAX_HEADS, Fields, table
 from headprobe.scores.head_scores import HeadScores, Method, ScoreTable, Trial, normalize
 from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity
 
@@ -174,6 +174,8 @@ def _trial(row: Fields, scores: Any, geometry: ModelGeometry, index: int) -> Tri
 
 def _table(block: Fields, geometry: ModelGeometry) -> ScoreTable:
     tables = {name: block.table(name, geometry.shape) for name in _TABLES}
+    if tables["mean"].size > MAX_HEADS:
+        raise ValueError(f"the scores have {tables['mean'].size} heads, need at most {MAX_HEADS}")
     block.integer("num_trials")
     block.integer("num_passed", 1)
     return ScoreTable(**tables, extra=block.rest())

@@ -6,8 +6,7 @@ import numpy as np
 
 from headprobe.errors import OptionError
 from headprobe.scores.head_scores import Floats
-
-CHUNK_ELEMENTS = 1 << 20  # numbers in a block of resamples
+from headprobe.scores.uncertainty import CONFIDENCE, NUM_RESAMPLES, SEED, draws
 
 
 def midranks(values: Floats) -> Floats:
@@ -42,7 +41,7 @@ def spearman(a: Floats, b: Floats) -> float:
 
 
 def spearman_interval(
-    a: Floats, b: Floats, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+    a: Floats, b: Floats, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of `spearman` over heads: pairs of scores are drawn with replacement.
 
@@ -50,15 +49,13 @@ def spearman_interval(
     is. Raises `OptionError` as `spearman`.
     """
     _check_shapes(a, b)
-    rng = np.random.default_rng(seed)
     groups = [np.unique(-side.ravel(), return_inverse=True)[1].ravel() for side in (a, b)]
-    drawn: list[Floats] = []
-    block = max(1, CHUNK_ELEMENTS // a.size)
-    for start in range(0, num_resamples, block):
-        size = min(block, num_resamples - start)
-        weights = rng.multinomial(a.size, np.full(a.size, 1 / a.size), size=size).astype(np.float64)
-        drawn.append(pearson(_weighted_midranks(groups[0], weights), _weighted_midranks(groups[1], weights), weights))
-    found = np.concatenate(drawn)
+    found = np.concatenate(
+        [
+            pearson(_weighted_midranks(groups[0], weights), _weighted_midranks(groups[1], weights), weights)
+            for weights in draws(a.size, num_resamples, seed)
+        ]
+    )
     if not np.isfinite(found).any():
         return float("nan"), float("nan")
     low, high = np.nanquantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])

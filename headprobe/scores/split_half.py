@@ -11,7 +11,7 @@ import numpy as np
 from headprobe.errors import OptionError
 from headprobe.scores.head_scores import Floats
 from headprobe.scores.ranks import spearman, top_k_overlap
-from headprobe.scores.resampling import ClusteredTrials
+from headprobe.scores.uncertainty import ClusteredTrials
 
 NUM_SPLITS = 200
 

@@ -10,12 +10,11 @@ import numpy as np
 from headprobe.errors import OptionError
 from headprobe.scores.head_scores import Floats
 from headprobe.scores.ranks import midranks, ranked_heads
-from headprobe.scores.resampling import ClusteredTrials
+from headprobe.scores.uncertainty import CONFIDENCE, NUM_RESAMPLES, SEED, ClusteredTrials
 
 AGREEMENT = 0.95
 MIN_CLUSTERS = 10
 MOST_GROWTH = 16.0
-NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def stability(
     top: int = 20,
     agreement: float = AGREEMENT,
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Stability:
     """Resample whole clusters of trials and count how much of each top k comes again.
 
@@ -118,9 +117,9 @@ def stability(
 def rank_intervals(
     trials: ClusteredTrials,
     top: int = 20,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> tuple[HeadRank, ...]:
     """The `top` heads, best first (equal scores by layer, head), with percentile bootstrap intervals of score and rank
     from resampled clusters. One cluster gives intervals of no width, which say nothing.
@@ -131,18 +130,15 @@ def rank_intervals(
         raise OptionError(f"top is {top}, confidence {confidence}, num_resamples {num_resamples}: need 0, (0, 1) and 1")
     mean, width = trials.flat.mean(axis=0), trials.scores.shape[2]
     best = np.argsort(-mean, kind="stable")[:top]
-    blocks = [(block[:, best], midranks(block)[:, best]) for block in trials.means(num_resamples, seed)]
-    scores, ranks = (np.concatenate(side) for side in zip(*blocks, strict=True))
+    heads = [(int(head) // width, int(head) % width) for head in best]
+    scores = trials.intervals(heads, confidence, num_resamples, seed)
+    ranks = [midranks(block)[:, best].astype(np.float32) for block in trials.means(num_resamples, seed)]
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    score_low, score_high = np.quantile(scores, ends, axis=0)
-    rank_low, rank_high = np.quantile(ranks, ends, axis=0)
+    rank_low, rank_high = np.quantile(np.concatenate(ranks).astype(np.float64), ends, axis=0)
     return tuple(
-        HeadRank(
-            int(head) // width, int(head) % width, float(mean[head]), float(score_low[i]), float(score_high[i]),
-            i + 1, float(rank_low[i]), float(rank_high[i]),
-        )
+        HeadRank(*heads[i], float(mean[head]), *scores[i], i + 1, float(rank_low[i]), float(rank_high[i]))
         for i, head in enumerate(best)
-    )  # fmt: skip
+    )
 
 
 def top_overlaps(trials: ClusteredTrials, reference: Floats, most: int, num_resamples: int, seed: int) -> Floats:

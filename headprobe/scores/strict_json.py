@@ -104,7 +104,7 @@ def _canonical(value: Any, depth: int) -> Any:
         return [_canonical(item, depth + 1) for item in value]
     if kind is dict and all(type(key) is str for key in value):
         return {key: _canonical(item, depth + 1) for key, item in value.items()}
-    raise ValueError(f"JSON cannot hold {value!r:.60} ({kind.__name__})")
+    raise ValueError(f"JSON cannot hold {value!s:.60} ({kind.__module__}.{kind.__qualname__})")
 
 
 def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:

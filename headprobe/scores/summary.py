@@ -10,9 +10,7 @@ from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.head_scores import Floats, rank_heads
-from headprobe.scores.resampling import ClusteredTrials
-
-NUM_RESAMPLES = 2000
+from headprobe.scores.uncertainty import CONFIDENCE, ClusteredTrials
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,9 @@ class ScoreSummary:
     top_heads: tuple[TopHead, ...]
 
 
-def summarize(scores: AnyScores, top: int = 10, confidence: float = 0.95) -> ScoreSummary:
-    """The figures of a file. Intervals come from a percentile bootstrap over its passing trials; those of one
-    needle in one length (in foreign files: those with equal scores) are drawn together (`ClusteredTrials`).
+def summarize(scores: AnyScores, top: int = 10, confidence: float = CONFIDENCE) -> ScoreSummary:
+    """The figures of a file. Intervals come from the bootstrap of `headprobe.scores.uncertainty`: trials of one
+    needle (in foreign files: those with equal scores) are drawn together.
 
     Raises `OptionError` for a negative `top`.
     """
@@ -101,9 +99,4 @@ def _top_heads(scores: AnyScores, top: int, confidence: float) -> tuple[TopHead,
 def _intervals(scores: AnyScores, heads: list[tuple[int, int]], confidence: float) -> list[tuple[float, float] | None]:
     if scores.trial_scores is None or not heads:
         return [None] * len(heads)
-    layers, columns = zip(*heads, strict=True)
-    drawn = ClusteredTrials.of_any(scores)
-    chosen = ClusteredTrials(drawn.scores[:, None, list(layers), list(columns)], drawn.cluster, drawn.kind)
-    means = np.concatenate(list(chosen.means(NUM_RESAMPLES, 0)))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return list(ClusteredTrials.of_any(scores).intervals(heads, confidence))

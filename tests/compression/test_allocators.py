@@ -30,10 +30,33 @@ def test_uniform_gives_the_budget_to_each() -> None:
 
 
 def test_pyramid_falls_in_equal_steps() -> None:
-    """B = 40: lo = 2, hi = 78, step 25 over 4 layers: 78, 53, 28, 3 of 162, scaled to 4 * 40."""
-    capacity = Pyramid().capacities(request(48, 1000))
-    per_layer = capacity.sum(1) / 3 - 8
-    assert per_layer == pytest.approx(np.array([78, 53, 28, 3]) * 160 / 162, abs=0.5)
+    """B = 40: lo = 2, hi = 78, step 76/3 over 4 layers: 78, 52 2/3, 27 1/3, 2, and the window."""
+    assert Pyramid().capacities(request(48, 1000)).tolist() == [[w] * 3 for w in (86, 61, 35, 10)]
+
+
+def test_a_pyramid_of_32_layers_by_hand() -> None:
+    """B = 120: lo = 6, hi = 234, step 228/31 = 7.3548: 242, 234.65, 227.29, ..., 21.35, 14 with the window."""
+    capacity = Pyramid().capacities(request(128, 5000, layers=32, heads=31))
+    assert capacity[:3, 0].tolist() == [242, 235, 227]
+    assert capacity[:, 30].tolist() == [round(242 - 228 * layer / 31) for layer in range(32)]
+    assert capacity[-2:, 0].tolist() == [21, 14]
+    assert int(capacity.sum()) == 128 * 32 * 31
+
+
+@pytest.mark.parametrize("compat", ["pyramidkv", "headkv"])
+def test_the_authors_pyramid_floors_its_step(compat: str) -> None:
+    """The step is 228 // 31 = 7: 242, 235, ..., 25 with the window, 4 % more than asked for. On 60 tokens, B = 40:
+    hi = 52, lo = 28, step 8."""
+    capacity = Pyramid(compat=compat).capacities(request(128, 5000, layers=32, heads=2))
+    assert capacity[:, 1].tolist() == [242 - 7 * layer for layer in range(32)]
+    assert int(capacity.sum()) == 2 * 4272 > 128 * 32 * 2
+    assert Pyramid(compat=compat).capacities(request(48, 60)).tolist() == [[w] * 3 for w in (60, 52, 44, 36)]
+    assert (Pyramid(compat=compat).capacities(request(48, 48)) == 48).all()
+
+
+def test_a_pyramid_of_one_layer_is_its_budget() -> None:
+    assert Pyramid().capacities(request(48, 1000, layers=1)).tolist() == [[48] * 3]
+    assert Pyramid(compat="pyramidkv").capacities(request(48, 1000, layers=1)).tolist() == [[48] * 3]
 
 
 def test_a_pyramid_on_a_short_prompt_is_capped_by_it() -> None:
@@ -70,5 +93,7 @@ def test_options_out_of_range_are_quoted() -> None:
         Adaptive(alpha=2)
     with pytest.raises(OptionError, match="compat is 'theirs', known is 'headkv'"):
         HeadScore(compat="theirs")
+    with pytest.raises(OptionError, match="compat is 'theirs', known are 'pyramidkv' and 'headkv'"):
+        Pyramid(compat="theirs")
     with pytest.raises(OptionError, match="the allocator head-score needs head scores"):
         HeadScore().capacities(BudgetRequest(10, 100, 1, 2))

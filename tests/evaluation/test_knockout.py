@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headprobe.errors import OptionError
+from headprobe.errors import ModelError, OptionError
 from headprobe.evaluation.knockout import hidden_span
 from headprobe.models.releases import cache_of, with_cache
 from headprobe.spans import Span
@@ -56,6 +56,17 @@ def test_the_models_own_attention_comes_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), hidden_span(model, [(0, 0)], SPAN):
         raise RuntimeError("stop")
     assert model.config._attn_implementation == before
+
+
+def test_a_head_of_a_layer_that_never_attends_is_refused() -> None:
+    model = tiny_model("llama")
+    model.config.num_hidden_layers = 3
+    with (
+        pytest.raises(ModelError, match="layer 2 of LlamaForCausalLM never attended"),
+        torch.no_grad(),
+        hidden_span(model, [(0, 0), (2, 1)], SPAN),
+    ):
+        model(IDS, use_cache=False)
 
 
 @pytest.mark.parametrize("head", [(2, 0), (0, 4), (-1, 0)])

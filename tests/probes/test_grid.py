@@ -41,6 +41,9 @@ def test_lengths_are_parsed_with_k_as_1024() -> None:
         ("1.3", "'1.3' is not a number of tokens"),
         ("nan", "'nan' is not a number"),
         ("1e3", "'1e3' is not a number"),
+        ("1_0k", "'1_0k' is not a number"),
+        ("\uff11k", "is not a number"),
+        ("0x10", "'0x10' is not a number"),
         ("9" * 40, "is not a number"),
         ("0", "length 0 must be at least 1"),
         ("512,-4", "length -4 must be at least 1"),
@@ -74,6 +77,10 @@ def test_depths_are_a_number_of_depths_or_percents() -> None:
         ("-1,5", "depth -1 must lie"),
         ("nan,1", "depth nan must lie"),
         ("inf,1", "depth inf must lie"),
+        ("1_0,20", "depths '1_0,20' are neither"),
+        ("\uff11,20", "are neither"),
+        ("1e1,20", "are neither"),
+        ("0x1,20", "are neither"),
     ],
 )
 def test_what_are_no_depths_is_refused(text: str, message: str) -> None:
@@ -83,3 +90,12 @@ def test_what_are_no_depths_is_refused(text: str, message: str) -> None:
 
 def test_a_negative_zero_is_zero() -> None:
     assert str(clean_depth(-0.0)) == "0.0"
+
+
+@pytest.mark.parametrize("count", [1001, 1_000_000, 99999999999999999999])
+def test_numbers_without_end_are_refused_before_they_are_spread(count: int) -> None:
+    with pytest.raises(OptionError, match=f"{count:,} depths are too many, need at most 1,000"):
+        even_depths(count)
+    with pytest.raises(OptionError, match=f"{count:,} lengths are too many, need at most 1,000"):
+        even_lengths(count, count)
+    assert len(even_depths(1000)) == len(set(even_depths(1000))) == 1000

@@ -7,11 +7,12 @@ import random
 import pytest
 import torch
 
+from headprobe.attention import masks
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling import attention_rows
-from headprobe.profiling.attention_rows import ATTENTION_NAME, row_capture
+from headprobe.profiling.attention_rows import row_capture
 from headprobe.profiling.estimators import ESTIMATORS, Target
+from headprobe.profiling.prefix_cache import PrefixLayer
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_trial
@@ -130,7 +131,7 @@ def test_the_models_own_attention_is_restored_after_an_error() -> None:
     model = tiny_model("llama")
     before = model.config._attn_implementation
     with row_capture(model):
-        assert model.config._attn_implementation == ATTENTION_NAME
+        assert model.config._attn_implementation == "headprobe_0"
     with pytest.raises(RuntimeError, match="stop"), row_capture(model):
         raise RuntimeError("stop")
     assert model.config._attn_implementation == before
@@ -152,7 +153,7 @@ def test_no_mask_of_tokens_by_keys_is_built(architecture: str, monkeypatch: pyte
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a mask was built")
 
-    monkeypatch.setattr(attention_rows, "sdpa_mask", refuse)
+    monkeypatch.setattr(masks, "sdpa_mask", refuse)
     assert len(measure(tiny_model(architecture), make_prompts(5))) == 4
 
 
@@ -170,6 +171,28 @@ def test_a_model_without_the_attention_interface_is_refused() -> None:
         pass
 
 
+def test_a_layer_that_does_not_attend_is_named_not_scored() -> None:
+    model = tiny_model("llama")
+    model.config.num_hidden_layers = 3
+    with pytest.raises(ModelError, match="2 of 3 layers of LlamaForCausalLM could be read"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_more_heads_than_the_config_says_are_refused() -> None:
+    model = tiny_model("llama")
+    model.config.num_attention_heads = 2
+    with pytest.raises(ModelError, match="layer 0 of LlamaForCausalLM has 4 heads, its config says 2"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_a_model_that_caches_each_token_twice_is_refused() -> None:
+    layer = PrefixLayer(capacity=3)
+    states = torch.zeros(1, 2, 2, 8)
+    layer.update(states, states)
+    with pytest.raises(ModelError, match="caches 4 tokens of at most 3"):
+        layer.update(states, states)
+
+
 def test_nan_in_the_attention_names_layer_and_trial() -> None:
     model = tiny_model("llama")
     with torch.no_grad():
@@ -177,6 +200,37 @@ def test_nan_in_the_attention_names_layer_and_trial() -> None:
     prompts = make_prompts(seed=5)
     with pytest.raises(NonFiniteError, match="attention of layer 1 in trial t"):
         measure(model, prompts)
+
+
+def test_nan_of_the_last_layer_shows_in_the_logits_and_names_the_trial() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"in the logits in trial t\d: .*NaN \(model.layers.1.self_attn.v_proj"):
+        measure(model, make_prompts(seed=5))
+
+
+def test_infinity_in_a_step_of_its_own_names_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = tiny_model("llama"), Profiler._pass
+
+    def broken(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+        logits = original(self, tokens, keep)
+        return logits.index_fill(1, torch.tensor([4]), torch.inf) if len(tokens) == 1 else logits
+
+    prompts = with_answers(model, make_prompts(seed=5), 2)
+    monkeypatch.setattr(Profiler, "_pass", broken)
+    with pytest.raises(NonFiniteError, match=r"in the logits in trial t\d: it is computed in float32 already"):
+        measure(model, prompts)
+
+
+def test_entries_of_the_vocabulary_that_are_masked_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, original = tiny_model("llama"), Profiler._pass
+
+    def masked(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+        return original(self, tokens, keep).index_fill(1, torch.tensor([1, 2]), -torch.inf)
+
+    monkeypatch.setattr(Profiler, "_pass", masked)
+    assert len(measure(model, make_prompts(seed=5))) == 4
 
 
 def test_out_of_memory_halves_the_pieces_and_then_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

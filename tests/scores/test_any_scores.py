@@ -133,3 +133,41 @@ def test_query_heads_join_into_kv_heads_by_mean_or_max() -> None:
 def test_other_groups_or_ways_to_join_are_refused(groups: int, how: str, told: str) -> None:
     with pytest.raises(OptionError, match=told):
         reduce_to_kv(np.zeros((1, 4)), groups, how)
+
+
+@pytest.mark.parametrize("around", ["{}", '{{"meta": {{}}, "scores": {}}}'])
+def test_far_too_many_heads_are_refused_before_they_are_parsed(
+    tmp_path: Path, around: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(around.format(json.dumps({f"{layer}-{head}": 0 for layer in range(600) for head in range(500)})))
+    monkeypatch.setattr("headprobe.scores.strict_json.parse", None)
+    with pytest.raises(
+        UnreadableScoresError, match="300000 scores by layer-head key, need at most 65536 heads"
+    ) as error:
+        read_any(path)
+    assert error.value.check == "wrong-shape"
+
+
+def test_a_native_table_ends_at_as_many_heads(tmp_path: Path, toy_scores) -> None:
+    path = write_score_file(tmp_path / "a.json", toy_scores, with_trial_scores=False)
+    record = json.loads(path.read_text())
+    record["model"] |= {"num_hidden_layers": 257, "num_attention_heads": 256, "layer_types": ["full_attention"] * 257}
+    record["scores"] |= {name: [[0.0] * 256] * 257 for name in ("mean", "std", "normalized")}
+    path.write_text(json.dumps(record))
+    with pytest.raises(FileFormatError, match="the scores have 65792 heads, need at most 65536"):
+        read_any(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"0-0": [1], "0-0": [2]}',
+        '{"meta": {"model": "a", "model": "b"}, "scores": {"0-0": [1]}}',
+        '{"schema": "headprobe/1", "schema": "headprobe/1"}',
+    ],
+)
+def test_a_key_that_comes_twice_in_json_is_refused_whatever_the_format(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(FileFormatError, match="comes twice in one object"):
+        read_any(tmp_path / "a.json")

@@ -11,8 +11,8 @@ from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.conversion import Converted, Target, convert
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.score_file import write_score_file
+from headprobe.scores.uncertainty import ClusteredTrials
 
 GEOMETRY = ModelGeometry(2, 4, 2, 16, ("full_attention",) * 2)
 TOY = Target("org/toy", GEOMETRY)

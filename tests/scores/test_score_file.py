@@ -174,7 +174,7 @@ def test_non_finite_numbers_are_refused_in_writing(toy_scores, tmp_path):
 
 def test_what_json_cannot_hold_is_refused_in_writing(toy_scores, tmp_path):
     odd = replace(toy_scores, method=replace(toy_scores.method, parameters={"seed": np.int64(3)}))
-    with pytest.raises(FileFormatError, match=r"cannot be written: JSON cannot hold np.int64\(3\)"):
+    with pytest.raises(FileFormatError, match=r"cannot be written: JSON cannot hold 3 \(numpy.int64\)"):
         write_score_file(tmp_path / "s.json", odd)
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.scores.ranks import spearman
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.split_half import split_half
+from headprobe.scores.uncertainty import ClusteredTrials
 
 
 def noisy(num_trials, noise, seed=0):

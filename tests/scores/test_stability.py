@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.stability import rank_intervals, stability, top_overlaps
+from headprobe.scores.uncertainty import ClusteredTrials
 
 
 def trials_of(means, num_trials, noise, seed=0):
@@ -140,5 +140,5 @@ def test_bad_options_are_quoted(change, message):
 
 
 def test_bad_options_of_rank_intervals_are_quoted():
-    with pytest.raises(OptionError, match="top is -1, confidence 0.95, num_resamples 1000"):
+    with pytest.raises(OptionError, match="top is -1, confidence 0.95, num_resamples 2000"):
         rank_intervals(trials_of([3.0, 2.0, 1.0], 12, 0.1), top=-1)

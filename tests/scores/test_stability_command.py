@@ -24,7 +24,7 @@ def test_json_holds_all_that_was_found(cli, path):
     assert done.code == 0
     record = json.loads(done.out)
     assert record["verdict"] == "the top 10 are stable; about 10.0 of the top 10 would come again"
-    wanted = {"num_trials": 24, "num_passed": 23, "num_clusters": 23, "stable_top": 10, "more_trials": 0, "top": 10}
+    wanted = {"num_trials": 24, "num_passed": 23, "num_clusters": 12, "stable_top": 10, "more_trials": 0, "top": 10}
     assert {name: record[name] for name in wanted} == wanted
     assert record["is_stable"] is True
     assert [(h["layer"], h["head"], h["rank"], h["rank_low"], h["rank_high"]) for h in record["top_heads"]] == [
@@ -42,7 +42,7 @@ def test_clusters_are_chosen(cli, path, clusters, number):
 
 def test_the_text_says_verdict_intervals_and_groups(cli, path):
     out = cli("scores", "stability", path).out
-    assert "23 of 24 trials passed, 23 independent (trials of one needle in one length count once)" in out
+    assert "23 of 24 trials passed, 12 independent (trials of one needle count once)" in out
     assert "the top 12 are stable" in out  # half of the 24 heads
     for part in ("rank interval", "how much of the top would come again", "by length:", "by depth:", "by needle:"):
         assert part.replace("by needle:", "the 10 of 12 needles that differ most:") in out

@@ -24,6 +24,7 @@ from headprobe.scores.atomic_file import write_atomically
 
 def run(bench: Bench, note: Any) -> None:
     shape = bench.shape
+    bench.bandwidth()  # without it nothing here has a share
     shares: dict[str, float] = {}
     for budget in shape.uneven_budgets:
         capacities = uneven_plan(shape, budget).capacities(shape.short)
@@ -33,17 +34,29 @@ def run(bench: Bench, note: Any) -> None:
         filling = max(1, shape.store_bytes // one)
         for batch in sorted({1, shape.batch, filling}):
             stores = [filled_store(bench, np.tile(row, batch), batch, slack=64) for row in capacities]
-            found = {kernel.name: timed(bench, kernel, stores) for kernel in bench.fast_kernels()}
+            found = {kernel.name: timed_or_fault(bench, kernel, stores) for kernel in bench.fast_kernels()}
             note(f"budget_{budget}_batch_{batch}", found)
             if batch == filling:
                 for name, row in found.items():
+                    if "error" in row:  # too slow to count, and never the fastest
+                        row = {"share_of_copy_bandwidth": 0.0}
                     shares[name] = min(shares.get(name, 1e9), row["share_of_copy_bandwidth"])
             del stores
             bench.free()
     note("shares", shares)
+    if not any(shares.values()):
+        raise RuntimeError("no kernel ran on all stores")
     bench.record.target("kernel_share", max(shares.values()))
     if bench.record.counts:
-        _write_measured(bench, shares)
+        _write_measured(bench, {name: share for name, share in shares.items() if share})
+
+
+def timed_or_fault(bench: Bench, kernel: Kernel, stores: list[RaggedStore]) -> dict[str, Any]:
+    """What `timed` gives, or the error of a kernel that does not run: its fault must not cost the others."""
+    try:
+        return dict(timed(bench, kernel, stores))
+    except Exception as error:
+        return {"error": bench.fault(error)}
 
 
 def timed(bench: Bench, kernel: Kernel, stores: list[RaggedStore]) -> dict[str, float]:

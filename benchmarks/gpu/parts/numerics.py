@@ -69,9 +69,11 @@ def run(bench: Bench, note: Any) -> None:
     begin = time.monotonic()
     for number, case in enumerate(todo):
         for kernel in bench.kernels(bench.needs(case.width, case.dtype, **case.wants)):
-            result = check(bench, kernel, case, seed + number)
             kept = found.setdefault(kernel.name, {"cases": 0, "wrong": [], "largest": {}, "reads_slack": []})
-            _add(kept, case, result)
+            try:
+                _add(kept, case, check(bench, kernel, case, seed + number))
+            except Exception as error:  # one kernel's fault must not hide the others
+                kept["wrong"].append({"case": str(dataclasses.astuple(case)), "error": bench.fault(error)})
         if number % 6 == 5:
             note("kernels", found)
         if time.monotonic() - begin > SECONDS:

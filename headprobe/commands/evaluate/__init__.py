@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from headprobe.commands.app import App
 from headprobe.commands.evaluate.needles import needles_command
 
-eval_app = typer.Typer(
+eval_app = App(
     help="Measure what a model still answers on a compressed cache.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -27,6 +27,7 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
+from headprobe.commands.prompts_output import tell_prompts
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def needles_command(
     loaded = load_model(model, device=device, dtype=dtype)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
+    tell_prompts(grid.prepared)
     if dry_run:
         print_plan(loaded, grid, as_json)
     else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.prompts_output import depths_reached
 
 if TYPE_CHECKING:
     from headprobe.evaluation.needle_folder import GridFolder
@@ -24,6 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 PIVOTS = {"exact_match": "exact, %", "answer_f1": "F1, %"}
 PLANNED = {
+    "depths_reached": "where the needles stand, on average",
     "prompts": "one needle at one depth in one length",
     "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
     "trials": "rows in all",
@@ -39,6 +41,7 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
         "budgets": list(grid.budgets),
         "lengths": list(grid.prepared.plan.lengths),
         "depths": list(grid.prepared.plan.depths),
+        "depths_reached": depths_reached(grid.prepared),
         "query_agnostic": grid.options.query_agnostic,
         "prompts": len(grid.prompts),
         "trials_per_prompt": grid.trials_per_prompt,
@@ -54,7 +57,7 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(item if isinstance(item, str) else f"{item:.4g}" for item in value)
+        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from headprobe.commands.app import App
 from headprobe.commands.scores.compare import compare_command
 from headprobe.commands.scores.convert import convert_command
 from headprobe.commands.scores.merge import merge_command
@@ -13,7 +14,7 @@ from headprobe.commands.scores.show import show_command
 from headprobe.commands.scores.stability import stability_command
 from headprobe.commands.scores.validate import validate_command
 
-scores_app = typer.Typer(
+scores_app = App(
     help="Look at score files, native or foreign: show, check, convert, compare and share them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 TOPS = (1, 2, 3, 5, 10, 20, 30, 40, 50, 60, 80, 100)
 MOST_NEEDLES = 10  # rows printed; --json has all
 CLUSTERS = {
-    "needle-length": "trials of one needle in one length count once",
     "needle": "trials of one needle count once",
+    "needle-length": "trials of one needle in one length count once",
     "trial": "each counts for itself",
     "distinct scores": "trials with equal scores count once",
 }
@@ -35,9 +35,9 @@ def stability_command(
         float, typer.Option("--agreement", help="The share of a top that has to come again to be called stable.")
     ] = 0.95,
     clusters: Annotated[
-        str, typer.Option("--clusters", help="Trials drawn together: needle-length, needle or trial (native files).")
-    ] = "needle-length",
-    resamples: Annotated[int, typer.Option("--resamples", help="How many times to draw anew.")] = 1000,
+        str, typer.Option("--clusters", help="Trials drawn together: needle, needle-length or trial (native files).")
+    ] = "needle",
+    resamples: Annotated[int, typer.Option("--resamples", help="How many times to draw anew.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -62,8 +62,8 @@ def stability_record(
     scores: AnyScores, top: int, show: int, agreement: float, clusters: str, resamples: int, seed: int
 ) -> dict[str, Any]:
     """What `--json` prints. A `top` of at least as many heads as there are is cut to half of them."""
-    from headprobe.scores.resampling import ClusteredTrials
     from headprobe.scores.stability import rank_intervals, stability
+    from headprobe.scores.uncertainty import ClusteredTrials
 
     trials = ClusteredTrials.of_any(scores, clusters)
     wanted = top if top < scores.mean.size else max(1, scores.mean.size // 2)

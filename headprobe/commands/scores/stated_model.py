@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headprobe.errors import OptionError
+from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def stated_model(scores: AnyScores, model: str | None = None) -> StatedModel | N
     """The model of a file: from `--model` (an alias, a hub id of the catalog, or a folder with `config.json`), else
     from the file, else from its name and folder, where the catalog knows it. None where nothing is known.
 
-    Raises `OptionError` for a `--model` that is neither in the catalog nor a folder.
+    Raises `OptionError` for a `--model` that is neither in the catalog nor a folder, `ModelError` for a folder whose
+    config states no geometry.
     """
     if model is not None:
         return StatedModel(model, named_geometry(model), "--model")
@@ -81,8 +82,12 @@ def _folder_geometry(folder: Path) -> ModelGeometry:
     from headprobe.scores.strict_json import parse
 
     config = parse(file_bytes(folder / "config.json", 2**20), folder / "config.json")
-    config = config.get("text_config", config) if isinstance(config, dict) else {}
-    return ModelGeometry.from_config(SimpleNamespace(**config))
+    config = config if isinstance(config, dict) else {}
+    text = config.get("text_config")
+    try:
+        return ModelGeometry.from_config(SimpleNamespace(**(text if isinstance(text, dict) else config)))
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
 def _name_of(path: Path) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 
 import torch
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.measured import measured_shares
 from headprobe.compression.kernels.reference import torch_attention, torch_weigh
+from headprobe.compression.kernels.sources import FLASH2, FLASH4, TRITON, Source
 from headprobe.compression.kernels.split import split_attention, split_weigh
 from headprobe.compression.kernels.varlen import flash2_attention, flash4_attention, torch_varlen_attention
 from headprobe.compression.ragged_store import RaggedStore
@@ -28,35 +28,65 @@ class Kernel:
 
     `attend(query, store, shape)` gives the output `[B, H, T, d_v]`; `weigh`, for one query (T = 1), the output and the
     weights of all entries `[total]`, averaged over each group's heads, which policies need that evict while decoding.
+    `source`: what must be there to import. `oldest`, `newest`: major compute capabilities of CUDA devices; with a
+    `newest` the device must be known. `widths`: pairs of key and value width beyond `max_head_dim`, by the oldest major
+    capability that takes them. `asked_for`: named by the user, so that no other one may take its place.
     """
 
     name: str
     attend: Attend
     weigh: Weigh | None = None
-    module: str | None = None  # what must be installed
+    source: Source | None = None
     softcap: bool = False
     sinks: bool = False
     bias: bool = False
     dtypes: tuple[str, ...] | None = HALF  # None: any
     max_head_dim: int | None = 256
     head_dim_step: int = 8
+    one_width: bool = False  # keys and values must be equally wide
+    widths: tuple[tuple[int, int, int], ...] = ()
     only_cuda: bool = True
+    oldest: int | None = None
+    newest: int | None = None
+    asked_for: bool = False
 
     def refuses(self, needs: KernelNeeds) -> str | None:
-        """Why this kernel cannot serve `needs`; None where it can."""
-        width, widest = needs.head_dim, self.max_head_dim
+        """Why this kernel cannot serve `needs`; None where it can. Imports it only where the device would take it."""
+        if self.only_cuda and needs.device != "cuda":
+            return f"runs on CUDA devices only, not on {needs.device}"
+        missing = self._refuses_card(needs) or (None if self.source is None else self.source.fault())
+        if missing is not None:
+            return missing
         reasons = (
-            (self.only_cuda and needs.device != "cuda", f"runs on CUDA devices only, not on {needs.device}"),
-            (self.module is not None and not _installed(self.module), f"{self.module} is not installed"),
+            (self.newest is not None and needs.capability is None, "needs to know the compute capability"),
             (self.dtypes is not None and needs.dtype not in self.dtypes, f"takes {self._takes}, not {needs.dtype}"),
-            (widest is not None and width > widest, f"head width {width} is above {widest}"),
-            (width % self.head_dim_step != 0, f"head width {width} is no multiple of {self.head_dim_step}"),
             (needs.softcap and not self.softcap, "cannot cap scores (softcap)"),
             (needs.sinks and not self.sinks, "knows no attention sinks"),
             (needs.bias and not self.bias, "takes no bias (compensation entries)"),
             (needs.weights and self.weigh is None, "gives no weights, from which entries are evicted while decoding"),
         )
-        return next((reason for holds, reason in reasons if holds), None)
+        return next((reason for holds, reason in reasons if holds), None) or self._refuses_widths(needs)
+
+    def _refuses_card(self, needs: KernelNeeds) -> str | None:
+        if needs.capability is None or (self.oldest is None and self.newest is None):
+            return None
+        if (self.oldest or 0) <= needs.capability[0] <= (self.newest or needs.capability[0]):
+            return None
+        taken = f"{self.oldest}.x to {self.newest}.x" if self.newest else f"{self.oldest}.0 and newer"
+        return f"runs on compute capability {taken}, not {'.'.join(map(str, needs.capability))}"
+
+    def _refuses_widths(self, needs: KernelNeeds) -> str | None:
+        key, value = needs.head_dim, needs.head_dim if needs.value_dim is None else needs.value_dim
+        if any((key, value) == (k, v) and (needs.capability or (0,))[0] >= card for k, v, card in self.widths):
+            return None
+        for width in (key, value):
+            if self.max_head_dim is not None and width > self.max_head_dim:
+                return f"head width {width} is above {self.max_head_dim}"
+            if width % self.head_dim_step != 0:
+                return f"head width {width} is no multiple of {self.head_dim_step}"
+        if self.one_width and key != value:
+            return f"takes keys and values of one width, not {key} and {value}"
+        return None
 
     @property
     def _takes(self) -> str:
@@ -65,7 +95,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelNeeds:
-    """What a model and a policy ask of a kernel, and where: `device_name` as `torch.cuda.get_device_name` gives it."""
+    """What a model and a policy ask of a kernel, and where.
+
+    `head_dim`: width of the keys, `value_dim` of the values (None: as wide); `device_name` and `capability` as
+    `torch.cuda.get_device_name` and `get_device_capability` give them, None for other devices.
+    """
 
     device: str
     dtype: str
@@ -75,15 +109,39 @@ class KernelNeeds:
     bias: bool = False
     weights: bool = False
     device_name: str | None = None
+    value_dim: int | None = None
+    capability: tuple[int, int] | None = None
+
+    @classmethod
+    def of_store(cls, store: RaggedStore, shape: AttentionShape, *, weights: bool) -> KernelNeeds:
+        """What a store asks for, by what it really holds."""
+        keys = store.keys
+        return cls(
+            device=keys.device.type,
+            dtype=str(keys.dtype).removeprefix("torch."),
+            head_dim=keys.shape[-1],
+            softcap=shape.softcap is not None,
+            sinks=shape.sinks is not None,
+            bias=store.bias is not None,
+            weights=weights,
+            device_name=device_name(keys.device),
+            value_dim=store.values.shape[-1],
+            capability=capability(keys.device),
+        )
 
 
-# In the order in which they are tried where none has been measured on the device.
+# In the order in which they are tried where none has been measured on the device. flash-attn 4 wants one sink for each
+# query head of a call, but here a call has the heads of one group, and every KV head its own sinks. It takes wider
+# heads on some cards; what is said of them differs between its releases, so only what all of them take is asked for.
 KERNELS = (
-    Kernel("flash4", flash4_attention, module="flash_attn.cute", softcap=True, sinks=True),
-    Kernel("flash2", flash2_attention, module="flash_attn", softcap=True),
-    Kernel("torch-varlen", torch_varlen_attention),
     Kernel(
-        "triton", split_attention, split_weigh, module="triton", softcap=True, sinks=True, bias=True,
+        "flash4", flash4_attention, source=FLASH4, softcap=True, max_head_dim=128, widths=((192, 128, 10),), oldest=9,
+        newest=11,
+    ),
+    Kernel("flash2", flash2_attention, source=FLASH2, softcap=True, one_width=True, oldest=8),
+    Kernel("torch-varlen", torch_varlen_attention, one_width=True, oldest=8),
+    Kernel(
+        "triton", split_attention, split_weigh, source=TRITON, softcap=True, sinks=True, bias=True,
         dtypes=(*HALF, "float32"), head_dim_step=1,
     ),
     Kernel(
@@ -107,7 +165,22 @@ def pick_kernel(name: str, needs: KernelNeeds) -> tuple[Kernel, str]:
     reason = kernel.refuses(needs)
     if reason is not None:
         raise OptionError(f"the attention kernel {name} cannot be used here: {reason}")
-    return kernel, "asked for"
+    return replace(kernel, asked_for=True), "asked for"
+
+
+def fitting(kernel: Kernel, store: RaggedStore, shape: AttentionShape, *, weights: bool) -> Kernel:
+    """`kernel` where it can serve what a store really holds, else the first that can.
+
+    It was picked by the model's config, which may state other widths than its keys and values have. Raises
+    `OptionError` for one that was asked for by name.
+    """
+    needs = KernelNeeds.of_store(store, shape, weights=weights)
+    reason = kernel.refuses(needs)
+    if reason is None:
+        return kernel
+    if kernel.asked_for:
+        raise OptionError(f"the attention kernel {kernel.name} cannot be used here: {reason}")
+    return _first_that_serves(needs)[0]
 
 
 def ranked_kernels(device_name: str | None) -> tuple[Kernel, ...]:
@@ -119,6 +192,11 @@ def ranked_kernels(device_name: str | None) -> tuple[Kernel, ...]:
 def device_name(device: torch.device) -> str | None:
     """The name of a CUDA device; None for others."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a CUDA device, as (9, 0); None for others."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
 def _first_that_serves(needs: KernelNeeds) -> tuple[Kernel, str]:
@@ -139,10 +217,3 @@ def _why_this_order(kernel: Kernel, needs: KernelNeeds) -> list[str]:
     if share is None:
         return [f"{kernel.name} comes next; its speed has not been measured on {needs.device_name or 'this device'}"]
     return [f"{kernel.name} reads at {share:.0%} of copy bandwidth, measured on {needs.device_name}"]
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

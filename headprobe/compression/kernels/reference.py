@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from headprobe.attention.dense import causal_end
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.ragged_store import RaggedStore
-from headprobe.models.dense_attention import causal_end
 
 SCORE_ELEMENTS = 1 << 26  # scores that the torch kernel holds at a time
 

@@ -84,13 +84,17 @@ def flash2_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionSh
 
 
 def flash4_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
-    """flash-attn 4 (Hopper, Blackwell), which knows sinks."""
+    """flash-attn 4 (Hopper, Blackwell).
+
+    Its sinks are one for each query head of a call (`[H/G]` here), the same for all sequences; ours differ from KV head
+    to KV head, each of which is a sequence, so they are not passed on.
+    """
     from flash_attn.cute import flash_attn_varlen_func
 
     call = varlen_call(query, store)
     out = flash_attn_varlen_func(
         call.query, call.keys, call.values, cu_seqlens_q=call.cu_queries, cu_seqlens_k=call.starts,
         seqused_k=call.used, max_seqlen_q=call.count, max_seqlen_k=call.longest, softmax_scale=shape.scaling,
-        causal=call.count > 1, softcap=shape.softcap or 0.0, learnable_sink=shape.sinks,
+        causal=call.count > 1, softcap=shape.softcap or 0.0,
     )  # fmt: skip
     return unpacked(out[0] if isinstance(out, tuple) else out, query, store)

@@ -16,14 +16,13 @@ from headprobe.pictures.subject import FAMILIES, subject_of
 from headprobe.pictures.wording import printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.stability import rank_intervals, stability
 from headprobe.scores.summary import ScoreSummary, summarize
+from headprobe.scores.uncertainty import ClusteredTrials
 from headprobe.scores.validation import FileReport
 
 LONGEST_ANSWER = 280
 STABLE_TOP = 20
-NUM_RESAMPLES, FEWER_RESAMPLES, LARGE_MODEL = 1000, 400, 2048  # fewer for models of more heads than the last
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _intervals(trials: ClusteredTrials) -> dict[str, list[float]]:
     """Per head, in layer, head order: ends of the 95 % intervals of score and rank, and trials above 0."""
     shape = trials.scores.shape[1:]
     ends = np.zeros((4, *shape))
-    for head in rank_intervals(trials, top=shape[0] * shape[1], num_resamples=_resamples(trials)):
+    for head in rank_intervals(trials, top=shape[0] * shape[1]):
         ends[:, head.layer, head.head] = head.score_low, head.score_high, head.rank_low, head.rank_high
     low, high = (short_numbers(table) for table in ends[:2])
     rank_low, rank_high = (_half_steps(table) for table in ends[2:])
@@ -158,14 +157,10 @@ def _trial_tile(summary: ScoreSummary) -> tuple[str, str]:
 def _verdict(trials: ClusteredTrials) -> str | None:
     heads = trials.flat.shape[1]
     try:
-        sentence = stability(trials, top=min(STABLE_TOP, heads - 1), num_resamples=_resamples(trials)).verdict
+        sentence = stability(trials, top=min(STABLE_TOP, heads - 1)).verdict
     except HeadprobeError:  # a model of one head
         return None
     return sentence[:1].upper() + sentence[1:] + "."
-
-
-def _resamples(trials: ClusteredTrials) -> int:
-    return NUM_RESAMPLES if trials.flat.shape[1] <= LARGE_MODEL else FEWER_RESAMPLES
 
 
 def _coverage(scores: HeadScores) -> dict[str, Any]:

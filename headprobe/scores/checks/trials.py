@@ -7,7 +7,7 @@ import numpy as np
 from headprobe.scores.checks.finding import ERROR, INFO, WARNING, Check, Seen, Suspect
 from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.ranks import top_k_weights
-from headprobe.scores.resampling import ClusteredTrials
+from headprobe.scores.uncertainty import ClusteredTrials
 
 TOP = 10
 STABLE_SHARE = 0.9

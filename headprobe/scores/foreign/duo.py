@@ -9,9 +9,9 @@ import numpy as np
 
 from headprobe.errors import FileFormatError
 from headprobe.scores import strict_json
-from headprobe.scores.fields import LARGEST_SCORE
+from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
 from headprobe.scores.file_bytes import file_bytes
-from headprobe.scores.foreign.table import KV, MAX_HEADS, FaultError, ForeignTable, checked_number, checked_table
+from headprobe.scores.foreign.table import KV, FaultError, ForeignTable, checked_number, checked_table, number_in
 from headprobe.scores.head_scores import Floats
 
 TABLE_NAME = "full_attention_heads.tsv"
@@ -73,11 +73,11 @@ def _row(line: bytes, layer: int) -> list[float]:
 
 
 def _cell(cell: bytes, layer: int, column: int) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        shown = ascii(cell[:40].decode("ascii", "replace"))
-        raise FaultError("not-a-number", f"line {layer + 1}, column {column + 1} is {shown}, need a number") from None
+    text = cell[:1000].decode("ascii", "replace")
+    value = number_in(text)
+    if value is None:
+        shown = ascii(text[:40])
+        raise FaultError("not-a-number", f"line {layer + 1}, column {column + 1} is {shown}, need a number")
     if not -LARGEST_SCORE <= value <= LARGEST_SCORE:
         checked_number(value, f"line {layer + 1}, column {column + 1}")
     return value

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.scores.fields import LARGEST_SCORE
-from headprobe.scores.foreign.table import MAX_TRIALS, QUERY, FaultError, ForeignTable, checked_number
+from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
+from headprobe.scores.foreign.table import MAX_TRIALS, QUERY, FaultError, ForeignTable, check_heads, checked_number
 from headprobe.scores.head_scores import Floats
 
 _KEY = re.compile(r"(0|[1-9]\d{0,4})-(0|[1-9]\d{0,4})", re.ASCII)
 _NUMBERS = {int, float}
+_KEY_IN_TEXT = re.compile(rb'"\d{1,5}-\d{1,5}"\s*:')
+_TABLES_OF_A_FILE = 4  # by head: scores, and what else an envelope tells of each
 
 
 def is_keyed(value: Any) -> bool:
@@ -25,11 +27,13 @@ def is_keyed(value: Any) -> bool:
 def read_keyed(value: Mapping[str, Any]) -> ForeignTable:
     """The table in a parsed object; the keys say which head is meant, their order says nothing.
 
-    Raises `FaultError` for keys of another form, missing heads, heads without a trial, and what is no finite number.
+    Raises `FaultError` for keys of another form, missing or too many heads, heads without a trial, and what is no
+    finite number.
 
     >>> read_keyed({"0-1": [0.5, 1.0], "0-0": [0.0, 0.0]}).mean.tolist()
     [[0.0, 0.75]]
     """
+    check_heads(len(value))
     heads = [_head(key) for key in value]
     shape = _shape(heads)
     lists = {head: _trials(item, head) for head, item in zip(heads, value.values(), strict=True)}
@@ -41,6 +45,15 @@ def read_keyed(value: Mapping[str, Any]) -> ForeignTable:
     scalar = not any(isinstance(item, list) for item in value.values())
     stacked = None if scalar or len(set(counts.values())) > 1 else _stacked(lists, shape)
     return ForeignTable(QUERY, mean, stacked, notes=tuple(notes))
+
+
+def check_keys(data: bytes) -> None:
+    """Before JSON is parsed: raise `FaultError` where it has far more `layer-head` keys than a table has heads."""
+    most = _TABLES_OF_A_FILE * MAX_HEADS
+    if data.count(b":") > most:
+        count = sum(1 for _ in _KEY_IN_TEXT.finditer(data))
+        if count > most:
+            raise FaultError("wrong-shape", f"{count} scores by layer-head key, need at most {MAX_HEADS} heads")
 
 
 def keyed_bytes(trial_scores: Floats) -> bytes:

@@ -14,7 +14,8 @@ import zipfile
 import zlib
 from typing import Any
 
-from headprobe.scores.foreign.table import KV, MAX_HEADS, FaultError, ForeignTable, checked_table
+from headprobe.scores.fields import MAX_HEADS
+from headprobe.scores.foreign.table import KV, FaultError, ForeignTable, checked_table
 
 _MAX_PICKLE = 65536
 _MAX_STORAGE = 8 * MAX_HEADS

@@ -9,9 +9,14 @@ import re
 
 import numpy as np
 
-from headprobe.scores.foreign.table import MAX_HEADS, QUERY, RANKING_NOTE, FaultError, ForeignTable
+from headprobe.scores.fields import MAX_HEADS
+from headprobe.scores.foreign.table import QUERY, RANKING_NOTE, FaultError, ForeignTable
 
-_FIELD = re.compile(r"^(?P<key>[A-Za-z_]\w{0,60})[ \t]*:[ \t]*(?P<value>[^\n]*)$", re.MULTILINE | re.ASCII)
+_FIELD = re.compile(
+    r"^(?P<quote>[\"']?)(?P<key>[A-Za-z_]\w{0,60})(?P=quote)[ \t]*:(?=[ \t\n]|$)[ \t]*(?P<value>[^\n]*)$",
+    re.MULTILINE | re.ASCII,
+)
+_QUOTED = re.compile(r"""(?:"([^"\\]*)"|'([^']*)')(?:[ \t]*|[ \t]+#.*)""")
 _HEAD = re.compile(r"(0|[1-9]\d{0,4})-(0|[1-9]\d{0,4})", re.ASCII)
 
 
@@ -24,12 +29,12 @@ def read_qrhead(data: bytes) -> ForeignTable:
     """The ranking as points: the first of k heads gets k, the last 1, all others 0. The shape is the smallest that
     holds all heads named; it is the model's own shape only by chance.
 
-    Raises `FaultError` for no or broken heads, and a head named twice.
+    Raises `FaultError` for no or broken heads, and for a head or a key that comes twice.
 
     >>> read_qrhead(b'attn_head_set: "1-0,0-1"').mean.tolist()
     [[0.0, 1.0], [2.0, 0.0]]
     """
-    fields = {found["key"]: _scalar(found["value"]) for found in _FIELD.finditer(_text(data))}
+    fields = _fields(_text(data))
     heads = _heads(fields.get("attn_head_set", ""))
     shape = max(layer for layer, _ in heads) + 1, max(head for _, head in heads) + 1
     if shape[0] * shape[1] > MAX_HEADS:
@@ -49,17 +54,30 @@ def _text(data: bytes) -> str:
         raise FaultError("unreadable", f"byte {error.start} is not UTF-8") from None
 
 
-def _scalar(value: str) -> str:
+def _fields(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for found in _FIELD.finditer(text):
+        key, line = found["key"], text.count("\n", 0, found.start()) + 1
+        if key in fields:
+            raise FaultError("repeated-key", f"line {line}: the key {key!r} comes twice")
+        fields[key] = _scalar(found["value"], line)
+    return fields
+
+
+def _scalar(value: str, line: int) -> str:
     """A YAML value on one line: quoted, or up to a comment."""
-    value = value.strip()
+    value = value.strip(" \t")
     if value[:1] in ('"', "'"):
-        return value[1:].partition(value[0])[0]
+        found = _QUOTED.fullmatch(value)
+        if found is None:
+            raise FaultError("unreadable", f"line {line}: {value[:40]!r} is no quoted text on one line")
+        return found[1] or found[2] or ""
     return re.split(r"(?:^|[ \t])#", value, maxsplit=1)[0].strip()
 
 
 def _heads(text: str) -> list[tuple[int, int]]:
     heads = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    for item in filter(None, (part.strip(" \t") for part in text.split(","))):
         found = _HEAD.fullmatch(item)
         if found is None:
             raise FaultError("bad-key", f"attn_head_set holds {item[:40]!r}, need layer-head, as in '13-18'")

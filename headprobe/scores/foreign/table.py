@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from headprobe.scores.fields import LARGEST_SCORE
+from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
 from headprobe.scores.head_scores import Floats
 
-MAX_HEADS = 2**16
 MAX_TRIALS = 20_000
 QUERY, KV = "query", "kv"
 RANKING_NOTE = "the file ranks heads and holds no scores; the points only say the order"
+_NUMBER = re.compile(r"-?\d{1,400}(\.\d{0,400})?([eE][+-]?\d{1,4})?", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
 
 
 class FaultError(ValueError):
@@ -49,13 +51,28 @@ def checked_number(value: Any, where: str) -> float:
     return float(value)
 
 
+def number_in(text: str) -> float | None:
+    """The number that `text` spells as programs write it (`-12`, `0.5`, `5.0e-01`), and nothing else; None for what is
+    none. Python's own `float` also takes digits grouped by `_`, of other scripts, and spaces around them.
+
+    >>> number_in("5.0e-01"), number_in("1_0"), number_in(" 1"), number_in("+1")
+    (0.5, None, None, None)
+    """
+    return float(text) if _NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text) else None
+
+
+def check_heads(count: int) -> None:
+    """Raise `FaultError` for more heads than a table may have."""
+    if count > MAX_HEADS:
+        raise FaultError("wrong-shape", f"{count} heads, need at most {MAX_HEADS}")
+
+
 def checked_table(table: Any) -> Floats:
     """`table` as float64 `[layers, heads]`. Raises `FaultError` as `checked_number`, and for no or too many heads."""
     made = np.asarray(table, dtype=np.float64)
     if made.ndim != 2 or made.size == 0:
         raise FaultError("wrong-shape", f"the scores have the shape {list(made.shape)}, need [layers, heads]")
-    if made.size > MAX_HEADS:
-        raise FaultError("wrong-shape", f"{made.size} heads, need at most {MAX_HEADS}")
+    check_heads(made.size)
     bad = np.argwhere(~(np.abs(made) <= LARGEST_SCORE))
     if len(bad):
         layer, head = map(int, bad[0])

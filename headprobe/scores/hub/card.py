@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headprobe.errors import FileFormatError
-from headprobe.scores.bootstrap import head_intervals
 from headprobe.scores.checks.finding import Finding
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.hub.markdown import code, table
+from headprobe.scores.uncertainty import head_intervals
 
 CARD = "README.md"
 TOP_HEADS = 10

@@ -14,9 +14,18 @@ from tests.compression.kernels.stores import LAYOUTS, plain, query_for, random_s
 
 
 def varlen(query, keys, values, cu_q, cu_k, max_q, max_k, *, scale, causal, softcap=0.0, sinks=None, used=None):  # type: ignore[no-untyped-def]
-    """What every varlen kernel computes, with the checks that theirs make; keys beyond `max_k` are dropped."""
+    """What every varlen kernel computes, with the checks that theirs make; keys beyond `max_k` are dropped.
+
+    `sinks`: one for each query head of the call, the same for all sequences.
+    """
     assert query.is_contiguous()
     assert cu_q.dtype == cu_k.dtype == used.dtype == torch.int32
+    count = len(used)
+    assert cu_q.shape == cu_k.shape == (count + 1,)
+    assert (int(cu_q[0]), int(cu_q[-1])) == (0, query.shape[0])
+    assert keys.shape[:2] == values.shape[:2] == (int(cu_k[-1]), 1)
+    assert keys.shape[2] == query.shape[2]
+    assert sinks is None or sinks.shape == (query.shape[1],)
     out = torch.full((query.shape[0], query.shape[1], values.shape[-1]), float("nan"))
     for s in range(len(cu_q) - 1):
         begin, end = int(cu_q[s]), int(cu_q[s + 1])
@@ -29,8 +38,20 @@ def varlen(query, keys, values, cu_q, cu_k, max_q, max_k, *, scale, causal, soft
                 scores = keys[start:last, 0] @ query[t, h] * scale
                 scores = torch.tanh(scores / softcap) * softcap if softcap else scores
                 top = scores.exp()
-                out[t, h] = top @ values[start:last, 0] / top.sum()
+                extra = 0.0 if sinks is None else sinks[h].float().exp()
+                out[t, h] = top @ values[start:last, 0] / (top.sum() + extra)
     return out
+
+
+def flash4(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal, softcap=0.0,
+    learnable_sink=None, seqused_k=None,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """flash-attn 4's entry: sinks in bfloat16, and the log of sums beside the output."""
+    assert learnable_sink is None or learnable_sink.dtype == torch.bfloat16
+    lines = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
+    options = {"scale": softmax_scale, "causal": causal, "softcap": softcap, "used": seqused_k}
+    return varlen(q, k, v, *lines, sinks=learnable_sink, **options), None
 
 
 def install_stand_in(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
@@ -47,13 +68,6 @@ def install_stand_in(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
 
     def flash2(q, k, v, cq, ck, mq, mk, p, scale, causal, softcap=0.0, seqused_k=None):  # type: ignore[no-untyped-def]
         return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, softcap=softcap, used=seqused_k),)
-
-    def flash4(q, k, v, **given):  # type: ignore[no-untyped-def]
-        names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
-        four = [given.pop(name) for name in names]
-        options = {"scale": given.pop("softmax_scale"), "causal": given.pop("causal"), "used": given.pop("seqused_k")}
-        assert set(given) == {"softcap", "learnable_sink"}
-        return varlen(q, k, v, *four, softcap=given["softcap"], **options), None
 
     modules: dict[str, Any] = {
         "flash_attn": ModuleType("flash_attn"), "flash_attn.cute": ModuleType("flash_attn.cute"),
@@ -78,6 +92,30 @@ def test_varlen_kernels_get_arguments_that_mean_the_same(
     attend = next(k.attend for k in KERNELS if k.name == kernel)
     install_stand_in(monkeypatch, kernel)
     torch.testing.assert_close(attend(query, store, shape), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_stand_in_of_flash_attn_4_takes_sinks_as_it_does() -> None:
+    """One KV head: its group's sinks are those of the call, and `plain` agrees. With several groups they cannot be."""
+    one = random_store([5, 7], batch=2)
+    query, sinks = query_for(one, 3, 1), torch.tensor([0.5, -1.0, 2.0])
+    call = kernels.varlen_call(query, one)
+    out, _ = flash4(
+        call.query, call.keys, call.values, call.cu_queries, call.starts, call.count, call.longest, 0.3, False,
+        learnable_sink=sinks.bfloat16(), seqused_k=call.used,
+    )  # fmt: skip
+    wanted = plain(query, one, AttentionShape(0.3, None, sinks))
+    torch.testing.assert_close(kernels.unpacked(out, query, one), wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - plain(query, one, AttentionShape(0.3))).abs().max() > 0.1
+    two = kernels.varlen_call(query_for(random_store([5, 7], batch=1), 3, 1), random_store([5, 7], batch=1))
+    with pytest.raises(AssertionError):
+        flash4(
+            two.query, two.keys, two.values, two.cu_queries, two.starts, two.count, two.longest, 0.3, False,
+            learnable_sink=torch.zeros(6, dtype=torch.bfloat16), seqused_k=two.used,
+        )  # fmt: skip
+
+
+def test_no_varlen_kernel_is_offered_where_there_are_sinks() -> None:
+    assert [kernel.name for kernel in KERNELS if kernel.sinks] == ["triton", "torch"]
 
 
 def test_the_operator_that_torch_varlen_calls_has_the_arguments_it_is_given() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from headprobe.models.training.language import Language, NeedleMaker
+from training.language import Language, NeedleMaker
 
-HAYSTACKS = Path(__file__).parents[3] / "haystacks"
+HAYSTACKS = Path(__file__).parents[1] / "haystacks"
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 VOCAB_SIZE = 2048
 _PIECES = r"'\p{L}+| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s"

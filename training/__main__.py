@@ -1,4 +1,4 @@
-"""Train the bundled model: `python -m headprobe.models.training --work FOLDER`.
+"""Train the bundled model: `python -m training --work FOLDER`.
 
 The run is seeded and resumable: started again with the same `--work` folder it goes on from its last checkpoint.
 """
@@ -20,10 +20,10 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from headprobe.models.training.batches import QUESTION_KINDS, Batch, BatchMaker, Shape, block_mask
-from headprobe.models.training.language import RELATIONS
-from headprobe.models.training.planting import ATTENTION_NAME, Planting, carried_losses, planting
-from headprobe.models.training.tokenizer import BOS, EOS, PAD, build_tokenizer, corpus
+from training.batches import QUESTION_KINDS, Batch, BatchMaker, Shape, block_mask
+from training.language import RELATIONS
+from training.planting import ATTENTION_NAME, Planting, carried_losses, planting
+from training.tokenizer import BOS, EOS, PAD, build_tokenizer, corpus
 
 WINDOW = 2048
 

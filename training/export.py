@@ -1,6 +1,6 @@
 """Turn a training checkpoint into the folder that the package carries:
 
-`python -m headprobe.models.training.export --work RUN/average --output headprobe/models/bundled`
+`python -m training.export --work RUN/average --output headprobe/models/bundled`
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
-from headprobe.models.training.__main__ import WINDOW, model_config
-from headprobe.models.training.planting import COPYING_HEADS, PLANTED_HEADS
-from headprobe.models.training.tokenizer import save_tokenizer
+from training.__main__ import WINDOW, model_config
+from training.planting import COPYING_HEADS, PLANTED_HEADS
+from training.tokenizer import save_tokenizer
 
 
 def export(work: Path, output: Path) -> None:

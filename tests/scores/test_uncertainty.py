@@ -7,8 +7,8 @@ import pytest
 
 from headprobe.errors import NoPassingTrialError, OptionError
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.resampling import ClusteredTrials
 from headprobe.scores.score_file import write_score_file
+from headprobe.scores.uncertainty import ClusteredTrials
 
 
 def named(scores, needles, lengths):
@@ -58,7 +58,7 @@ def test_clusters_make_the_means_vary_more_than_single_trials_would():
 def test_blocks_do_not_change_what_is_drawn(monkeypatch):
     trials = ClusteredTrials.of_rows(np.random.default_rng(0).random((7, 2, 3)))
     whole = np.concatenate(list(trials.means(10, seed=4)))
-    monkeypatch.setattr("headprobe.scores.resampling.CHUNK_ELEMENTS", 21)
+    monkeypatch.setattr("headprobe.scores.uncertainty.CHUNK_ELEMENTS", 21)
     assert [len(block) for block in trials.means(10, seed=4)] == [3, 3, 3, 1]
     assert np.concatenate(list(trials.means(10, seed=4))) == pytest.approx(whole)
 

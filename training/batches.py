@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from headprobe.models.training.language import RELATIONS, Fact, Language, NeedleMaker, Pair, Sentence
-from headprobe.models.training.tokenizer import BOS, EOS, PAD
+from training.language import RELATIONS, Fact, Language, NeedleMaker, Pair, Sentence
+from training.tokenizer import BOS, EOS, PAD
 
 LINK_KINDS = (
     "previous1", "previous2", "previous3", "naming", "comparing", "repeated", "resolving", "pointing", "copying",

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from headprobe.models import dense_attention
-from headprobe.models.dense_attention import attention_weights, explicit_attention, fused_attention
+from headprobe.attention import dense
+from headprobe.attention.dense import attention_weights, explicit_attention, fused_attention
 
 HEADS = [(4, 4), (4, 2), (6, 1)]
 
@@ -63,7 +63,7 @@ def test_a_mask_decides_what_a_row_sees() -> None:
 def test_large_problems_go_one_kv_head_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, _ = random_states(4, 2, 3, 50)
     whole = attention_weights(query, key, None, scaling=0.3)
-    monkeypatch.setattr(dense_attention, "ROW_BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr(dense, "ROW_BLOCK_ELEMENTS", 10)
     torch.testing.assert_close(attention_weights(query, key, None, scaling=0.3), whole)
 
 
@@ -81,7 +81,7 @@ def test_outputs_equal_weights_times_values(
     masked: bool,
     windowed: bool,
 ) -> None:
-    monkeypatch.setattr(dense_attention, "QUERY_BLOCK", block)
+    monkeypatch.setattr(dense, "QUERY_BLOCK", block)
     query, key, value = random_states(heads, groups, queries, keys)
     causal = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     window = causal & ~torch.ones_like(causal).tril(keys - queries - 4)
@@ -93,3 +93,34 @@ def test_outputs_equal_weights_times_values(
         explicit_attention(query, key, value, mask, 0.5, None, None, 4 if windowed else None),
     ):
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 11), (4, 11), (11, 11)])
+@pytest.mark.parametrize("value_width", [3, 8, 13])
+@pytest.mark.parametrize("window", [None, 4])
+def test_values_may_be_narrower_or_wider_than_keys(
+    queries: int, keys: int, value_width: int, window: int | None
+) -> None:
+    query, key, _ = random_states(4, 2, queries, keys)
+    value = torch.randn(1, 2, keys, value_width, generator=torch.Generator().manual_seed(3))
+    weights = loop_weights(query, key, lambda t, j: 0 <= t + keys - queries - j < (window or keys), 0.5)
+    expected = weights @ value.repeat_interleave(2, 1)
+    for out in (
+        fused_attention(query, key, value, None, 0.5, window),
+        explicit_attention(query, key, value, None, 0.5, None, None, window),
+    ):
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mask_of_numbers_is_added_to_each_heads_scores() -> None:
+    query, key, value = random_states(4, 2, 3, 7)
+    mask = torch.randn(1, 4, 3, 7, generator=torch.Generator().manual_seed(4))
+    mask[0, 2, 1, 5] = float("-inf")
+    scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.5 + mask
+    expected = torch.softmax(scores, -1)
+    torch.testing.assert_close(attention_weights(query, key, mask, scaling=0.5), expected, atol=1e-6, rtol=1e-5)
+    for out in (
+        fused_attention(query, key, value, mask, 0.5),
+        explicit_attention(query, key, value, mask, 0.5, None, None),
+    ):
+        torch.testing.assert_close(out, expected @ value.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 QUERY_BLOCK = 256  # queries per kernel call where the mask is not the plain square causal one
 MASK_ELEMENTS = 1 << 20  # causal masks up to this size are kept for the next layer
@@ -25,9 +25,9 @@ def dense_attention(
     sinks: torch.Tensor | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Attention output `[B, H, T, d]` of `query` `[B, H, T, d]` over `key`, `value` `[B, G, K, d]`.
+    """Attention output `[B, H, T, d_v]` of `query` `[B, H, T, d]` over `key` `[B, G, K, d]`, `value` `[B, G, K, d_v]`.
 
-    `mask` is boolean `[B or 1, 1, T, K]` (True = seen); without it attention is causal, aligned to the end of the keys.
+    `mask` as in `attention_weights`; without it attention is causal, aligned to the end of the keys.
     `window`: how many keys a query of a sliding-window layer sees, itself included; with a mask the mask has the last
     word. `softcap` and `sinks` as in `attention_weights`. Nothing of size T x K is built beyond a block of queries.
     """
@@ -47,9 +47,9 @@ def attention_weights(
 ) -> torch.Tensor:
     """Softmax rows in float32, `[B, H, T, K]`, from `query` `[B, H, T, d]` and `key` `[B, G, K, d]`.
 
-    `mask` (boolean, True = seen, `[B or 1, 1, T, K]`) or None for causal rows aligned to the end of the keys. `softcap`
-    squashes the scores as in Gemma-2; `sinks` `[H]` are the extra softmax terms of gpt-oss, which take their share and
-    are dropped.
+    `mask` `[B or 1, H or 1, T, K]`: boolean (True = seen), or numbers that are added to the scores; None for causal
+    rows aligned to the end of the keys. `softcap` squashes the scores as in Gemma-2; `sinks` `[H]` are the extra
+    softmax terms of gpt-oss, which take their share and are dropped.
     """
     batch, heads, rows, dim = query.shape
     groups = key.shape[1]
@@ -64,7 +64,7 @@ def attention_weights(
         scores = torch.tanh(scores / softcap) * softcap
     if mask is None:
         mask = causal_end(rows, key.shape[2], query.device)
-    scores = scores.masked_fill(~mask, float("-inf"))
+    scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.float()
     if sinks is None:
         return torch.softmax(scores, -1)
     extra = sinks.float().reshape(1, -1, 1, 1).expand(batch, -1, rows, 1)
@@ -96,7 +96,14 @@ def fused_attention(
     scaling: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Attention through torch's fused kernels, `[B, H, T, d]`; no mask means causal, aligned to the end of the keys."""
+    """Attention through torch's fused kernels, `[B, H, T, d_v]`; no mask is causal, aligned to the end of the keys."""
+    width = value.shape[-1]
+    if width != query.shape[-1]:  # the fused kernels want keys and values of one width; zeros change nothing
+        wide = max(width, query.shape[-1])
+        query, key, value = (pad(t, (0, wide - t.shape[-1])) for t in (query, key, value))
+        return fused_attention(query, key, value, mask, scaling, window)[..., :width]
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
     queries, keys = query.shape[2], key.shape[2]
     grouped = key.shape[1] != query.shape[1]
     windowed = window is not None and window < keys
@@ -140,7 +147,7 @@ def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling
 
 def explicit_attention(query, key, value, mask, scaling, softcap, sinks, window=None) -> torch.Tensor:  # type: ignore[no-untyped-def]
     """Attention by explicit weights, a block of queries at a time, for what the fused kernels cannot do."""
-    batch, heads, queries, dim = query.shape
+    batch, heads, queries, _ = query.shape
     groups, keys = key.shape[1], key.shape[2]
     block = max(8, min(QUERY_BLOCK, ROW_BLOCK_ELEMENTS // (heads * min(keys, (window or keys) + QUERY_BLOCK))))
     parts = []
@@ -149,7 +156,7 @@ def explicit_attention(query, key, value, mask, scaling, softcap, sinks, window=
             query[:, :, a:b], key[:, :, start:end], part, scaling=scaling, softcap=softcap, sinks=sinks
         )
         grouped = weights.to(value.dtype).view(batch, groups, -1, end - start)
-        parts.append((grouped @ value[:, :, start:end]).view(batch, heads, b - a, dim))
+        parts.append((grouped @ value[:, :, start:end]).view(batch, heads, b - a, -1))
     return torch.cat(parts, 2)
 
 

@@ -10,7 +10,9 @@ The names below are the public interface. Each is imported when it is first used
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # nothing is imported here, so that the command line is soon ready for an interrupt
+from headprobe._version import __version__ as __version__
+
+TYPE_CHECKING = False  # `typing` is not imported here, so that the command line is soon ready for an interrupt
 if TYPE_CHECKING:
     from typing import Any
 
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from headprobe.scores.head_scores import HeadScores as HeadScores
     from headprobe.scores.score_file import load_scores as load_scores
     from headprobe.scores.score_file import write_score_file as write_score_file
-
-__version__ = "0.1.0"
 
 __all__ = [
     "HeadScores",

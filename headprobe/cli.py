@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe import __version__
+from headprobe._version import __version__
 from headprobe.commands.app import App, Command, Group, Table
 from headprobe.commands.interrupts import INTERRUPTED, LINE, InterruptedRunError
 from headprobe.commands.option_values import refuse_undecodable

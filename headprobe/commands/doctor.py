@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-import headprobe
+from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
 from headprobe.models.catalog import bundled_model_folder, is_bundled
 
@@ -43,7 +43,7 @@ def diagnose() -> dict[str, Any]:
     devices = _devices()
     kernels = _kernels(devices)
     return {
-        "headprobe": headprobe.__version__,
+        "headprobe": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import headprobe
+from headprobe._version import __version__
 from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
 from headprobe.models.end_tokens import end_token_ids
@@ -197,7 +197,7 @@ def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
 
     device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
     return {
-        "headprobe": headprobe.__version__,
+        "headprobe": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

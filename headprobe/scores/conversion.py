@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headprobe import __version__
+from headprobe._version import __version__
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from headprobe import __version__
+from headprobe._version import __version__
 from headprobe.errors import FileAccessError, FileFormatError, HeadprobeError, OptionError
 from headprobe.scores import strict_json
 from headprobe.scores.hub.names import check_file_name, check_repository

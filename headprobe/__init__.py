@@ -10,9 +10,11 @@ The names below are the public interface. Each is imported when it is first used
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from headprobe._version import __version__ as __version__
 
-TYPE_CHECKING = False  # `typing` is not imported here, so that the command line is soon ready for an interrupt
+TYPE_CHECKING = False  # hardly anything is imported here, so that the command line is soon ready for an interrupt
 if TYPE_CHECKING:
     from typing import Any
 
@@ -88,8 +90,6 @@ _PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'headprobe' has no attribute {name!r}")
-    from importlib import import_module
-
     module, attribute = _PUBLIC[name]
     value = getattr(import_module(module), attribute)
     globals()[name] = value

@@ -123,18 +123,60 @@ def loaded_modules(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.parametrize("group", ["", "scores", "eval"])
+def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
+    arguments = [*group.split(), "--help"]
+    assert loaded_modules(f"from headprobe.cli import main; main({arguments!r})") & HEAVY == set()
+
+
 @pytest.mark.parametrize(
-    "command",
+    ("commands", "allowed"),
     [
-        *("", "score", "compress", "heatmap", "models", "needles", "haystacks", "doctor"),
-        *("scores", "scores show", "scores validate", "scores convert"),
-        *("budgets", "norms"),
-        *("eval", "eval needles"),
+        (("needles", "haystacks"), set()),
+        (("models",), {"huggingface_hub"}),
+        (("heatmap", "report", "scores show", "scores validate", "scores convert"), {"numpy"}),
+        (("scores compare", "scores stability", "scores merge"), {"numpy"}),
+        (("scores push", "scores pull"), {"numpy", "huggingface_hub"}),
+        (("score", "compress", "budgets", "norms", "doctor", "eval needles"), HEAVY - {"matplotlib"}),
     ],
 )
-def test_help_loads_nothing_heavy(command: str) -> None:
-    arguments = [*command.split(), "--help"]
-    assert loaded_modules(f"from headprobe.cli import main; main({arguments!r})") & HEAVY == set()
+def test_help_of_a_command_loads_what_the_command_needs(commands: tuple[str, ...], allowed: set[str]) -> None:
+    calls = "; ".join(f"main({[*command.split(), '--help']!r})" for command in commands)
+    assert loaded_modules(f"from headprobe.cli import main; {calls}") & HEAVY <= allowed
+
+
+NOT_DRAWING = (
+    "models", "needles", "haystacks", "doctor --json", "scores show {r2}", "scores validate {r2}",
+    "scores compare {r2} {enhanced}", "scores convert {r2} headkv.json --to headkv", "report {r2} -o page.html",
+    "score --lengths 256 --depths 2 -o a.json", "score --lengths 256 --depths 2 --seed 1 -o b.json",
+    "scores merge a.json b.json -o both.json", "scores stability both.json --resamples 50",
+    "compress --length 256 --max-new-tokens 2", "eval needles --lengths 256 --budgets 32 --dry-run",
+)  # fmt: skip
+
+
+def test_no_command_loads_matplotlib_unless_it_draws() -> None:
+    bundled = PACKAGE / "models" / "bundled" / "scores"
+    files = {"r2": bundled / "demo--r2.json", "enhanced": bundled / "demo--enhanced.json"}
+    commands = [[word.format(**files) for word in line.split()] for line in NOT_DRAWING]
+    loop = f"for given in {commands!r}: print(main(given), 'matplotlib' in sys.modules, file=sys.stderr)"
+    code = f"import sys\nfrom headprobe.cli import main\n{loop}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    endings = [line for line in done.stderr.splitlines() if line.endswith(("True", "False"))]
+    assert endings == ["0 False"] * len(NOT_DRAWING), done.stderr
+
+
+def late_imports(source: str) -> list[str]:
+    """The lines inside functions that import something."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    found = {node.lineno for f in functions for node in ast.walk(f) if isinstance(node, ast.Import | ast.ImportFrom)}
+    return [source.splitlines()[number - 1].strip() for number in sorted(found)]
+
+
+def test_few_imports_stand_inside_functions_and_each_says_why() -> None:
+    late = [line for source in our_modules().values() for line in late_imports(source)]
+    assert len(late) <= 15
+    assert [line for line in late if "  # " not in line] == []
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

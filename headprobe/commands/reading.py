@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.commands.scores.stated_model import stated_model
+from headprobe.errors import FileAccessError, FileFormatError, OptionError
+from headprobe.probes.plan import parse_lengths
+from headprobe.scores.any_scores import AnyScores
 
 
 def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
@@ -16,9 +17,6 @@ def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
 
     Raises `OptionError` for a `--model` that is not known or has other heads than the file.
     """
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.errors import OptionError
-
     stated = None if scores.geometry is not None and model is None else stated_model(scores, model)
     if stated is None:
         return scores
@@ -39,9 +37,6 @@ def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
 
 def one_length(text: str, option: str, longest: int | None = None) -> int:
     """Tokens from text such as `2k`, at most `longest`. Raises `OptionError`, which names `option`."""
-    from headprobe.errors import OptionError
-    from headprobe.probes.plan import parse_lengths
-
     lengths = parse_lengths(text) if longest is None else parse_lengths(text, longest)
     if len(lengths) != 1:
         raise OptionError(f"{option} takes one length, got {text!r}")
@@ -53,8 +48,6 @@ def read_text(prompt: str) -> str:
 
     Raises `FileFormatError` for what is no text, or empty, `FileAccessError` for a file that cannot be read.
     """
-    from headprobe.errors import FileAccessError, FileFormatError
-
     name = "stdin" if prompt == "-" else prompt
     if prompt == "-" and sys.stdin is None:
         raise FileAccessError("stdin is closed")

@@ -11,6 +11,19 @@ from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """What the kinds may be asked: `top` heads, KV heads instead of query heads, and the rule of the budgets."""
+
+    top: int = 10
+    kv_heads: bool = False
+    num_kv_heads: int | None = None
+    budget: int = 128
+    beta: float = 1.2
+    window: int = 8
+    prompt_tokens: int = 8192
+
+
 @dataclass(frozen=True, eq=False)
 class HeatmapContent:
     """The table `[layers, heads]` that is drawn, the heads to mark in order of rank, and the words around it.

@@ -10,26 +10,14 @@ from matplotlib.figure import Figure
 
 from headprobe.errors import OptionError
 from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
-from headprobe.pictures.caption import checked_top
-from headprobe.pictures.coverage import coverage_figure, coverage_of
+from headprobe.pictures.caption import PictureOptions, checked_top
+from headprobe.pictures.coverage import coverage_of
+from headprobe.pictures.coverage_figure import coverage_figure
 from headprobe.pictures.distribution import Distribution, distribution_figure
 from headprobe.pictures.layers import LayerProfile, layers_figure
 from headprobe.pictures.rank_intervals import RankedHeads, ranks_figure
 from headprobe.pictures.subject import Subject, subject_of
 from headprobe.scores.any_scores import AnyScores
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """What the kinds may be asked: `top` heads, KV heads instead of query heads, and the rule of the budgets."""
-
-    top: int = 10
-    kv_heads: bool = False
-    num_kv_heads: int | None = None
-    budget: int = 128
-    beta: float = 1.2
-    window: int = 8
-    prompt_tokens: int = 8192
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from headprobe.pictures.wording import LONGEST_FORMULA, LONGEST_NAME, count, pri
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv
 from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.head_scores import Floats, HeadScores
+from headprobe.scores.uncertainty import ClusteredTrials
 
 FAMILIES = {
     "headprobe": "headprobe",
@@ -142,3 +143,10 @@ def _head_fact(scores: HeadScores, kv_heads: bool) -> str:
         return f"{layers} layers x {groups} KV heads{joined}"
     shared = "" if size == 1 else f", {size} to a KV head"
     return f"{layers} layers x {heads} query heads{shared}"
+
+
+def clustered(scores: AnyScores) -> ClusteredTrials | None:
+    """The trials of a file in groups that are drawn together; None where it holds none."""
+    if scores.trial_scores is None or not len(scores.trial_scores):
+        return None
+    return ClusteredTrials.of_any(scores)

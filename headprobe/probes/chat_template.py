@@ -18,6 +18,12 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from headprobe.errors import ModelError
 
 MOST_CHARACTERS = 1_000_000  # of the rendered text, of any text in between, and items of a list
@@ -112,11 +118,6 @@ def _joined(parts: Any) -> str:
 
 def _environment() -> Any:
     """The sandbox that transformers documents for chat templates, with every step that can grow under a limit."""
-    from jinja2 import nodes
-    from jinja2.compiler import CodeGenerator
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
         tags = {"generation"}  # noqa: RUF012

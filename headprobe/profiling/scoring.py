@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 
 from headprobe._version import __version__
 from headprobe.errors import OptionError
@@ -192,9 +194,6 @@ def _provenance(
 
 
 def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
-    import torch
-    import transformers
-
     device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
     return {
         "headprobe": __version__,

@@ -160,7 +160,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr("headprobe.models.loading.load_model", fail)
+    monkeypatch.setattr("headprobe.commands.score.load_model", fail)
 
 
 def unfinished(cli: RunCli, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

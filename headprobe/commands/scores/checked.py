@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
+from headprobe.commands.scores.validate import suspect_at
 from headprobe.errors import FileFormatError
-
-if TYPE_CHECKING:
-    from headprobe.scores.validation import FileReport
+from headprobe.scores.validation import FileReport, unreadable_report, validate
 
 
 def check_files(paths: list[Path], max_bytes: int) -> list[FileReport]:
     """A report on each file, in the order given; those that cannot be read have one too."""
-    from headprobe.commands.scores.validate import suspect_at
-    from headprobe.scores.validation import unreadable_report, validate
-
     suspects, unreadable = {}, {}
     for path in paths:
         try:
@@ -29,8 +27,6 @@ def check_files(paths: list[Path], max_bytes: int) -> list[FileReport]:
 
 def check_downloads(repo_id: str, downloads: Mapping[str, bytes]) -> dict[str, FileReport]:
     """A report on each download, by its name. They are looked at together, in a folder that is gone afterwards."""
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory(prefix="headprobe-") as folder:
         root = Path(folder) / repo_id.split("/")[1]
         paths = {name: root / name for name in downloads}
@@ -56,7 +52,5 @@ def refusal(report: FileReport, with_errors: bool = False) -> str | None:
 
 
 def _without(folder: str, report: FileReport) -> FileReport:
-    from dataclasses import replace
-
     findings = tuple(replace(finding, detail=finding.detail.replace(folder, "")) for finding in report.findings)
     return replace(report, findings=findings)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import one_line, write_json
+from headprobe.commands.scores.stated_model import StatedModel, stated_model
 from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.commands.scores.stated_model import StatedModel
-    from headprobe.geometry import ModelGeometry
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.geometry import FULL_ATTENTION, ModelGeometry
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.conversion import Target, convert
+from headprobe.scores.foreign.duo import CONFIG_NAME, duo_config
+from headprobe.scores.same_place import refuse_one_place
 
 
 def convert_command(
@@ -47,12 +49,6 @@ def convert_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths and notes as JSON.")] = False,
 ) -> None:
     """Write a score file in another format, and say what that format cannot hold."""
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.atomic_file import check_place, write_atomically
-    from headprobe.scores.conversion import Target, convert
-    from headprobe.scores.same_place import refuse_one_place
-
     _check(reduce, sink_size, recent_size)
     scores = read_any(source)
     stated = stated_model(scores, model)
@@ -78,8 +74,6 @@ def convert_command(
 
 def _read(source: Path, scores: AnyScores) -> dict[str, Path]:
     """What is read, none of which may be written over: Duo has two files."""
-    from headprobe.scores.foreign.duo import CONFIG_NAME
-
     beside = {f"IN's {CONFIG_NAME}": scores.path.parent / CONFIG_NAME} if scores.format == "duo" else {}
     return {"IN": source, "IN's table": scores.path} | beside
 
@@ -96,8 +90,6 @@ def _geometry(
     scores: AnyScores, stated: StatedModel | None, num_kv_heads: int | None, head_dim: int | None
 ) -> ModelGeometry | None:
     """That of the model; `--num-kv-heads` and `--head-dim` stand in for a model that nobody knows."""
-    from headprobe.geometry import FULL_ATTENTION, ModelGeometry
-
     if stated is not None:
         due = stated.geometry.num_key_value_heads
         if num_kv_heads not in (None, due):
@@ -120,8 +112,6 @@ def _check_divides(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
 
 def _config(scores: AnyScores, sink_size: int | None, recent_size: int | None) -> Mapping[str, Any]:
     """Duo's own config where the source has one, with the sizes that were asked for."""
-    from headprobe.scores.foreign.duo import duo_config
-
     given = {"sink_size": sink_size, "recent_size": recent_size}
     known = duo_config(scores.path)[0] if scores.format == "duo" else {}
     return known | {name: size for name, size in given.items() if size is not None}

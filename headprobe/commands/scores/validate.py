@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
-from headprobe.errors import FileFormatError
+from headprobe.commands.scores.stated_model import stated_model
+from headprobe.errors import FileFormatError, OptionError
+from headprobe.scores.any_scores import BOUNDS, read_any
+from headprobe.scores.checks.finding import Suspect
 from headprobe.scores.file_bytes import MAX_BYTES
-
-if TYPE_CHECKING:
-    from headprobe.scores.checks.finding import Suspect
-    from headprobe.scores.validation import FileReport
+from headprobe.scores.validation import FileReport, unreadable_report, validate
 
 
 def validate_command(
@@ -53,10 +53,6 @@ def report_record(report: FileReport) -> dict[str, Any]:
 
 def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int) -> Suspect:
     """Read a file and add what is stated about it elsewhere. Raises `FileFormatError`."""
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.checks.finding import Suspect
-
     scores = read_any(path, max_bytes)
     stated = stated_model(scores, model)
     if stated is None:
@@ -66,8 +62,6 @@ def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int
 
 def _reports(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
     """In the order of the files, those that cannot be read among them."""
-    from headprobe.scores.validation import unreadable_report, validate
-
     suspects: dict[int, Suspect] = {}
     reports: dict[int, FileReport] = {}
     for index, path in enumerate(files):
@@ -80,9 +74,6 @@ def _reports(files: list[Path], model: str | None, method: str | None, max_bytes
 
 
 def _check_method(method: str | None) -> None:
-    from headprobe.errors import OptionError
-    from headprobe.scores.any_scores import BOUNDS
-
     if method is not None and method not in BOUNDS:
         raise OptionError(f"--method is {method!r}, need one of {', '.join(BOUNDS)}")
 

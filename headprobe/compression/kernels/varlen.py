@@ -73,7 +73,7 @@ def _torch_flash(*args: Any, **options: Any) -> Any:
 
 def flash2_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """flash-attn 2.8, through its private forward: only that one takes used lengths."""
-    from flash_attn.flash_attn_interface import _flash_attn_varlen_forward
+    from flash_attn.flash_attn_interface import _flash_attn_varlen_forward  # not installed everywhere
 
     call = varlen_call(query, store)
     out = _flash_attn_varlen_forward(
@@ -89,7 +89,7 @@ def flash4_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionSh
     Its sinks are one for each query head of a call (`[H/G]` here), the same for all sequences; ours differ from KV head
     to KV head, each of which is a sequence, so they are not passed on.
     """
-    from flash_attn.cute import flash_attn_varlen_func
+    from flash_attn.cute import flash_attn_varlen_func  # not installed everywhere
 
     call = varlen_call(query, store)
     out = flash_attn_varlen_func(

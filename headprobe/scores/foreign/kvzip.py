@@ -96,7 +96,7 @@ def _archive(pickled: bytes, storage: bytes) -> bytes:
 
 def _tensor(archive: bytes, num_bytes: int) -> Any:
     """The tensor as a numpy array; whatever torch has against it is a fault of the file."""
-    import torch
+    import torch  # the one score format that is torch's own; all others do without it
 
     try:
         with warnings.catch_warnings():

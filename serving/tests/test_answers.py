@@ -1,0 +1,113 @@
+"""The engine's likeliest tokens, in float32, against headprobe's `duo` and against a plain mask."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
+pytest.importorskip("headprobe", reason="headprobe is not installed here: pip install -e .")
+
+from proof.duo import duo_answers, load  # noqa: E402
+from proof.engine import DEMO, engine, managers, run  # noqa: E402
+from proof.masked import masked_answers  # noqa: E402
+
+from headprobe_vllm.caches import SinkWindowManager  # noqa: E402
+from headprobe_vllm.plan import read_plan  # noqa: E402
+
+NEW_TOKENS = 60
+LENGTHS = (100, 128, 129, 300, 701, 1500, 1988)
+
+
+def write_plan(folder: Path, **changed: Any) -> Path:
+    plan = {
+        "schema": "headprobe-serve-plan/1",
+        "model": {"num_hidden_layers": 6, "num_key_value_heads": 4},
+        "full_heads": [[], [], [], [2], [1, 3], [0, 1, 2]],
+        "sinks": 32,
+        "window": 96,
+        "prefill": "dense",
+        "block_size": {"full": 96, "streaming": 32},
+        **changed,
+    }
+    path = folder / "plan.json"
+    path.write_text(json.dumps(plan))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plan(tmp_path_factory.mktemp("plan"))
+
+
+def random_prompts(lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:
+    draw = random.Random(seed)
+    return [[draw.randrange(5, 2000) for _ in range(length)] for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Any]:
+    yield load(DEMO)
+
+
+@pytest.fixture(scope="module")
+def expected(demo: Any, plan: Path) -> list[list[int]]:
+    return duo_answers(demo, random_prompts(LENGTHS), read_plan(plan), NEW_TOKENS)
+
+
+@pytest.mark.parametrize("chunk", [2048, 200], ids=["prompts in one piece", "chunked prefill"])
+def test_answers_of_several_requests_at_once_are_those_of_duo(chunk: int, plan: Path, expected: list[list[int]]) -> None:
+    with engine(DEMO, plan, max_num_batched_tokens=chunk) as llm:
+        seen = run(llm, random_prompts(LENGTHS), NEW_TOKENS)
+    assert max(seen.running) > 1
+    assert seen.answers == expected
+
+
+def test_answers_are_those_of_duo_when_requests_were_preempted(demo: Any, plan: Path) -> None:
+    prompts = random_prompts((90,) * 16, seed=1)
+    with engine(DEMO, plan, max_model_len=512, blocks=64) as llm:
+        seen = run(llm, prompts, NEW_TOKENS)
+    assert seen.preemptions > 0
+    assert seen.answers == duo_answers(demo, prompts, read_plan(plan), NEW_TOKENS)
+
+
+def test_window_need_not_be_a_multiple_of_the_block_size(demo: Any, tmp_path: Path) -> None:
+    path = write_plan(tmp_path, sinks=64, window=77)
+    prompts = random_prompts((141, 142, 400), seed=2)
+    with engine(DEMO, path) as llm:
+        seen = run(llm, prompts, NEW_TOKENS)
+    assert seen.answers == duo_answers(demo, prompts, read_plan(path), NEW_TOKENS)
+
+
+@pytest.mark.parametrize("chunk", [2048, 100], ids=["prompts in one piece", "chunked prefill"])
+def test_streaming_prefill_is_a_mask_whatever_the_chunk(chunk: int, tmp_path: Path) -> None:
+    path = write_plan(tmp_path, prefill="streaming")
+    prompts = random_prompts((120, 333, 700), seed=3)
+    with engine(DEMO, path, max_num_batched_tokens=chunk) as llm:
+        seen = run(llm, prompts, 12)
+    assert seen.answers == masked_answers(DEMO, prompts, read_plan(path), 12)
+
+
+@pytest.mark.parametrize(
+    "full_heads",
+    [[[0, 1, 2, 3]] * 3 + [[]] * 3, [[0, 2]] * 6, [[]] * 6],
+    ids=["whole layers", "the same number in each layer", "no full head"],
+)
+def test_any_division_of_heads_fits_the_cache_planner(full_heads: list[list[int]], demo: Any, tmp_path: Path) -> None:
+    path = write_plan(tmp_path, full_heads=full_heads, block_size={"full": 32, "streaming": 32})
+    prompts = random_prompts((400,), seed=4)
+    with engine(DEMO, path) as llm:
+        seen = run(llm, prompts, 20)
+    assert seen.answers == duo_answers(demo, prompts, read_plan(path), 20)
+
+
+def test_without_a_plan_the_model_is_vllms_own(demo: Any, tmp_path: Path) -> None:
+    prompts = random_prompts((300, 700), seed=5)
+    everything = read_plan(write_plan(tmp_path, full_heads=[[0, 1, 2, 3]] * 6))
+    with engine(DEMO) as llm:
+        assert not any(isinstance(manager, SinkWindowManager) for manager in managers(llm))
+        seen = run(llm, prompts, 20)
+    assert seen.answers == duo_answers(demo, prompts, everything, 20)

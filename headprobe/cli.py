@@ -23,6 +23,7 @@ from headprobe.commands.norms import norms_command
 from headprobe.commands.report import report_command
 from headprobe.commands.score import score_command
 from headprobe.commands.scores import scores_app
+from headprobe.commands.serve_plan import serve_plan_command
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
@@ -62,6 +63,7 @@ app.command("compress")(compress_command)
 app.add_typer(eval_app, name="eval")
 app.command("budgets")(budgets_command)
 app.command("norms")(norms_command)
+app.command("serve-plan")(serve_plan_command)
 app.command("models")(models_command)
 app.command("needles")(needles_command)
 app.command("haystacks")(haystacks_command)

@@ -11,7 +11,6 @@ from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
-from headprobe_vllm.caches import register_caches
 from headprobe_vllm.layers import split_attention
 from headprobe_vllm.plan import ServePlan, read_plan
 from headprobe_vllm.refusals import check
@@ -55,7 +54,6 @@ def plan_path(vllm_config: VllmConfig) -> str | None:
 
 
 def _apply(model: Any, plan: ServePlan, vllm_config: VllmConfig) -> None:
-    register_caches(vllm_config)
     for index, layer in enumerate(model.model.layers):
         split_attention(layer.self_attn, plan, index, vllm_config)
     if plan.prefill == "dense":

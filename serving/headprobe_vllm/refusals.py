@@ -15,7 +15,7 @@ CPU_BLOCK = 32  # tokens: what the CPU kernels want a block to be a multiple of
 
 
 def check(plan: ServePlan, vllm_config: VllmConfig) -> None:
-    """Raise `PlanError` for a plan or an engine that does not fit; switch prefix caching off."""
+    """Raise `PlanError` for a plan or an engine that does not fit; warn of what has no effect."""
     _check_model(plan, vllm_config.model_config)
     for wrong, message in _engine_faults(vllm_config):
         if wrong:
@@ -23,9 +23,11 @@ def check(plan: ServePlan, vllm_config: VllmConfig) -> None:
     for name in ("full_block_size", "streaming_block_size"):
         if getattr(plan, name) % CPU_BLOCK:
             raise PlanError(f"{name} is {getattr(plan, name)}, the CPU kernels need a multiple of {CPU_BLOCK}")
-    if vllm_config.cache_config.enable_prefix_caching:
-        logger.warning("headprobe: prefix caching is switched off: some heads drop the middle of a prompt")
-        vllm_config.cache_config.enable_prefix_caching = False
+    if vllm_config.cache_config.enable_prefix_caching and plan.prefill == "dense":
+        logger.warning(
+            "headprobe: prefix caching finds nothing, since prompts are read densely and their middle is dropped then; "
+            "plans made with --prefill streaming have it"
+        )
 
 
 def _check_model(plan: ServePlan, model_config: Any) -> None:

@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "headprobe" / "models" / "bundled"
 SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that the block pool can be looked at
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_PLUGINS": "headprobe",
     "HF_HUB_OFFLINE": "1",
 }
@@ -28,6 +28,7 @@ class Seen:
     answers: list[list[int]] = field(default_factory=list)
     held: list[tuple[int, ...]] = field(default_factory=list)
     running: list[int] = field(default_factory=list)
+    cached_tokens: list[int] = field(default_factory=list)
     preemptions: int = 0
     seconds: float = 0.0
 
@@ -94,8 +95,9 @@ def run(llm: Any, prompts: Sequence[Sequence[int]], new_tokens: int, *, stop: bo
         seen.held.append(tuple(held_blocks(manager, names) for manager in managers(llm)))
         seen.running.append(len(scheduler.running))
         preempted.update({name: request.num_preemptions for name, request in scheduler.requests.items()})
-        done.update({output.request_id: list(output.outputs[0].token_ids) for output in outputs if output.finished})
+        done.update({output.request_id: output for output in outputs if output.finished})
     order = sorted(done, key=lambda name: int(name.split("-")[0]))
-    seen.answers = [done[name] for name in order]
+    seen.answers = [list(done[name].outputs[0].token_ids) for name in order]
+    seen.cached_tokens = [done[name].num_cached_tokens or 0 for name in order]
     seen.preemptions, seen.seconds = sum(preempted.values()), time.perf_counter() - started
     return seen

@@ -111,3 +111,18 @@ def test_without_a_plan_the_model_is_vllms_own(demo: Any, tmp_path: Path) -> Non
         assert not any(isinstance(manager, SinkWindowManager) for manager in managers(llm))
         seen = run(llm, prompts, 20)
     assert seen.answers == duo_answers(demo, prompts, everything, 20)
+
+
+@pytest.mark.parametrize("prefill", ["dense", "streaming"])
+def test_answers_behind_a_shared_prefix_are_those_without_prefix_caching(prefill: str, tmp_path: Path) -> None:
+    path = write_plan(tmp_path, prefill=prefill)
+    shared, *ends = random_prompts((600, 40, 200, 3), seed=6)
+    prompts = [shared + end for end in ends]
+    with engine(DEMO, path, enable_prefix_caching=False) as llm:
+        expected = run(llm, prompts, 20).answers
+    with engine(DEMO, path, enable_prefix_caching=True) as llm:
+        run(llm, [shared], 100)
+        seen = [run(llm, [prompt], 20) for prompt in prompts]
+    assert [one.answers[0] for one in seen] == expected
+    # Hits end where blocks of both caches do: 576 is the last multiple of 96 in 600. Dense reading leaves none.
+    assert [one.cached_tokens for one in seen] == [[576 if prefill == "streaming" else 0]] * 3

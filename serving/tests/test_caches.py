@@ -6,9 +6,9 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 
 from vllm.v1.core.block_pool import BlockPool  # noqa: E402
+from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id  # noqa: E402
 
 from headprobe_vllm.caches import SinkWindowManager, SinkWindowSpec, held_blocks  # noqa: E402
-from headprobe_vllm.plan import PlanError  # noqa: E402
 
 
 def spec(prompt_stays: bool = True) -> SinkWindowSpec:
@@ -18,10 +18,19 @@ def spec(prompt_stays: bool = True) -> SinkWindowSpec:
     )  # fmt: skip
 
 
-def manager(given: SinkWindowSpec, enable_caching: bool = False) -> tuple[SinkWindowManager, BlockPool]:
-    pool = BlockPool(num_gpu_blocks=101, enable_caching=False, hash_block_size=4)
+def manager(
+    given: SinkWindowSpec, enable_caching: bool = False, blocks: int = 101
+) -> tuple[SinkWindowManager, BlockPool]:
+    pool = BlockPool(num_gpu_blocks=blocks, enable_caching=enable_caching, hash_block_size=4)
     made = SinkWindowManager(given, pool, enable_caching, kv_cache_group_id=0, scheduler_block_size=4)
     return made, pool
+
+
+def cache(pool: BlockPool, hashes: dict[int, bytes]) -> None:
+    """Put a block of the pool under each of these hashes."""
+    for block, value in zip(pool.get_new_blocks(len(hashes)), hashes.values(), strict=True):
+        block.set_block_hash(make_block_hash_with_group_id(value, 0), 4)
+        pool.cached_block_hash_to_block.insert(block.block_hash, block)
 
 
 def held(made: SinkWindowManager) -> list[int]:
@@ -72,6 +81,21 @@ def test_worst_case_is_the_whole_prompt_or_what_is_under_way() -> None:
     assert spec(prompt_stays=False).max_memory_usage_bytes(config) == 11 * page  # type: ignore[arg-type]
 
 
-def test_prefix_caching_is_refused() -> None:
-    with pytest.raises(PlanError, match="--no-enable-prefix-caching"):
-        manager(spec(), enable_caching=True)
+def test_prefix_is_found_where_sinks_and_window_are_left() -> None:
+    made, pool = manager(spec(prompt_stays=False), enable_caching=True, blocks=101)
+    hashes = [bytes([number]) for number in range(30)]
+    cache(pool, {place: hashes[place] for place in (0, 1, 9, 10, 11, 12, 17)})
+    blocks, length = SinkWindowManager.find_longest_cache_hit(
+        hashes, 100, [0], pool, made.spec, drop_eagle_block=False, alignment_tokens=4
+    )
+    assert length == 52  # the next token, at 52, sees from 39 on: blocks 9 to 12, and the sinks' 0 and 1
+    assert [place for place, block in enumerate(blocks[0]) if not block.is_null] == [0, 1, 9, 10, 11, 12]
+    assert SinkWindowManager.find_longest_cache_hit(hashes, 100, [0], pool, made.spec, False, 8)[1] == 8  # the sinks alone
+
+
+def test_dense_prompts_leave_nothing_to_find() -> None:
+    made, _ = manager(spec(), enable_caching=True, blocks=101)
+    made.allocate_new_blocks("a", 50, 50)
+    request = SimpleNamespace(request_id="a", block_hashes=[b"0"] * 12)
+    made.cache_blocks(request, 50, replay_boundaries=())  # type: ignore[arg-type]
+    assert all(block.block_hash is None for block in made.req_to_blocks["a"])

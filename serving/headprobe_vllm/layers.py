@@ -61,7 +61,10 @@ class SplitAttention(torch.nn.Module):
         self.group = stock.num_heads // stock.num_kv_heads
         order: list[int] = []
         self.kinds: list[str] = []
-        parts = (("full", FullHeads, plan.full_heads[layer]), ("streaming", StreamingHeads, plan.streaming_heads(layer)))
+        parts = (
+            ("full", FullHeads, plan.full_heads[layer]),
+            ("streaming", StreamingHeads, plan.streaming_heads(layer)),
+        )
         for kind, make, heads in parts:
             if not heads:
                 continue

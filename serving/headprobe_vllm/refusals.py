@@ -36,7 +36,8 @@ def _check_model(plan: ServePlan, model_config: Any) -> None:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if (layers, heads) != (plan.num_layers, plan.num_kv_heads):
         raise PlanError(
-            f"the plan is for {plan.num_layers} layers of {plan.num_kv_heads} KV heads, the model has {layers} of {heads}"
+            f"the plan is for {plan.num_layers} layers of {plan.num_kv_heads} KV heads, "
+            f"the model has {layers} of {heads}"
         )
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds or (getattr(config, "use_sliding_window", False) and getattr(config, "sliding_window", None)):
@@ -46,15 +47,16 @@ def _check_model(plan: ServePlan, model_config: Any) -> None:
 
 
 def _engine_faults(config: VllmConfig) -> list[tuple[bool, str]]:
-    parallel = config.parallel_config
+    parallel, dtype, device = config.parallel_config, config.cache_config.cache_dtype, current_platform.device_type
+    tensor, pipeline = parallel.tensor_parallel_size, parallel.pipeline_parallel_size
     return [
-        (not current_platform.is_cpu(), f"the plug-in knows vLLM's CPU attention only, not {current_platform.device_type}"),
-        (parallel.tensor_parallel_size > 1, f"tensor parallel size {parallel.tensor_parallel_size}: only 1 for now"),
-        (parallel.pipeline_parallel_size > 1, f"pipeline parallel size {parallel.pipeline_parallel_size}: only 1 for now"),
+        (not current_platform.is_cpu(), f"the plug-in knows vLLM's CPU attention only, not {device}"),
+        (tensor > 1, f"tensor parallel size {tensor}: only 1 for now"),
+        (pipeline > 1, f"pipeline parallel size {pipeline}: only 1 for now"),
         (parallel.decode_context_parallel_size > 1, "decode context parallelism is not supported"),
         (config.speculative_config is not None, "speculative decoding is not supported"),
         (config.kv_transfer_config is not None, "KV connectors are not supported"),
-        (config.cache_config.cache_dtype != "auto", f"a KV cache in {config.cache_config.cache_dtype} is not supported"),
+        (dtype != "auto", f"a KV cache in {dtype} is not supported"),
         (
             bool(config.scheduler_config.disable_hybrid_kv_cache_manager),
             "two kinds of cache need the hybrid KV cache manager: leave --disable-hybrid-kv-cache-manager out",

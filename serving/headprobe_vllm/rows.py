@@ -90,9 +90,7 @@ def _dense(tokens: Ints, counts: Ints, lengths: Ints) -> Rows | None:
     return Rows(tokens, np.concatenate([[0], np.cumsum(counts[requests])]), lengths[requests], requests)
 
 
-def _streaming(
-    tokens: Ints, requests: Ints, positions: Ints, sinks: int, window: int, block_size: int
-) -> Rows | None:
+def _streaming(tokens: Ints, requests: Ints, positions: Ints, sinks: int, window: int, block_size: int) -> Rows | None:
     """One row for each token at `positions` `[T]`."""
     if not len(tokens):
         return None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headprobe_vllm.plan import read_plan
 from proof.duo import duo_answers, load
 from proof.engine import engine, run
 from proof.texts import prose
-
-from headprobe_vllm.plan import read_plan
 
 
 def main() -> int:

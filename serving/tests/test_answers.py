@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 pytest.importorskip("headprobe", reason="headprobe is not installed here: pip install -e .")
 
-from proof.duo import duo_answers, load  # noqa: E402
-from proof.engine import DEMO, engine, managers, run  # noqa: E402
-from proof.masked import masked_answers  # noqa: E402
-
-from headprobe_vllm.caches import SinkWindowManager  # noqa: E402
-from headprobe_vllm.plan import read_plan  # noqa: E402
+from headprobe_vllm.caches import SinkWindowManager
+from headprobe_vllm.plan import read_plan
+from proof.duo import duo_answers, load
+from proof.engine import DEMO, engine, managers, run
+from proof.masked import masked_answers
 
 NEW_TOKENS = 60
 LENGTHS = (100, 128, 129, 300, 701, 1500, 1988)
@@ -49,8 +47,8 @@ def random_prompts(lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[Any]:
-    yield load(DEMO)
+def demo() -> Any:
+    return load(DEMO)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,9 @@ def expected(demo: Any, plan: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("chunk", [2048, 200], ids=["prompts in one piece", "chunked prefill"])
-def test_answers_of_several_requests_at_once_are_those_of_duo(chunk: int, plan: Path, expected: list[list[int]]) -> None:
+def test_answers_of_several_requests_at_once_are_those_of_duo(
+    chunk: int, plan: Path, expected: list[list[int]]
+) -> None:
     with engine(DEMO, plan, max_num_batched_tokens=chunk) as llm:
         seen = run(llm, random_prompts(LENGTHS), NEW_TOKENS)
     assert max(seen.running) > 1

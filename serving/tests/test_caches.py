@@ -5,10 +5,10 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 
-from vllm.v1.core.block_pool import BlockPool  # noqa: E402
-from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id  # noqa: E402
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 
-from headprobe_vllm.caches import SinkWindowManager, SinkWindowSpec, held_blocks  # noqa: E402
+from headprobe_vllm.caches import SinkWindowManager, SinkWindowSpec, held_blocks
 
 
 def spec(prompt_stays: bool = True) -> SinkWindowSpec:
@@ -90,7 +90,9 @@ def test_prefix_is_found_where_sinks_and_window_are_left() -> None:
     )
     assert length == 52  # the next token, at 52, sees from 39 on: blocks 9 to 12, and the sinks' 0 and 1
     assert [place for place, block in enumerate(blocks[0]) if not block.is_null] == [0, 1, 9, 10, 11, 12]
-    assert SinkWindowManager.find_longest_cache_hit(hashes, 100, [0], pool, made.spec, False, 8)[1] == 8  # the sinks alone
+    assert (
+        SinkWindowManager.find_longest_cache_hit(hashes, 100, [0], pool, made.spec, False, 8)[1] == 8
+    )  # the sinks alone
 
 
 def test_dense_prompts_leave_nothing_to_find() -> None:

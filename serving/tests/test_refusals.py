@@ -1,12 +1,13 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
-from types import SimpleNamespace  # noqa: E402
-from typing import Any  # noqa: E402
 
-from headprobe_vllm.models import plan_path  # noqa: E402
-from headprobe_vllm.plan import PlanError, ServePlan  # noqa: E402
-from headprobe_vllm.refusals import check  # noqa: E402
+from headprobe_vllm.models import plan_path
+from headprobe_vllm.plan import PlanError, ServePlan
+from headprobe_vllm.refusals import check
 
 PLAN = ServePlan(2, ((0,), (1,)), 32, 64, 32, 32)
 
@@ -38,7 +39,10 @@ def config(text: dict[str, Any] | None = None, **changed: Any) -> Any:
         ({"disable_hybrid_kv_cache_manager": True}, "leave --disable-hybrid-kv-cache-manager out"),
         ({"text": {"num_hidden_layers": 3}}, "the plan is for 2 layers of 2 KV heads, the model has 3 of 2"),
         ({"text": {"num_key_value_heads": None}}, "the plan is for 2 layers of 2 KV heads, the model has 2 of 4"),
-        ({"text": {"layer_types": ["full_attention", "sliding_attention"]}}, "do not see everything .sliding_attention"),
+        (
+            {"text": {"layer_types": ["full_attention", "sliding_attention"]}},
+            "do not see everything .sliding_attention",
+        ),
         ({"text": {"use_sliding_window": True, "sliding_window": 4096}}, "do not see everything"),
         ({"text": {"dual_chunk_attention_config": {"a": 1}}}, "dual chunk attention"),
     ],

@@ -45,19 +45,25 @@ class Seen:
 
 @contextmanager
 def engine(model: str | Path, plan: Path | None = None, **options: Any) -> Iterator[Any]:
-    """A `vllm.LLM` in float32, eager, for as long as the block lasts. `blocks` and `cache_bytes` size its KV cache."""
+    """A `vllm.LLM` in float32, eager unless told otherwise, for as long as the block lasts. `blocks` and `cache_bytes` size its KV cache."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule `cache_bytes`
     from vllm import LLM
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-    given = {"max_model_len": 2048, "max_num_batched_tokens": 2048, "max_num_seqs": 16, **options}
+    given = {
+        "max_model_len": 2048,
+        "max_num_batched_tokens": 2048,
+        "max_num_seqs": 16,
+        "enforce_eager": True,
+        **options,
+    }
     given["kv_cache_memory_bytes"] = given.pop("cache_bytes", 2**28)
     if "blocks" in given:
         given["num_gpu_blocks_override"] = given.pop("blocks")
     more = {} if plan is None else {"headprobe_plan": str(plan)}
-    llm = LLM(str(model), dtype="float32", enforce_eager=True, additional_config=more, seed=0, **given)
+    llm = LLM(str(model), dtype="float32", additional_config=more, seed=0, **given)
     try:
         yield llm
     finally:

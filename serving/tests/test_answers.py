@@ -126,3 +126,34 @@ def test_answers_behind_a_shared_prefix_are_those_without_prefix_caching(prefill
     assert [one.answers[0] for one in seen] == expected
     # Hits end where blocks of both caches do: 576 is the last multiple of 96 in 600. Dense reading leaves none.
     assert [one.cached_tokens for one in seen] == [[576 if prefill == "streaming" else 0]] * 3
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
+def test_random_models_of_the_other_families_answer_as_duo(family: str, tmp_path: Path) -> None:
+    folder = random_model(family, tmp_path)
+    path = write_plan(
+        tmp_path, full_heads=[[1], [], [0, 1]], model={"num_hidden_layers": 3, "num_key_value_heads": 2},
+        block_size={"full": 64, "streaming": 32},
+    )  # fmt: skip
+    prompts = random_prompts((200, 450), seed=8)
+    with engine(folder, path, tokenizer=str(DEMO)) as llm:
+        seen = run(llm, prompts, 30)
+    assert seen.answers == duo_answers(load(folder), prompts, read_plan(path), 30)
+
+
+def random_model(family: str, folder: Path) -> Path:
+    """A model of 3 layers, 8 query and 2 KV heads whose answers depend on all of its prompt."""
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=2048, hidden_size=256, intermediate_size=256, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.1, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    for name, values in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(values)
+    model.save_pretrained(folder / family)
+    return folder / family

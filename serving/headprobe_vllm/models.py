@@ -17,6 +17,7 @@ from headprobe_vllm.refusals import check
 
 PLAN_VARIABLE = "HEADPROBE_PLAN"
 PLAN_KEY = "headprobe_plan"
+DIGEST_KEY = "headprobe_plan_sha256"
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -29,6 +30,7 @@ class _Planned:
         plan = None if path is None else read_plan(path)
         if plan is not None:
             check(plan, vllm_config)
+            _name_in_hash(plan, vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
         if plan is not None:
             _apply(self, plan, vllm_config)
@@ -51,6 +53,13 @@ def plan_path(vllm_config: VllmConfig) -> str | None:
     more = vllm_config.additional_config
     named = more.get(PLAN_KEY) if isinstance(more, dict) else None
     return named or os.environ.get(PLAN_VARIABLE) or None
+
+
+def _name_in_hash(plan: ServePlan, vllm_config: VllmConfig) -> None:
+    """Let vLLM's cache of compiled models tell plans apart: its key holds `additional_config`, not a file's content."""
+    more = vllm_config.additional_config
+    if isinstance(more, dict):
+        more[DIGEST_KEY] = plan.digest
 
 
 def _apply(model: Any, plan: ServePlan, vllm_config: VllmConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class ServePlan:
     def streaming_heads(self, layer: int) -> tuple[int, ...]:
         """The KV heads of `layer` that keep sinks and window only, rising."""
         return tuple(head for head in range(self.num_kv_heads) if head not in self.full_heads[layer])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides what a model computes."""
+        return sha256(repr(self).encode()).hexdigest()
 
     @property
     def visible(self) -> int:

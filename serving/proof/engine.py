@@ -45,7 +45,10 @@ class Seen:
 
 @contextmanager
 def engine(model: str | Path, plan: Path | None = None, **options: Any) -> Iterator[Any]:
-    """A `vllm.LLM` in float32, eager unless told otherwise, for as long as the block lasts. `blocks` and `cache_bytes` size its KV cache."""
+    """A `vllm.LLM` in float32, eager unless told otherwise, for as long as the block lasts.
+
+    `blocks` and `cache_bytes` size its KV cache; all other options are vLLM's.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule `cache_bytes`

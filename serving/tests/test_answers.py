@@ -157,3 +157,12 @@ def random_model(family: str, folder: Path) -> Path:
             torch.nn.init.normal_(values)
     model.save_pretrained(folder / family)
     return folder / family
+
+
+def test_compiled_models_of_two_plans_at_one_path_are_told_apart(demo: Any, tmp_path: Path) -> None:
+    prompts = random_prompts((300, 700), seed=9)
+    for full_heads in ([[], [], [], [2], [1, 3], [0, 1, 2]], [[0], [1], [2], [3], [], [0, 1]]):
+        path = write_plan(tmp_path, full_heads=full_heads)
+        with engine(DEMO, path, enforce_eager=False) as llm:
+            seen = run(llm, prompts, 20)
+        assert seen.answers == duo_answers(demo, prompts, read_plan(path), 20)

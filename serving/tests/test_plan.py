@@ -56,6 +56,12 @@ def test_faulty_plan_is_refused_with_value_and_limit(changed: dict[str, Any], me
         parse_plan(plan_json(**changed))
 
 
+def test_digest_tells_plans_apart() -> None:
+    same, other = parse_plan(plan_json()), parse_plan(plan_json(full_heads=[[0, 1], []]))
+    assert parse_plan(plan_json()).digest == same.digest
+    assert other.digest != same.digest
+
+
 def test_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot be read: No such file"):
         read_plan(tmp_path / "none.json")

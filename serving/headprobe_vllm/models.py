@@ -30,7 +30,7 @@ class _Planned:
         plan = None if path is None else read_plan(path)
         if plan is not None:
             check(plan, vllm_config)
-            _name_in_hash(plan, vllm_config)
+            name_in_hash(plan, vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix, **kwargs)  # type: ignore[call-arg]
         if plan is not None:
             _apply(self, plan, vllm_config)
@@ -55,8 +55,8 @@ def plan_path(vllm_config: VllmConfig) -> str | None:
     return named or os.environ.get(PLAN_VARIABLE) or None
 
 
-def _name_in_hash(plan: ServePlan, vllm_config: VllmConfig) -> None:
-    """Let vLLM's cache of compiled models tell plans apart: its key holds `additional_config`, not a file's content."""
+def name_in_hash(plan: ServePlan, vllm_config: VllmConfig) -> None:
+    """Give each plan a place of its own in vLLM's cache of compiled models, whose key holds `additional_config`, not a file's content."""
     more = vllm_config.additional_config
     if isinstance(more, dict):
         more[DIGEST_KEY] = plan.digest

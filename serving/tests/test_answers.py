@@ -159,7 +159,7 @@ def random_model(family: str, folder: Path) -> Path:
     return folder / family
 
 
-def test_compiled_models_of_two_plans_at_one_path_are_told_apart(demo: Any, tmp_path: Path) -> None:
+def test_compiled_models_answer_as_duo_also_when_the_plan_at_a_path_changes(demo: Any, tmp_path: Path) -> None:
     prompts = random_prompts((300, 700), seed=9)
     for full_heads in ([[], [], [], [2], [1, 3], [0, 1, 2]], [[0], [1], [2], [3], [], [0, 1]]):
         path = write_plan(tmp_path, full_heads=full_heads)

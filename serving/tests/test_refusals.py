@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 
-from headprobe_vllm.models import plan_path
+from headprobe_vllm.models import name_in_hash, plan_path
 from headprobe_vllm.plan import PlanError, ServePlan
 from headprobe_vllm.refusals import check
 
@@ -63,3 +63,9 @@ def test_plan_is_named_by_additional_config_before_the_environment(monkeypatch: 
     monkeypatch.setenv("HEADPROBE_PLAN", "environment.json")
     assert plan_path(config()) == "environment.json"
     assert plan_path(config(additional_config={"headprobe_plan": "named.json"})) == "named.json"
+
+
+def test_configuration_that_vllm_hashes_holds_the_plans_digest() -> None:
+    given = config(additional_config={"headprobe_plan": "plan.json"})
+    name_in_hash(PLAN, given)
+    assert given.additional_config == {"headprobe_plan": "plan.json", "headprobe_plan_sha256": PLAN.digest}

@@ -56,7 +56,10 @@ def plan_path(vllm_config: VllmConfig) -> str | None:
 
 
 def name_in_hash(plan: ServePlan, vllm_config: VllmConfig) -> None:
-    """Give each plan a place of its own in vLLM's cache of compiled models, whose key holds `additional_config`, not a file's content."""
+    """Give each plan a place of its own in vLLM's cache of compiled models.
+
+    Its key holds `additional_config`, not what stands in a file.
+    """
     more = vllm_config.additional_config
     if isinstance(more, dict):
         more[DIGEST_KEY] = plan.digest

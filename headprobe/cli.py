@@ -96,6 +96,10 @@ COMMANDS: Table = {
         "headprobe.commands.norms:norms_command",
         "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",
     ),
+    "serve-plan": Command(
+        "headprobe.commands.serve_plan:serve_plan_command",
+        "Plan two KV caches for vLLM: no model is loaded. The plug-in in serving/ carries the plan out.",
+    ),
     "models": Command(
         "headprobe.commands.models:models_command",
         "List the models that have a short name, and where they lie on this machine.",

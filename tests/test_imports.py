@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "headprobe"
 FLOORS = {
-    "errors": 0, "registry": 1, "geometry": 1, "spans": 1, "attention": 2, "probes": 2, "scores": 2, "models": 2, "profiling": 3,
-    "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
+    "errors": 0, "registry": 1, "geometry": 1, "spans": 1, "attention": 2, "probes": 2, "scores": 2, "models": 2,
+    "profiling": 3, "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 STRANGERS = {"attention", "probes", "scores", "models"}
 HEAVY = {"torch", "transformers", "matplotlib", "numpy", "scipy", "tokenizers", "huggingface_hub", "safetensors"}
@@ -100,7 +100,7 @@ def test_only_pictures_import_matplotlib() -> None:
 def test_probes_and_scores_do_without_torch() -> None:
     users = {module for module, source in our_modules().items() if _outside(source) & {"torch", "transformers"}}
     rooms = {module for module in users if room(module) in {"probes", "scores"}}
-    assert rooms == {"headprobe.scores.foreign.kvzip"}  # whose files are torch's own
+    assert rooms == {"headprobe.scores.formats.kvzip"}  # whose files are torch's own
 
 
 def _outside(source: str) -> set[str]:

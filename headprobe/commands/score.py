@@ -24,6 +24,7 @@ from headprobe.commands.reading import one_length
 from headprobe.commands.recorded_command import recorded_command
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
+from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 
 if TYPE_CHECKING:
     from headprobe.profiling.run import Prepared
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help="r2, retrieval, enhanced, contrast, value; several with commas.")] = "r2",
+    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several with commas.")] = DEFAULT_METHOD,
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,
@@ -68,7 +69,6 @@ def score_command(
     from headprobe.models.loading import load_model
     from headprobe.probes.plan import parse_lengths
     from headprobe.profiling import run as scoring
-    from headprobe.profiling.estimators import estimators
     from headprobe.profiling.outputs import check_outputs, output_paths
     from headprobe.scores.atomic_file import check_place
     from headprobe.scores.same_place import refuse_one_place

@@ -14,6 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.policies import parameters
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
 from headprobe.pictures.budgets import budgets_figure
 from headprobe.pictures.caption import tick_step
@@ -66,8 +67,8 @@ def told_policy(table: BudgetTable) -> str:
     options += [f"sinks {policy.sinks}"] if policy.sinks else []
     options += [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name in ("beta", "alpha", "compat")
-        if (value := getattr(policy.allocator, name, None)) is not None
+        for name in parameters(policy.allocator)
+        if (value := getattr(policy.allocator, name)) is not None
     ]
     return policy.name + (f" ({', '.join(options)})" if options else "")
 

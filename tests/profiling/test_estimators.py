@@ -7,7 +7,8 @@ import torch
 
 from headprobe.errors import OptionError
 from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
-from headprobe.profiling.estimators import ESTIMATORS, Target, estimators, method_block
+from headprobe.profiling.estimators import ESTIMATORS, estimators
+from headprobe.profiling.estimators.estimator import Target, method_block
 from headprobe.spans import Span
 
 TARGET = Target(input_ids=(10, 11, 12, 13, 14, 15), answer_span=Span(1, 3), distractor_span=Span(4, 6))

@@ -9,6 +9,7 @@ import typer
 
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
+    PAIRS,
     AttentionOption,
     BetaOption,
     ChatTemplateOption,
@@ -28,6 +29,7 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.prompts_output import tell_prompts
+from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 def needles_command(
     model: ModelOption = "demo",
     policies: Annotated[
-        str, typer.Option(help="Named policies or SELECTOR+ALLOCATOR, with commas; all for every named one.")
+        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
     ] = "full,snapkv,ada-snapkv,headkv-r2",
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
     lengths: Annotated[

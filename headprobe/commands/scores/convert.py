@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headprobe.commands.output import one_line, write_json
 from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
+from headprobe.scores.formats import FORMATS, names_to_write
 
 if TYPE_CHECKING:
     from headprobe.commands.scores.stated_model import StatedModel
@@ -25,7 +26,7 @@ def convert_command(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="The new file; with --to duo a folder.", show_default=False)
     ],
-    to: Annotated[str, typer.Option("--to", help="headprobe, headkv or duo.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help=f"One of {', '.join(names_to_write())}.", show_default=False)],
     model: Annotated[
         str | None,
         typer.Option("--model", help="Whose scores these are: an alias, a hub id of the catalog or a folder."),
@@ -57,7 +58,8 @@ def convert_command(
     scores = read_any(source)
     stated = stated_model(scores, model)
     geometry = _geometry(scores, stated, num_kv_heads, head_dim)
-    config = _config(scores, sink_size, recent_size)
+    sizes = {"sink_size": sink_size, "recent_size": recent_size}
+    config = {name: size for name, size in sizes.items() if size is not None}
     knows_width = stated is not None or head_dim is not None
     made = convert(scores, to, Target(stated.name if stated else None, geometry, method, reduce, config, knows_width))
     files = _places(output, made.files)
@@ -77,10 +79,8 @@ def convert_command(
 
 
 def _read(source: Path, scores: AnyScores) -> dict[str, Path]:
-    """What is read, none of which may be written over: Duo has two files."""
-    from headprobe.scores.foreign.duo import CONFIG_NAME
-
-    beside = {f"IN's {CONFIG_NAME}": scores.path.parent / CONFIG_NAME} if scores.format == "duo" else {}
+    """What is read, none of which may be written over: some formats have several files."""
+    beside = {f"IN's {path.name}": path for path in FORMATS[scores.format].beside(scores.path)}
     return {"IN": source, "IN's table": scores.path} | beside
 
 
@@ -118,20 +118,11 @@ def _check_divides(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         raise OptionError(f"--head-dim is {head_dim}, need at least 1")
 
 
-def _config(scores: AnyScores, sink_size: int | None, recent_size: int | None) -> Mapping[str, Any]:
-    """Duo's own config where the source has one, with the sizes that were asked for."""
-    from headprobe.scores.foreign.duo import duo_config
-
-    given = {"sink_size": sink_size, "recent_size": recent_size}
-    known = duo_config(scores.path)[0] if scores.format == "duo" else {}
-    return known | {name: size for name, size in given.items() if size is not None}
-
-
 def _places(output: Path, files: Mapping[str, bytes]) -> dict[Path, bytes]:
     """Where each file goes: one without a name to `output` itself, a table with its config into that folder."""
     if "" in files:
         return {output: files[""]}
-    if output.suffix == ".tsv":
-        table, *others = files
+    table, *others = files
+    if output.suffix == Path(table).suffix != "":
         return {output: files[table]} | {output.parent / name: files[name] for name in others}
     return {output / name: data for name, data in files.items()}

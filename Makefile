@@ -24,7 +24,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
-	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png
+	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png --overwrite
 	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel

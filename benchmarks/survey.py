@@ -48,14 +48,15 @@ class Row:
 
 def survey(only: Collection[str] = ()) -> Iterator[Row]:
     """The rows of all families, or of those whose model types are given; a row for each kind of layers of a family."""
-    for kind, config_class, model_class in families():
-        if only and kind not in only:
-            continue
+    for kind, config_class, model_class in families(only):
         if kind in SKIPPED:
             yield Row(kind, model_class.__name__, *[f"skipped: {SKIPPED[kind]}"] * len(CHECKS))
             continue
         for name, config in tiny_configs(kind, config_class):
-            yield survey_family(name, config, model_class)
+            with warnings.catch_warnings():  # of deprecations inside transformers
+                warnings.simplefilter("ignore")
+                row = survey_family(name, config, model_class)
+            yield row
 
 
 def survey_family(kind: str, config: Any, model_class: type) -> Row:
@@ -74,20 +75,21 @@ def survey_family(kind: str, config: Any, model_class: type) -> Row:
 
 
 def table(rows: Sequence[Row], version: str) -> str:
-    """The results as a Markdown table; reasons for a refusal stand below it, numbered."""
+    """The results as a Markdown table; reasons for a refusal stand below it, numbered, without the class's name."""
     reasons: list[str] = []
 
-    def cell(text: str) -> str:
-        if text == "ok" or not text.startswith("refused"):
-            return text
-        reason = text.removeprefix("refused: ")
+    def cell(row: Row, use: str) -> str:
+        verdict, _, reason = getattr(row, use).partition(": ")
+        if verdict not in ("refused", "skipped"):
+            return getattr(row, use)
+        reason = reason.replace(row.model_class, "the model")
         if reason not in reasons:
             reasons.append(reason)
-        return f"refused ({reasons.index(reason) + 1})"
+        return f"{verdict} ({reasons.index(reason) + 1})"
 
     lines = [f"transformers {version}:", "", "| model type | class | " + " | ".join(CHECKS) + " |", "|---" * 6 + "|"]
     for row in rows:
-        cells = [f"`{row.model_type}`", row.model_class, *(cell(getattr(row, use)) for use in CHECKS)]
+        cells = [f"`{row.model_type}`", row.model_class, *(cell(row, use) for use in CHECKS)]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)), ""]
     return "\n".join(lines)
@@ -118,5 +120,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     sys.exit(main())

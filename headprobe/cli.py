@@ -27,7 +27,7 @@ from headprobe.commands.output import one_line
 from headprobe.commands.report import report_command
 from headprobe.commands.score import score_command
 from headprobe.commands.scores import scores_app
-from headprobe.commands.streams import fill_closed, let_go, refuse_closed_output, write_error, write_out
+from headprobe.commands.streams import fill_closed, let_go, named_output, refuse_closed_output, write_error
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         let_go(sys.stdout)
         return BROKEN_PIPE
     except OSError as error:
-        return _complain(f"error: {_told(error)}", FileAccessError.exit_code)
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _complain(f"error: {where}{error.strerror or error}", FileAccessError.exit_code)
     except Exception as error:
         hint = f"set {DEBUG_VARIABLE}=1 for the traceback"
         return _complain(f"internal error: {type(error).__name__}: {error}", INTERNAL_ERROR, f" ({hint})")
@@ -109,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ending(arguments: list[str]) -> int:
     """The exit code of the command, when all that it printed is written. Typer makes codes of some exceptions."""
-    try:
-        ending = app(args=arguments, prog_name="headprobe", standalone_mode=False)
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):
-            raise error.__context__ from None
-        ending = _exit_code(error)
-    write_out()
+    with named_output():
+        try:
+            ending = app(args=arguments, prog_name="headprobe", standalone_mode=False)
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):
+                raise error.__context__ from None
+            ending = _exit_code(error)
     if ending == INTERRUPTED:
         raise KeyboardInterrupt
     return ending if isinstance(ending, int) else 0
@@ -125,17 +126,6 @@ def _exit_code(ending: SystemExit) -> int:
     if isinstance(ending.code, int):
         return ending.code
     return 0 if ending.code is None else 1
-
-
-def _told(error: OSError) -> str:
-    """What the system refused, and of which file; standard output, which it does not name, still fails when asked."""
-    if error.filename is None:
-        try:
-            write_out()
-        except HeadprobeError as found:
-            return str(found)
-    where = "" if error.filename is None else f"{error.filename}: "
-    return f"{where}{error.strerror or error}"
 
 
 def _complain(message: str, code: int, hint: str = "") -> int:

@@ -71,7 +71,7 @@ class ModelGeometry:
             raise ModelError(f"{difference}; headprobe needs the same heads in all layers")
         heads, layers = config_number(config, "num_attention_heads"), config_number(config, "num_hidden_layers")
         if heads is None or layers is None:
-            raise ModelError(f"{type(config).__name__} has no num_hidden_layers and num_attention_heads")
+            raise ModelError("config.json has no num_hidden_layers and num_attention_heads")
         width = config_number(config, "qk_head_dim") or config_number(config, "head_dim")
         if width is None:
             hidden = config_number(config, "hidden_size", largest=LARGEST**2)

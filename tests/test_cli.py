@@ -140,3 +140,27 @@ def test_an_unknown_model_is_an_error_without_traceback() -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("headprobe: error: model './nowhere': no such alias and no such folder; point at")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["headprobe.cli.app", "headprobe.commands.models.model_record"])
+def test_an_interrupt_is_said_in_one_line(place: str, monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    monkeypatch.setattr(place, failing_with(KeyboardInterrupt()))
+    assert cli("models") == CliResult(130, "", "headprobe: interrupted\n")
+
+
+@pytest.mark.parametrize("make", [errors.FileFormatError, errors.OptionError, ValueError, OSError])
+def test_a_long_error_is_cut_in_the_middle(make: type[Exception], monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    monkeypatch.setattr("headprobe.cli.app", failing_with(make("begin" + "x" * 100_000 + "end")))
+    line = cli().err.removesuffix(" (set HEADPROBE_DEBUG=1 for the traceback)\n").rstrip("\n")
+    assert len(line) == len("headprobe: ") + 500
+    assert "begin" in line
+    assert line.endswith("end")
+    assert " ... " in line
+
+
+def test_an_error_steers_no_terminal(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    error = errors.FileFormatError("the key '\x1b[31mred\x07\u202e\udcff' is odd", "a\x1b]0;b.json", 3)
+    monkeypatch.setattr("headprobe.cli.app", failing_with(error))
+    assert cli().err == (
+        "headprobe: error: a\\x1b]0;b.json:3: the key '\\x1b[31mred\\x07\\u202e\\udcff' is odd\n"
+    )  # fmt: skip

@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "headprobe"
 FLOORS = {
     "errors": 0, "registry": 1, "geometry": 1, "spans": 1, "attention": 2, "probes": 2, "scores": 2, "models": 2,
-    "profiling": 3, "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
+    "profiling": 3,
+    "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 STRANGERS = {"attention", "probes", "scores", "models"}
 HEAVY = {"torch", "transformers", "matplotlib", "numpy", "scipy", "tokenizers", "huggingface_hub", "safetensors"}

@@ -11,9 +11,8 @@ from typer.core import TyperGroup
 
 from headprobe.errors import OptionError
 
-LARGEST = (
-    2**53
-)  # every whole number up to here is exact in JSON and in a float, and fits into 64 bits with room to spare
+MOST = 2**40  # of anything that is counted: times layers and heads it still fits into 64 bits
+LARGEST_SEED = 2**53  # whole numbers up to here are exact in JSON and in a float
 
 
 class CheckedGroup(TyperGroup):
@@ -41,17 +40,18 @@ def refuse_undecodable(arguments: Sequence[str]) -> None:
 def check_number(name: str, value: object) -> None:
     """Raise `OptionError`, quoting the limits, for a number beyond them or one that is not finite.
 
-    >>> check_number("--seed", 2**64)
+    >>> check_number("--limit", 2**64)
     Traceback (most recent call last):
-    headprobe.errors.OptionError: --seed is 18446744073709551616, need -9007199254740992 to 9007199254740992
+    headprobe.errors.OptionError: --limit is 18446744073709551616, need -1099511627776 to 1099511627776
     """
+    limit = LARGEST_SEED if name == "--seed" else MOST
     if isinstance(value, list | tuple):
         for each in value:
             check_number(name, each)
     elif isinstance(value, float) and not isfinite(value):
         raise OptionError(f"{name} is {value}, need a finite number")
-    elif isinstance(value, int) and abs(value) > LARGEST:
-        raise OptionError(f"{name} is {_shown(value)}, need {-LARGEST} to {LARGEST}")
+    elif isinstance(value, int) and abs(value) > limit:
+        raise OptionError(f"{name} is {_shown(value)}, need {-limit} to {limit}")
 
 
 def _shown(value: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from headprobe.errors import FileAccessError
 
@@ -33,17 +35,56 @@ def refuse_closed_output() -> None:
         raise FileAccessError("standard output is closed: send it to /dev/null to throw it away")
 
 
-def write_out() -> None:
-    """Write what standard output still holds. Raises `FileAccessError` with the reason, and `BrokenPipeError`."""
-    if sys.stdout is None:
-        return
+class OutputRefusedError(FileAccessError):
+    """Standard output cannot be written: there is no room, or it is open for reading only."""
+
+
+class NamedOutput:
+    """Standard output, whose errors say so: the system names no file when there is no room left for what is printed."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As the stream's own; what its encoding lacks is written as an escape."""
+        with self._named():
+            try:
+                return int(self._stream.write(text))
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                return int(self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+
+    def flush(self) -> None:
+        """As the stream's own."""
+        with self._named():
+            self._stream.flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputRefusedError(f"cannot write to standard output: {error.strerror or error}") from None
+
+
+@contextmanager
+def named_output() -> Iterator[None]:
+    """`NamedOutput` in the place of `sys.stdout`, with all written at the end. Raises `OutputRefusedError`."""
+    before = sys.stdout
+    sys.stdout = cast("TextIO", NamedOutput(before))
     try:
+        yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OutputRefusedError:
+        let_go(before)
         raise
-    except OSError as error:
-        let_go(sys.stdout)
-        raise FileAccessError(f"cannot write to standard output: {error.strerror or error}") from None
+    finally:
+        sys.stdout = before
 
 
 def let_go(stream: Any) -> None:

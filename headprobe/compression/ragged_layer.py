@@ -57,6 +57,9 @@ class RaggedLayer(Refusals, CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         if self.store is None:
+            if key_states.shape[1] != self.plan.num_kv_heads:
+                stated = self.plan.num_kv_heads
+                raise ModelError(f"a layer has {key_states.shape[1]} KV heads, by config.json it has {stated}")
             if self._reader is None:
                 self._reader = PromptReader(self.plan, self.layer, key_states.shape[2])
             return self._reader.extend(key_states, value_states)

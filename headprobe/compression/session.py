@@ -151,6 +151,11 @@ def make_plan(
         raise ModelError(f"{type(model).__name__} has chunked-attention layers, which a compressed cache does not know")
     if not layers:
         raise ModelError(f"{type(model).__name__} has no full-attention layer: there is nothing to compress")
+    if shared := getattr(config, "num_kv_shared_layers", None):
+        raise ModelError(
+            f"the last {shared} layers of {type(model).__name__} use the keys and values of earlier ones: "
+            "its cache can't be compressed"
+        )
     chosen = policy if isinstance(policy, Policy) else make_policy(policy)
     table = None
     if scores is not None and chosen.needs_scores:

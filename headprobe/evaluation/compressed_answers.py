@@ -10,6 +10,7 @@ from headprobe.compression.generation import Generation, generate
 from headprobe.compression.policies import Policy
 from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import compress
+from headprobe.errors import NonFiniteError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.evaluation.questions import Question
 from headprobe.models.loading import LoadedModel
@@ -65,7 +66,10 @@ def compressed_answers(
         raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
     answers = []
     for policy in policies:
-        answer = _answer(loaded, question, policy, options)
+        try:
+            answer = _answer(loaded, question, policy, options)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{policy.name}: {error}") from error
         answers.append(answer)
         if on_answer:
             on_answer(answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import ModelError
+from headprobe.errors import ModelError, shown
 from headprobe.geometry import ModelGeometry
 from headprobe.models.json_files import read_object
 from headprobe.models.quiet import quiet_transformers
@@ -68,7 +68,10 @@ def _is_encoder(config: Any) -> bool:
         bare = MODEL_MAPPING_NAMES.get(getattr(config, "model_type", ""), "")
         if type(config) in MODEL_FOR_MASKED_LM_MAPPING or (isinstance(bare, str) and bare.endswith("Encoder")):
             return True
-    text = _text_config(config)
+    try:
+        text = _text_config(config)
+    except ModelError:  # said by `read_geometry`
+        return False
     both_ways = getattr(text, "use_bidirectional_attention", None) in (True, "all")
     return both_ways or getattr(text, "is_causal", None) is False
 
@@ -76,9 +79,12 @@ def _is_encoder(config: Any) -> bool:
 def _text_config(config: Any) -> Any:
     """The part of a config that describes the language model."""
     try:
-        return config.get_text_config(decoder=True)
+        text = config.get_text_config(decoder=True)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ModelError(f"the config has no language model that could be found: {one_line(error)}") from error
+        raise ModelError(f"config.json holds no language model that could be found: {one_line(error)}") from error
+    if text is None or isinstance(text, str | int | float | list | dict):
+        raise ModelError(f"the language model's part of config.json is {shown(text)}, need an object")
+    return text
 
 
 def read_geometry(config: Any, folder: Path) -> ModelGeometry:

@@ -140,7 +140,7 @@ def _environment() -> Any:
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             _limit(_size_of(operator, left, right))
-            return super().call_binop(context, operator, left, right)
+            return _within(super().call_binop(context, operator, left, right))
 
         def call(__self, __context: Any, __callee: Any, *given: Any, **named: Any) -> Any:  # noqa: N805
             owner = getattr(__callee, "__self__", None)

@@ -73,7 +73,7 @@ def _prose_lines(text: str) -> Iterator[str]:
     for line in text.split("\n"):
         begin, place = place, place + len(line) + 1
         if not line:
-            yield ""
+            yield from () if commenting else ("",)
         elif fence:
             fence = "" if _closes(line, fence) else fence
         elif not commenting and (opening := _opens(line)):
@@ -99,7 +99,8 @@ def _closes(line: str, fence: str) -> bool:
 
 def _without_comments(line: str, commenting: bool, last_end: int) -> tuple[str, bool]:
     """The line without comments, and whether one goes on behind it; a comment that nothing ends is text."""
-    kept, place = [], 0
+    kept: list[str] = []
+    place = 0
     while True:
         found = line.find("-->" if commenting else "<!--", place)
         if commenting:
@@ -117,7 +118,7 @@ def _without_comments(line: str, commenting: bool, last_end: int) -> tuple[str, 
 
 
 class _Inline:
-    """One pass over a paragraph: `parts` is what is kept, where an open mark is a part of its own, dropped once closed."""
+    """One pass over a paragraph: `parts` is what is kept; an open mark is a part of its own, emptied once closed."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -108,6 +108,7 @@ _FOLLOWING_VOWELS = frozenset(
 )  # Thai and Lao, written as letters
 _LEADING_VOWELS = frozenset("\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4")
 _VIRAMA = 9  # canonical combining class: what joins a consonant to the next
+_ASAT = "\u103a"  # of that class too, but ends a syllable of Burmese
 
 
 def may_cut(text: str, place: int) -> bool:
@@ -119,7 +120,8 @@ def may_cut(text: str, place: int) -> bool:
     if not 0 < place < len(text):
         return True
     before, after = text[place - 1], text[place]
-    if is_mark(after) or _invisible.match(after) or before in _JOINERS or unicodedata.combining(before) == _VIRAMA:
+    joins = unicodedata.combining(before) == _VIRAMA and before != _ASAT and after.isalpha()
+    if is_mark(after) or _invisible.match(after) or before in _JOINERS or joins:
         return False
     if after in _FOLLOWING_VOWELS or before in _LEADING_VOWELS or "\u1160" <= after <= "\u11ff":
         return False

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import CliResult
+from tests.tiny_models import build_tiny_model
 
 RunCli = Callable[..., CliResult]
 SHORT = ("--length", 300, "--max-new-tokens", 24)
@@ -111,3 +113,43 @@ def test_scores_of_another_model_are_refused(cli: RunCli, tmp_path: Path) -> Non
     done = cli("compress", "--budget", 64, "--scores", other, *SHORT)
     assert done.code == 2
     assert "the scores are for 2 layers of 4 query heads, the model has 6 of 8 query and 4 KV heads" in done.err
+
+
+@pytest.mark.parametrize("command", ["compress", "norms"])
+def test_a_model_whose_chat_template_fails_is_used_without_it(cli: RunCli, tmp_path: Path, command: str) -> None:
+
+    folder = build_tiny_model("llama", tmp_path, chat_template="{{ raise_exception('a system message comes first') }}")
+    given = [command, "--model", folder, "--length", 500, "--json"]
+    given += ["--policy", "full", "--max-new-tokens", 2] if command == "compress" else ["-o", "n.png"]
+    refused = cli(*given)
+    assert refused.code == 4
+    assert refused.err.endswith("(a system message comes first); use --no-chat-template\n")
+    done = cli(*given, "--no-chat-template")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["prompt"].startswith("needle ")
+
+
+def test_chat_and_no_chat_template_contradict_each_other(cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("Hello there.")
+    done = cli("compress", "--prompt", "p.txt", "--chat", "--no-chat-template")
+    assert done.code == 2
+    assert "--chat and --no-chat-template contradict each other" in done.err
+
+
+@pytest.mark.parametrize(
+    "options", [("--policy", "snapkv"), ("--policy", "full", "--compare", "snapkv"), ("--temperature", "1")]
+)
+def test_nan_ends_with_code_7_and_names_policy_and_weight(cli, tmp_path: Path, options: tuple[str, ...]) -> None:
+    folder = build_tiny_model("llama", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.self_attn.v_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (tmp_path / "text").write_text("The red lamp stood beside the boat. " * 20)
+    policy = options[1] if options[0] == "--policy" else "snapkv"
+    given = options if "--policy" in options else ("--policy", "snapkv", *options)
+    result = cli("compress", "--model", folder, "--prompt", tmp_path / "text", "--budget", 16, *given)
+    assert (result.code, result.out) == (7, "")
+    assert result.err.splitlines()[-1] == (
+        f"headprobe: error: {policy}: NaN or infinity in the logits of new token 1: the weights themselves hold NaN "
+        "(model.layers.1.self_attn.v_proj.weight), the model's files are broken"
+    )

@@ -13,6 +13,7 @@ import headprobe
 from headprobe import __version__
 from headprobe.commands import doctor
 from headprobe.compression.kernels import measured
+from headprobe.compression.kernels.sources import FLASH2, Source
 from tests.conftest import CliResult
 
 RunCli = Callable[..., CliResult]
@@ -24,8 +25,10 @@ def diagnose(cli: RunCli) -> dict:
     return json.loads(result.out)
 
 
-def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None = None) -> None:
     about = SimpleNamespace(total_memory=80 * 2**30, name="Pretend GPU")
+    if capability is not None:
+        about.major, about.minor = capability
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
@@ -86,6 +89,40 @@ def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch,
     assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
     assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
+
+
+@pytest.mark.parametrize(
+    ("capability", "how"),
+    [
+        ((9, 0), "pip install 'headprobe[flash]'"),
+        ((8, 0), "pip install flash-attn"),
+        ((12, 0), "pip install flash-attn"),
+    ],
+)
+def test_a_card_that_flash_attention_4_does_not_serve_is_not_sent_to_it(
+    monkeypatch: pytest.MonkeyPatch, cli: RunCli, capability: tuple[int, int], how: str
+) -> None:
+    pretend_cuda(monkeypatch, capability)
+    report = diagnose(cli)
+    assert [gap["how"] for gap in report["missing"] if gap["what"] == "flash-attn"] == [how]
+    state = {kernel["name"]: kernel["reason"] for kernel in report["kernels"]}["flash4"]
+    wrong_card = f"runs on compute capability 9.x to 11.x, not {capability[0]}.{capability[1]}"
+    assert state == ("flash_attn.cute is not installed" if capability == (9, 0) else wrong_card)
+    pretend_installed(monkeypatch, flash_attn_4="4.0")
+    still_missing = "flash-attn" in [gap["what"] for gap in diagnose(cli)["missing"]]
+    assert still_missing == (capability != (9, 0))
+
+
+def test_a_kernel_that_cannot_be_imported_costs_only_its_own_line(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
+    def fault(source: Source) -> str | None:
+        return f"{source.package} cannot be imported: no libcuda" if source == FLASH2 else None
+
+    monkeypatch.setattr(Source, "fault", fault)
+    pretend_cuda(monkeypatch, (9, 0))
+    kernels = {kernel["name"]: kernel for kernel in diagnose(cli)["kernels"]}
+    assert kernels["flash2"]["reason"] == "flash_attn cannot be imported: no libcuda"
+    assert kernels["flash4"]["chosen"] is True
+    assert [kernels[name]["usable"] for name in ("torch-varlen", "triton", "torch")] == [True] * 3
 
 
 def test_when_all_is_there_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:

@@ -224,3 +224,25 @@ def test_the_app_alone_prints_its_help(cli) -> None:
     shown = cli("scores")
     assert shown.code == 0
     assert "validate" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_attention_heads": "x"}, "num_attention_heads in config.json is 'x', need a whole number"),
+        ({"num_key_value_heads": [2, 4]}, "num_key_value_heads differs from layer to layer (2, 4)"),
+        ({"global_head_dim": 512}, "head_dim (global_head_dim) differs from layer to layer (8, 512)"),
+        ({"layer_types": 3}, "layer_types in config.json is 3, need a list of names"),
+        ({"text_config": {"num_hidden_layers": 1}}, "config.json has no num_hidden_layers and num_attention_heads"),
+    ],
+)
+def test_a_models_folder_whose_config_cannot_be_read_is_an_error_of_one_line(
+    cli, keyed: Path, tmp_path: Path, config: dict, words: str
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 8}
+    (folder / "config.json").write_text(json.dumps({**sizes, **config}))
+    result = cli("scores", "show", keyed, "--model", folder)
+    assert (result.code, result.out) == (4, "")
+    assert f"error: {folder}: {words}" in result.err

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from headprobe.compression.joining import join
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import CompressionSession, compress
+from headprobe.errors import NonFiniteError
 from tests.compression.test_decoding import small_llama, tokens
 from tests.compression.test_joining import read
 from tests.compression.test_session import options
@@ -64,6 +66,73 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> type[Replayed]:
 def session(llama: Any, name: str = "snapkv", slack: int = 64) -> Iterator[CompressionSession]:
     with compress(llama, **options(llama, name), slack=slack) as opened:
         yield opened
+
+
+@pytest.fixture
+def breaks_after(llama: Any) -> Iterator[Callable[..., None]]:
+    """Let a sequence's logits hold a number that is not finite from the so-many-th pass of one token on."""
+    hooks = []
+
+    def install(passes: int, value: float = float("nan"), row: int = 0) -> None:
+        counted = count(1)
+
+        def spoil(module: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+            if kwargs["input_ids"].shape[1] == 1 and next(counted) >= passes:
+                out.logits[row, :, 7] = value
+
+        hooks.append(llama.register_forward_hook(spoil, with_kwargs=True))
+
+    yield install
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o"])
+@pytest.mark.parametrize(("step", "value"), [(1, torch.nan), (4, torch.nan), (10, torch.inf)])
+def test_nan_while_decoding_names_the_token(llama: Any, breaks_after: Any, name: str, step: int, value: float) -> None:
+    ids = tokens(40)
+    with session(llama, name) as opened:
+        logits = run_step(llama, opened.new_cache(), ids)
+        breaks_after(step, value)
+        match = rf"^NaN or infinity in the logits of new token {step + 1}: it is computed in float32 already"
+        with pytest.raises(NonFiniteError, match=match):
+            Decoder(llama, opened.cache).run(logits, 16)
+
+
+def test_nan_is_noticed_in_captured_steps_and_names_the_sequence(llama: Any, captures: Any, breaks_after: Any) -> None:
+    with session(llama) as opened:
+        caches = [read(opened, tokens(n, seed=n)) for n in (30, 41)]
+        cache, logits = join([cache for cache, _ in caches]), torch.cat([logits for _, logits in caches])
+        breaks_after(12, row=1)
+        with pytest.raises(NonFiniteError, match="in the logits of new token 13 of sequence 1"):
+            Decoder(llama, cache).run(logits, 32)
+        assert captures.made
+
+
+def test_logits_that_are_nan_from_the_start_are_the_first_tokens(llama: Any) -> None:
+    with session(llama) as opened:
+        logits = run_step(llama, opened.new_cache(), tokens(40))
+        for value in (torch.nan, torch.inf):
+            broken = logits.clone()
+            broken[0, 3] = value
+            with pytest.raises(NonFiniteError, match="in the logits of new token 1"):
+                Decoder(llama, opened.cache).run(broken, 4)
+
+
+def test_masked_entries_are_no_fault_and_what_comes_behind_the_end_does_not_count(
+    llama: Any, captures: Any, breaks_after: Any
+) -> None:
+    ids = tokens(40)
+    with session(llama) as opened:
+        logits = run_step(llama, opened.new_cache(), ids)
+        wanted = Decoder(llama, opened.cache).run(logits, 6)[0].tolist()
+    with session(llama) as opened:
+        logits = run_step(llama, opened.new_cache(), ids)
+        logits[0, [t for t in range(logits.shape[1]) if t not in wanted]] = -torch.inf
+        breaks_after(len(set(wanted)) + 1)
+        ends = {wanted[2]}
+        first = wanted.index(wanted[2]) + 1
+        assert Decoder(llama, opened.cache).run(logits, 32, ends)[0].tolist() == wanted[:first]
 
 
 def check_agrees(cache: RaggedCache) -> None:

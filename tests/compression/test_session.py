@@ -10,7 +10,7 @@ from transformers import DynamicCache, TextStreamer
 
 from headprobe.compression.policies import POLICIES, make_policy
 from headprobe.compression.session import compress
-from headprobe.errors import ModelError, OptionError
+from headprobe.errors import ModelError, NonFiniteError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.releases import with_cache
 from tests.compression.scores import random_scores
@@ -34,6 +34,32 @@ def test_without_eviction_generate_gives_the_models_own_tokens(llama: Any) -> No
     own = llama.generate(prompt, max_new_tokens=12, do_sample=False)
     with compress(llama, **options(llama, "headkv-r2", budget=64)) as session:
         assert torch.equal(session.generate(prompt, max_new_tokens=12, do_sample=False), own)
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+def test_generate_refuses_numbers_that_are_not_finite(sampling: bool) -> None:
+    model = small_llama(4, 2)
+    with torch.no_grad():
+        model.model.layers[-1].self_attn.v_proj.weight[0, 0] = torch.nan
+    match = r"NaN or infinity in the logits: .*self_attn.v_proj.weight"
+    with compress(model, **options(model, "snapkv")) as session, pytest.raises(NonFiniteError, match=match):
+        session.generate(tokens(50), max_new_tokens=4, do_sample=sampling)
+
+
+def test_a_model_with_other_kv_heads_than_its_config_says_is_refused() -> None:
+    model = small_llama(4, 2)
+    model.config.num_key_value_heads = 1
+    match = r"a layer has 2 KV heads, by config.json it has 1"
+    with compress(model, "snapkv", budget=20) as session, pytest.raises(ModelError, match=match):
+        session.generate(tokens(50), max_new_tokens=4)
+
+
+def test_layers_that_use_the_keys_of_others_are_refused() -> None:
+    model = small_llama(4, 2)
+    model.config.num_kv_shared_layers = 2
+    match = "the last 2 layers of LlamaForCausalLM use the keys and values of earlier"
+    with pytest.raises(ModelError, match=match), compress(model, "snapkv", budget=20):
+        pass
 
 
 def test_the_same_seed_samples_the_same_tokens(llama: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headprobe.errors import DeviceMemoryError, OptionError, ResumeError
-from headprobe.evaluation import needle_trial
+from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError, ResumeError
+from headprobe.evaluation import needle_grid, needle_trial
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
 from headprobe.evaluation.needle_trial import MEASURED
 from headprobe.evaluation.variants import PolicyOptions
@@ -33,6 +34,19 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def options(**changes: Any) -> GridOptions:
     return GridOptions(**{"policies": ("full", "snapkv"), "budgets": (16,), "lengths": (420,), "depths": 2} | changes)
+
+
+def test_nan_ends_a_grid_and_names_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = load_model(str(build_tiny_model("llama", tmp_path)), device="cpu")
+    broken.model.get_parameter("model.layers.1.self_attn.v_proj.weight").data[0, 0] = float("nan")
+    grid = NeedleGrid.build(broken, options())
+    first = next(grid.trials()).id
+    match = f"before trial {re.escape(first)}: NaN or infinity in the logits of new token 1: .*hold NaN"
+    with pytest.raises(NonFiniteError, match=match):
+        run(broken, tmp_path / "a.jsonl", grid)
+    monkeypatch.setattr(needle_grid, "warm_up", lambda *_: None)
+    with pytest.raises(NonFiniteError, match=f"^trial {re.escape(first)}: NaN or infinity in the logits"):
+        run(broken, tmp_path / "b.jsonl", grid)
 
 
 def run(llama: Any, path: Path, grid: NeedleGrid, **more: Any) -> list[dict[str, Any]]:

@@ -133,6 +133,15 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
         measure_value_norms(loaded, IDS)
 
 
+def test_norms_of_a_model_whose_logits_are_not_finite_are_refused(tmp_path: Path) -> None:
+    loaded = load("llama", tmp_path)
+    decoder: Any = loaded.model.model
+    decoder.layers[1].mlp.down_proj.weight.data[0, 0] = torch.nan
+    match = r"NaN or infinity in the logits behind the prompt: .*model.layers.1.mlp.down_proj"
+    with pytest.raises(NonFiniteError, match=match):
+        measure_value_norms(loaded, IDS)
+
+
 def test_attention_in_chunks_is_refused() -> None:
     model = tiny_model("gemma3")
     model.config.layer_types = ["chunked_attention", "full_attention"]

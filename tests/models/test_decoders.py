@@ -13,9 +13,15 @@ from headprobe.models.decoders import read_config, read_geometry, read_window
 from tests.tiny_models import tiny_config
 
 FOLDER = Path("folder")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n"
 T5 = {"model_type": "t5", "d_model": 8, "num_layers": 1, "num_heads": 2}
 BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 VIT = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+ROBERTA = {**BERT, "model_type": "roberta"}
+DISTILBERT = {"model_type": "distilbert", "dim": 8, "n_layers": 1, "n_heads": 2}
+BERT_GENERATION = {**BERT, "model_type": "bert-generation"}
+EMBEDDING_GEMMA = {**BERT, "model_type": "gemma3_text", "use_bidirectional_attention": True}
+NEOX = {**BERT, "model_type": "gpt_neox", "intermediate_size": 8, "vocab_size": 8}
 MAMBA = {"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1}
 
 
@@ -32,6 +38,11 @@ def write_config(content: Any) -> Path:
         (T5, "t5 is an encoder-decoder; headprobe needs a decoder-only language model"),
         ({**BERT, "model_type": "bart"}, "bart is an encoder-decoder"),
         (BERT, "bert is an encoder; headprobe needs a decoder-only language model"),
+        ({**BERT, "is_decoder": False}, "bert is an encoder"),
+        (ROBERTA, "roberta is an encoder"),
+        (DISTILBERT, "distilbert is an encoder"),
+        (BERT_GENERATION, "bert-generation is an encoder"),
+        (EMBEDDING_GEMMA, "gemma3_text is an encoder"),
         (VIT, "vit is no causal language model"),
         (MAMBA, "mamba has no standard attention interface in transformers"),
     ],
@@ -39,6 +50,43 @@ def write_config(content: Any) -> Path:
 def test_what_is_no_decoder_is_refused_by_name(config: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelError, match=f"^folder: {words}"):
         read_config(write_config(config))
+
+
+@pytest.mark.parametrize(
+    "config", [NEOX, {**NEOX, "is_decoder": False}, {**BERT, "is_decoder": True}, {**ROBERTA, "is_decoder": True}]
+)
+def test_causal_decoders_are_taken_whatever_is_decoder_says_where_nothing_reads_it(config: dict[str, Any]) -> None:
+    assert read_config(write_config(config)).model_type == config["model_type"]
+
+
+def test_a_wrong_type_is_named_with_its_key_and_value() -> None:
+    with pytest.raises(ModelError, match="config.json: .*'num_hidden_layers' expected int, got str .*'six'") as caught:
+        read_config(write_config({"model_type": "llama", "num_hidden_layers": "six"}))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is not a valid JSON file: Expecting value"),
+        (b"\xef\xbb\xbf{}", "it is not a valid JSON file: Unexpected UTF-8 BOM"),
+        (b'{"a": "\xff"}', "it is not a valid JSON file: byte 7 is not UTF-8"),
+        (b"[" * 100_000, "it is not a valid JSON file: it is nested too deeply"),
+        (b"3", "it holds no object"),
+        (POINTER, "it is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    ],
+)
+def test_what_lies_in_place_of_a_config_is_said(content: bytes, words: str) -> None:
+    write_config({})
+    (FOLDER / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=f"^folder: broken or unknown config.json: .*{words}"):
+        read_config(FOLDER)
+
+
+def test_a_folder_in_place_of_a_config_is_said() -> None:
+    (FOLDER / "config.json").mkdir(parents=True)
+    with pytest.raises(ModelError, match="^folder: broken or unknown config.json: it is a folder, need a file"):
+        read_config(FOLDER)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from headprobe.errors import DeviceMemoryError, ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models import catalog, hub, loading
 from headprobe.models.loading import geometry_of, load_model
-from tests.tiny_models import CHAT_TEMPLATE, TINY_MODELS, WINDOW, build_tiny_model, tiny_model
+from tests.tiny_models import CHAT_TEMPLATE, TINY_MODELS, VOCAB_SIZE, WINDOW, build_tiny_model, tiny_model
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER_TYPES = {
@@ -201,8 +202,78 @@ def test_weights_of_another_shape_are_a_model_error(own_llama: Path) -> None:
     weights = load_file(path)
     weights["model.norm.weight"] = torch.ones(31)
     save_file(weights, path, {"format": "pt"})
-    with pytest.raises(ModelError, match="my-model: .*weight"):
+    with pytest.raises(ModelError, match="my-model: .*weight") as caught:
         load_model(str(own_llama), device="cpu")
+    shapes = "model.norm.weight is 31 in the file and 32 by config.json"
+    assert str(caught.value).endswith(f"my-model: the weights are of another shape than config.json says: {shapes}")
+
+
+def test_a_config_with_another_vocabulary_names_the_first_weight_and_counts_the_others(own_llama: Path) -> None:
+    change_config(own_llama, vocab_size=VOCAB_SIZE + 2)
+    shapes = f"lm_head.weight is {VOCAB_SIZE} x 32 in the file and {VOCAB_SIZE + 2} x 32 by config.json"
+    with pytest.raises(ModelError, match=rf"says: {shapes} \(1 more weight\(s\) differ\)$"):
+        load_model(str(own_llama), device="cpu")
+
+
+def test_shapes_beyond_all_memory_are_a_model_error(own_llama: Path) -> None:
+    change_config(own_llama, vocab_size=10**13)
+    with pytest.raises(ModelError, match="weights are of another shape than config.json says|cannot be loaded"):
+        load_model(str(own_llama), device="cpu")
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}), encoding="utf-8")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.safetensors", POINTER, "the weights cannot be loaded: model.safetensors is a Git LFS pointer"),
+        ("tokenizer.json", POINTER, "broken tokenizer: tokenizer.json is a Git LFS pointer"),
+        ("tokenizer.json", b"", "broken tokenizer: tokenizer.json is not a valid JSON file"),
+        ("tokenizer.json", b"[" * 100_000, "broken tokenizer: tokenizer.json is not a valid JSON file: it is nested"),
+        ("tokenizer_config.json", POINTER, "broken tokenizer: tokenizer_config.json is a Git LFS pointer"),
+        ("tokenizer_config.json", b"[1]", "broken tokenizer: tokenizer_config.json .*holds no object"),
+        ("tokenizer_config.json", b"\xff", "broken tokenizer: tokenizer_config.json .*byte 0 is not UTF-8"),
+        ("special_tokens_map.json", b"3", "broken tokenizer: special_tokens_map.json .*holds no object"),
+        ("config.json", POINTER, "broken or unknown config.json: it is a Git LFS pointer"),
+        ("generation_config.json", b"", "generation_config.json is not a valid JSON"),
+    ],
+)
+def test_the_file_that_is_broken_is_named(name: str, content: bytes, words: str, own_llama: Path) -> None:
+    (own_llama / name).write_bytes(content)
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(str(own_llama), device="cpu")
+    assert len(str(caught.value).removeprefix(str(own_llama))) < 300
+
+
+@pytest.mark.parametrize("value", ["x", True, [[1]], {"a": 1}, -5, float("nan")])
+def test_a_limit_of_the_tokenizer_that_is_no_number_is_refused_before_the_weights(value: Any, own_llama: Path) -> None:
+    path = own_llama / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": value}), encoding="utf-8")
+    (own_llama / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"my-model: model_max_length in tokenizer_config.json is .*, need a whole"):
+        load_model(str(own_llama), device="cpu")
+
+
+@pytest.mark.parametrize("value", [True, 0, 1.5, [1], ["x"], [{"name": "default"}], {"default": 3}])
+def test_a_chat_template_that_is_no_text_is_named(value: Any, own_llama: Path) -> None:
+    path = own_llama / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": value}), encoding="utf-8")
+    with pytest.raises(ModelError, match="my-model: chat_template in tokenizer_config.json is .*, need text"):
+        load_model(str(own_llama), device="cpu")
+
+
+def test_layers_that_differ_are_refused_before_the_weights(own_llama: Path) -> None:
+    change_config(own_llama, global_head_dim=512)
+    (own_llama / "model.safetensors").write_bytes(b"")
+    for read in (load_model, geometry_of):
+        with pytest.raises(ModelError, match=r"my-model: head_dim \(global_head_dim\) differs from layer to layer"):
+            read(str(own_llama))
 
 
 @pytest.mark.parametrize(("option", "value"), [("device", "wobble"), ("dtype", "int3")])

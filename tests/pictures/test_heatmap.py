@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 import headprobe
-from headprobe.errors import NoPassingTrialError, OptionError
+from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError
 from headprobe.pictures.heatmap import draw_heatmap, heatmap_bytes, heatmap_figure
 
 SHAPES = [(4, 8, 4), (6, 8, 4), (32, 32, 8), (80, 64, 8)]
@@ -145,8 +145,15 @@ def test_any_name_can_be_drawn(make_scores, model):
 
 def test_a_picture_is_replaced_and_nothing_left_behind(tmp_path, make_sparse):
     for _ in range(2):
-        draw_heatmap(make_sparse(4, 8), tmp_path / "deep" / "p.svg")
+        draw_heatmap(make_sparse(4, 8), tmp_path / "deep" / "p.svg", overwrite=True)
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["p.svg"]
+
+
+def test_a_picture_that_is_there_is_kept_unless_overwritten(tmp_path, make_sparse):
+    (tmp_path / "p.svg").write_text("mine")
+    with pytest.raises(OutputExistsError, match="p.svg is there already; --overwrite replaces it"):
+        draw_heatmap(make_sparse(4, 8), tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").read_text() == "mine"
 
 
 def test_long_lists_name_what_is_left_out(make_sparse):

@@ -99,7 +99,7 @@ def test_against_draws_the_difference(run, make_scores, tmp_path):
         "unit": "mean score",
         "moved": [{"layer": 0, "head": 1, "first": 0.25, "second": 0.75, "difference": -0.5}],
     }
-    assert "moved: 0-1 -0.500, 0-0 +0.250\n" in run("a.json", "--against", "b.json").stdout
+    assert "moved: 0-1 -0.500, 0-0 +0.250\n" in run("a.json", "--against", "b.json", "--overwrite").stdout
 
 
 def test_against_goes_with_the_heatmap_only(run, scores, tmp_path):
@@ -125,7 +125,7 @@ def test_other_kinds_go_beside_the_score_file_and_say_what_they_show(run, scores
     assert told in done.stdout
     assert done.stdout.endswith(f"\npicture: s--{kind}.png\n")
     assert (tmp_path / f"s--{kind}.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(run("s.json", "--kind", kind, "--json").stdout)["kind"] == kind
+    assert json.loads(run("s.json", "--kind", kind, "--json", "--overwrite").stdout)["kind"] == kind
 
 
 def test_foreign_files_are_drawn_too(run, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -8,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from headprobe.errors import PlanError
 from headprobe.probes.background import Background
 from headprobe.probes.haystack import Haystack
+from headprobe.probes.scripts import may_cut
 from headprobe.probes.sentences import sentence_ends
 
 
@@ -74,3 +76,88 @@ def test_a_tokenizer_that_drops_the_text_is_refused(essays: Haystack) -> None:
     raw.pre_tokenizer = pre_tokenizers.Split("never", "isolated")
     with pytest.raises(PlanError, match="the tokenizer makes only 1 tokens of"):
         Background(PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]"), essays, 50)
+
+
+# -- texts without sentence ends ------------------------------------------------------------------------------------
+
+THAI = "เมืองเล็กตั้งอยู่ริมแม่น้ำและเงียบสงบในตอนเย็น ผู้คนตื่นแต่เช้าและกวาดถนนหน้าบ้านของตน "
+ENDLESS = {
+    "Thai": THAI * 40,
+    "Thai without spaces": THAI.replace(" ", "") * 40,
+    "Khmer without spaces": "ទីក្រុងតូចមួយស្ថិតនៅមាត់ទន្លេហើយស្ងប់ស្ងាត់នៅពេលល្ងាច" * 60,
+    "Chinese without stops": "小镇在河边傍晚很安静人们早起打扫门前的街道" * 100,
+    "Burmese": "မြို့ငယ်လေးသည်မြစ်ကမ်းဘေးတွင်ရှိပြီးညနေခင်းတွင်တိတ်ဆိတ်သည် " * 60,
+    "a transcript": "so we went down to the river and then she said that nobody had been there since the spring and "
+    * 60,
+    "Hindi without stops": "नदी के पास एक पुराना गाँव है और वहाँ के लोग सुबह जल्दी उठते हैं " * 60,
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS.keys())
+def test_without_sentence_ends_a_needle_goes_in_near_its_depth(byte_bpe: PreTrainedTokenizerFast, text: str) -> None:
+    background = Background(byte_bpe, Haystack("endless", "", (text.strip(),)), 1500)
+    end = next(iter([*background.words_until(0, 1400), *background.characters_until(0, 1400)]))
+    has_spaces = sum(map(str.isspace, text)) * 12 > len(text)
+    for depth in range(0, 101, 5):
+        place = background.insertion_point(end, depth)
+        reached = background.depth_at(place, end)
+        assert reached == pytest.approx(depth, abs=2.5)
+        assert may_cut(background.text, place)
+        if has_spaces and place not in (0, end):
+            assert background.text[place].isspace()
+
+
+def test_a_sentence_end_is_taken_where_there_is_one(byte_bpe: PreTrainedTokenizerFast) -> None:
+    sentence = "小镇在河边，傍晚很安静，人们早起打扫门前的街道。"
+    background = Background(byte_bpe, Haystack("zh", "", (sentence * 50,)), 1500)
+    end = background.fitting_end(1400)
+    places = {background.insertion_point(end, depth) for depth in range(101)}
+    assert all(place % len(sentence) == 0 for place in places)
+    assert len(places) > 10
+
+
+def test_a_long_heading_or_sentence_of_english_is_not_cut(byte_bpe: PreTrainedTokenizerFast) -> None:
+    heading = "On the many ways in which a lamp may be lit, and put out"  # 56 characters, no stop
+    sentence = "It rained, " + "and rained, " * 30 + "and stopped."
+    background = Background(byte_bpe, Haystack("en", "", (heading, sentence) * 8), 1500)
+    ends = {0, *background.ends}
+    assert {background.insertion_point(background.ends[-1], depth) for depth in range(101)} <= ends
+
+
+def test_the_depth_reached_is_the_share_of_tokens_before(byte_bpe: PreTrainedTokenizerFast, essays: Haystack) -> None:
+    background = Background(byte_bpe, essays, 600)
+    end = background.fitting_end(500)
+    assert background.depth_at(0, end) == 0.0
+    assert background.depth_at(end, end) == 100.0
+    place = background.ends[3]
+    share = num_tokens(byte_bpe, background.text[:place]) / num_tokens(byte_bpe, background.text[:end])
+    assert background.depth_at(place, end) == pytest.approx(100 * share, abs=0.5)
+    assert background.depth_at(0, 0) is None
+
+
+@pytest.mark.parametrize("piece", ["The cat sat on the mat. ", "เมืองเล็กตั้งอยู่ริมแม่น้ำ", "x"])
+def test_of_ten_megabytes_no_more_is_tokenized_than_is_needed(byte_bpe: PreTrainedTokenizerFast, piece: str) -> None:
+    seen: list[int] = []
+
+    class Counting:
+        def __call__(self, text: str, **options: object) -> object:
+            seen.append(len(text))
+            return byte_bpe(text, **options)
+
+    haystack = Haystack("long", "", ((piece * (10_000_000 // len(piece))).strip(),))
+    begin = time.process_time()
+    background = Background(Counting(), haystack, 256)
+    assert sum(seen) < 20_000
+    assert len(background.text) < 20_000
+    assert background.insertion_point(background.fitting_end(200), 50) in (0, *background.ends)
+    assert time.process_time() - begin < 5
+
+
+def test_a_long_paragraph_gives_the_prompts_that_its_beginning_gives(byte_bpe: PreTrainedTokenizerFast) -> None:
+    sentence = "The lamp was lit by number {} of the keepers. "
+    long, short = ("".join(sentence.format(n) for n in range(count)).strip() for count in (20_000, 200))
+    cut, whole = (Background(byte_bpe, Haystack("h", "", (text,)), 500) for text in (long, short))
+    assert len(cut.text) < len(long) / 10
+    assert cut.fitting_end(450) == whole.fitting_end(450)
+    for depth in range(0, 101, 10):
+        assert cut.insertion_point(cut.fitting_end(450), depth) == whole.insertion_point(whole.fitting_end(450), depth)

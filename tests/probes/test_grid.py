@@ -90,3 +90,12 @@ def test_what_are_no_depths_is_refused(text: str, message: str) -> None:
 
 def test_a_negative_zero_is_zero() -> None:
     assert str(clean_depth(-0.0)) == "0.0"
+
+
+@pytest.mark.parametrize("count", [1001, 1_000_000, 99999999999999999999])
+def test_numbers_without_end_are_refused_before_they_are_spread(count: int) -> None:
+    with pytest.raises(OptionError, match=f"{count:,} depths are too many, need at most 1,000"):
+        even_depths(count)
+    with pytest.raises(OptionError, match=f"{count:,} lengths are too many, need at most 1,000"):
+        even_lengths(count, count)
+    assert len(even_depths(1000)) == len(set(even_depths(1000))) == 1000

@@ -139,3 +139,28 @@ def test_no_limit_gives_all_trials(make_plan: Make) -> None:
 def test_a_limit_below_1_is_refused(make_plan: Make) -> None:
     with pytest.raises(OptionError, match="at least 1 trial, got 0"):
         make_plan().limited(0)
+
+
+# -- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": tuple(i / 100 for i in range(1001))}, "1,001 depths are too many, need at most 1,000"),
+        ({"lengths": tuple(range(1, 1002))}, "1,001 lengths are too many, need at most 1,000"),
+        ({"needles_per_cell": 10_001}, "10,001 needles per cell are too many, need at most 10,000"),
+        (
+            {"lengths": tuple(range(100, 300)), "depths": tuple(range(51)), "needles_per_cell": 1},
+            r"10,200 trials \(lengths x depths x needles per cell\) are too many, need at most 10,000",
+        ),
+    ],
+)
+def test_a_plan_without_end_is_refused(make_plan: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        make_plan(**changes)
+
+
+def test_the_largest_plan_is_built(make_plan: Make) -> None:
+    plan = make_plan(lengths=tuple(range(100, 110)), depths=tuple(i / 10 for i in range(1000)), needles_per_cell=1)
+    assert len(plan.trials()) == plan.num_trials == 10_000

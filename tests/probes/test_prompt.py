@@ -384,7 +384,15 @@ def test_the_record_of_a_prompt_is_plain_json(built: Built) -> None:
     spec, prompt = built[0]
     record = prompt_record(prompt)
     assert json.loads(json.dumps(record)) == record
-    assert list(record) == ["trial", "input_ids", "answer_span", "distractor_span", "answer_ids", "text"]
+    assert list(record) == [
+        "trial",
+        "input_ids",
+        "answer_span",
+        "distractor_span",
+        "answer_ids",
+        "depth_reached",
+        "text",
+    ]
     assert record["trial"] == spec.id
     assert record["answer_span"] == [prompt.answer_span.start, prompt.answer_span.end]
     assert record["input_ids"] == list(prompt.input_ids)
@@ -414,3 +422,53 @@ def test_nothing_is_printed_or_warned_about_long_texts(
 ) -> None:
     build(byte_bpe, essays, lengths=(1500,), depths=(50,))
     assert capfd.readouterr() == ("", "")
+
+
+# -- other scripts --------------------------------------------------------------------------------------------------
+
+HINDI = "नदी के पास एक पुराना गाँव है। वहाँ के लोग सुबह जल्दी उठते हैं। शाम को सब मिलकर गाते हैं। "
+URDU = "یہ ایک پرانا گاؤں ہے۔ لوگ صبح اٹھتے ہیں۔ "
+THAI = "เมืองเล็กตั้งอยู่ริมแม่น้ำและเงียบสงบในตอนเย็น ผู้คนตื่นแต่เช้าและกวาดถนนหน้าบ้านของตน "
+HAYSTACKS = {"hi": HINDI * 80, "ur": URDU * 60, "th": THAI * 60, "th-": THAI.replace(" ", "") * 60}
+FACTS = {"hi": "रवि बाँसुरी बजाता है।", "ur": "علی کتاب پڑھتا ہے۔", "th": "มีนาชอบสะสมหินสีแดง", "th-": "มีนาชอบสะสมหินสีแดง"}
+
+
+@pytest.mark.parametrize("language", HAYSTACKS)
+def test_depths_spread_over_a_haystack_of_any_script(byte_bpe: PreTrainedTokenizerFast, language: str) -> None:
+    fact = FACTS[language]
+    needles = NeedleSet("one", "", (Needle("n", "retrieval", "habit", (fact,), fact, "?", language=language),))
+    haystack = Haystack(language, "", (HAYSTACKS[language].strip(),))
+    built = build(byte_bpe, haystack, needles=needles, lengths=(1500,), depths=(0, 25, 50, 75, 100))
+    assert duplicate_prompts([prompt for _, prompt in built]) == []
+    for spec, prompt in built:
+        assert prompt.depth_reached == pytest.approx(spec.depth, abs=6)
+        before, after = without_needle(context_of(byte_bpe, prompt, spec.needle), spec.needle)
+        shares = [len(byte_bpe(text, add_special_tokens=False)["input_ids"]) for text in (before, after)]
+        assert prompt.depth_reached == pytest.approx(100 * shares[0] / sum(shares), abs=1.5)
+        assert 0.94 * 1500 <= len(prompt.input_ids) + len(prompt.answer_ids) + 1 <= 1500
+
+
+def test_the_depth_reached_stands_in_the_record(built: Built) -> None:
+    for spec, prompt in built:
+        reached = prompt_record(prompt)["depth_reached"]
+        assert reached == prompt.depth_reached
+        assert spec.depth != 0 or reached == 0.0
+        assert 0 <= reached <= 100
+
+
+def test_without_background_no_depth_is_reached(byte_bpe: PreTrainedTokenizerFast, essays: Haystack) -> None:
+    needle = load_needles("retrieval").needles[0]
+    plan = plan_for(essays, needles=NeedleSet("one", "", (needle,)), lengths=(200,), depths=(50,))
+    builder = PromptBuilder(byte_bpe, essays, plan)
+    smallest = next(n for n in range(20, 200) if fits(builder, TrialSpec("t", needle, n, 50.0)))
+    prompt = builder.build(TrialSpec("t", needle, smallest, 50.0))
+    assert prompt.depth_reached is None
+    assert prompt_record(prompt)["depth_reached"] is None
+
+
+def fits(builder: PromptBuilder, spec: TrialSpec) -> bool:
+    try:
+        builder.build(spec)
+    except PlanError:
+        return False
+    return True

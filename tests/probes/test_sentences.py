@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -59,3 +60,42 @@ def test_the_shipped_text_has_sentences_of_reasonable_length() -> None:
     assert len(text.split()) / len(ends) < 25
     assert max(lengths) < 400
     assert all(text[end - 1] in ".?!\"'”’:" for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("नदी है। वहाँ है।लोग", ["नदी है।", "वहाँ है।", "लोग"]),
+        ("یہ ہے۔ وہ ہے۔", ["یہ ہے۔", "وہ ہے۔"]),
+        ("ما هذا؟ نعم. لا.", ["ما هذا؟", "نعم.", "لا."]),
+        ("Τι είναι; Ναι. Ωραία", ["Τι είναι;", "Ναι.", "Ωραία"]),
+        ("One; two. Three", ["One; two.", "Three"]),
+        ("Այն է։ Նա։", ["Այն է։", "Նա։"]),
+        ("እሷ። እሱ፧ አዎ።", ["እሷ።", "እሱ፧", "አዎ።"]),
+        ("လူ။ သူ။", ["လူ။", "သူ။"]),
+        ("ថ្ម។ នាង។", ["ថ្ម។", "នាង។"]),
+        ("བློ་འདུག། ཁོ་རེད།། དེ།", ["བློ་འདུག།", "ཁོ་རེད།།", "དེ།"]),
+        ("他说：“走。”她来了。“好！”他走了!她笑?好", ["他说：“走。”", "她来了。", "“好！”", "他走了!", "她笑?", "好"]),
+        ("３．５米。她来", ["３．５米。", "她来"]),
+        ("「行く。」次", ["「行く。」", "次"]),
+        ('वह "आया।" फिर', ['वह "आया।"', "फिर"]),
+        ("เมืองเล็ก ผู้คน", ["เมืองเล็ก ผู้คน"]),
+    ],
+)
+def test_sentences_of_other_languages_end_at_their_own_marks(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "." * 1_000_000 + "a", ".a" * 500_000, '."' * 500_000 + "a", '.' + '"' * 1_000_000 + "a", ". " * 500_000,
+        "a." + " " * 1_000_000, "a" + " " * 1_000_000 + "b", "\n \t" * 300_000, "。" * 1_000_000, "a.\n" * 300_000,
+        "." + " " * 200_000 + "1", "।" + '"' * 1_000_000 + "a", "中!" * 500_000, "α;" * 500_000,
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_a_megabyte_takes_seconds_whatever_it_holds(text: str) -> None:
+    begin = time.process_time()
+    sentence_ends(text)
+    assert time.process_time() - begin < 15

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from headprobe.errors import FileFormatError, OutputExistsError, ResumeError
-from headprobe.profiling.journal import Journal
+from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
+from headprobe.profiling.journal import Journal, check_journal
+from tests.conftest import ROOT
 
 PLAN = {"lengths": [512, 1024], "needles": {"name": "reasoning", "sha256": "ab"}, "seed": 0}
 
@@ -96,3 +101,137 @@ def test_a_discarded_journal_is_gone(tmp_path: Path) -> None:
     with Journal.start(path, PLAN) as journal:
         journal.discard()
     assert not path.exists()
+
+
+# -- what is no journal ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notes", [b"my notes", b"my notes\n", b'{"mine": 1}\n', b"[]"])
+@pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_file_of_somebody_elses_is_never_written_nor_removed(
+    tmp_path: Path, notes: bytes, resume: bool, overwrite: bool
+) -> None:
+    path = tmp_path / "run.journal"
+    path.write_bytes(notes)
+    with pytest.raises((OutputExistsError, FileFormatError), match=r"run.journal(:1)?: not a|is there and no journal"):
+        check_journal(path, resume=resume, overwrite=overwrite)
+    with pytest.raises((OutputExistsError, FileFormatError)):
+        Journal.open(path, PLAN, resume=resume, overwrite=overwrite)
+    assert path.read_bytes() == notes
+
+
+@pytest.mark.parametrize("raw", [b"", b'{"schema":"headpr', b'{"schema":"headprobe-journal/1","plan":{"se', b"\0\0\0"])
+def test_a_journal_that_a_kill_left_empty_is_in_nobodys_way(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "run.journal"
+    path.write_bytes(raw)
+    assert check_journal(path, resume=False, overwrite=False) is False
+    with Journal.start(path, PLAN) as journal:
+        journal.add(finished(1))
+    with Journal.resume(path, PLAN) as journal:
+        assert set(journal.records) == {"t1"}
+
+
+def test_a_plan_that_cannot_be_written_down_leaves_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="this plan cannot be written down: Integer exceeds 64-bit range"):
+        Journal.start(tmp_path / "run.journal", {"seed": 2**64})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Journal.start(tmp_path / "a.journal", PLAN) as journal:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(FileAccessError, match=r"^cannot write .*a.journal: No space left on device$"):
+            journal.add(finished(1))
+    with pytest.raises(FileAccessError, match=r"^cannot write .*b.journal: No space left on device$"):
+        Journal.start(tmp_path / "b.journal", PLAN)
+    assert not (tmp_path / "b.journal").exists()
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------
+
+
+def test_dropping_a_cut_line_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.start(path, PLAN) as journal:
+        assert not journal.was_cut
+        journal.add(finished(1))
+    for cut in (0, 1):
+        path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+        with Journal.resume(path, PLAN) as journal:
+            assert journal.was_cut == bool(cut)
+
+
+def test_a_record_that_the_run_would_not_write_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+
+    def check(record: dict[str, object]) -> None:
+        if record["trial"] == "t2":
+            raise ValueError("no score")
+
+    with Journal.start(path, PLAN) as journal:
+        journal.add(finished(1))
+        journal.add(finished(2))
+    before = path.read_bytes()
+    with pytest.raises(FileFormatError, match=r"run.journal:3: damaged trial 't2': no score; without the line it runs"):
+        Journal.resume(path, PLAN, check)
+    assert path.read_bytes() == before
+
+
+# -- two processes --------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from headprobe.profiling.journal import Journal
+with Journal.start(Path(sys.argv[1]), {"seed": 0}) as journal:
+    journal.add({"trial": "t1"})
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_journal_has_one_writer_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    held = path.read_bytes()
+    told = f"another process is writing {path}: wait until it ends, or name another output"
+    for resume, overwrite in [(False, False), (True, False), (False, True)]:
+        with pytest.raises(ResumeError, match=re.escape(told)):
+            check_journal(path, resume=resume, overwrite=overwrite)
+        with pytest.raises(ResumeError, match=re.escape(told)):
+            Journal.open(path, {"seed": 0}, resume=resume, overwrite=overwrite)
+    assert path.read_bytes() == held
+    holder.kill()
+    holder.communicate()
+    with Journal.resume(path, {"seed": 0}) as journal:
+        assert set(journal.records) == {"t1"}
+
+
+def test_a_journal_that_is_removed_while_we_wait_for_it_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.start(path, PLAN) as journal:
+        journal.add(finished(1))
+    locked = []
+
+    def removed_first(descriptor: int) -> bool:
+        if not locked:
+            path.unlink()
+        locked.append(descriptor)
+        return True
+
+    monkeypatch.setattr("headprobe.profiling.journal_file.try_lock", removed_first)
+    with Journal.resume(path, PLAN) as journal:
+        assert journal.records == {}
+        journal.add(finished(2))
+    assert len(locked) == 2
+    assert path.read_bytes().count(b"\n") == 2

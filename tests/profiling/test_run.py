@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import pytest
 import headprobe
 from headprobe.errors import FileAccessError, NoPassingTrialError, OptionError, OutputExistsError, ResumeError
 from headprobe.models.loading import load_model
-from headprobe.profiling.run import ScoreOptions, output_paths, score
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.profiling.run import ScoreOptions, output_paths, prepare, score
+from headprobe.scores.score_file import write_score_file
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_model
 
@@ -258,3 +261,30 @@ def test_a_folder_takes_a_file_for_each_method() -> None:
 def test_a_model_folder_gives_its_last_part_to_the_files_name(tmp_path: Path) -> None:
     assert output_paths(str(tmp_path), ["r2"], None) == {"r2": Path(f"scores/{tmp_path.name}--r2.json")}
     assert output_paths("org/name", ["r2"], None) == {"r2": Path("scores/org--name--r2.json")}
+
+
+def test_prompts_and_methods_of_the_bundled_model_are_those_of_version_1(demo: Any) -> None:
+    known = {
+        "reasoning": "6fcf1794b899d3a1a6a6118fc039a609c13d8591484a922a9422ddfe4673034f",
+        "retrieval": "72cbec7c4f25d4498dc3ca24b1220897a6281612b49a716859fe69d68d503b87",
+    }
+    for needles, digest in known.items():
+        prepared = prepare(demo, ScoreOptions(needles=needles, lengths=(150, 256, 700), depths=5))
+        assert prepared.description(demo)["prompts_sha256"] == digest
+    assert {estimator.version for estimator in ESTIMATORS.values()} == {1}
+
+
+def test_every_trial_says_where_its_needle_really_stood(tmp_path: Path, demo: Any) -> None:
+    score(demo, SMALL, output=tmp_path / "s.json")
+    reached = {p.trial_id: p.depth_reached for p in prepare(demo, SMALL).prompts}
+    read = headprobe.load_scores(tmp_path / "s.json")
+    assert {t.id: t.extra["depth_reached"] for t in read.trials} == reached
+    assert any(t.extra["depth_reached"] != t.depth for t in read.trials)
+
+
+def test_a_file_whose_trials_do_not_say_it_is_still_read(tmp_path: Path, demo: Any) -> None:
+    scores = score(demo, SMALL, output=tmp_path / "s.json").scores["r2"]
+    old = [replace(t, extra={k: v for k, v in t.extra.items() if k != "depth_reached"}) for t in scores.trials]
+    path = write_score_file(tmp_path / "old.json", replace(scores, trials=tuple(old)))
+    assert b"depth_reached" not in path.read_bytes()
+    assert headprobe.load_scores(path).num_trials == 6

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from headprobe.errors import HeadprobeError, OutputExistsError
+from headprobe.errors import FileAccessError, HeadprobeError, OutputExistsError
 from headprobe.scores import atomic_file
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.scores.atomic_file import check_place, write_atomically
 
 
 def test_missing_folders_are_made(tmp_path):
@@ -79,3 +79,48 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "中" * 80 + ".json", "é" * 127])
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path, name):
+    check_place(tmp_path / name)
+    assert write_atomically(tmp_path / name, b"data").read_bytes() == b"data"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_is_told_with_the_limit(tmp_path):
+    for act in (check_place, lambda path: write_atomically(path, b"")):
+        with pytest.raises(FileAccessError, match=r"x: a name of 256 bytes is too long, the limit is 255$"):
+            act(tmp_path / ("x" * 256))
+
+
+def test_looking_at_a_place_leaves_nothing_behind(tmp_path):
+    check_place(tmp_path / "new" / "deep" / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refusing", ["mkdir", "open", "write", "fsync"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch, refusing):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    if refusing == "write":
+        monkeypatch.setattr(atomic_file, "_write_synced", full)
+    else:
+        monkeypatch.setattr(os, refusing, full)
+    with pytest.raises(FileAccessError, match=r"^cannot write .*new/file: No space left on device$"):
+        check_place(tmp_path / "new" / "file")
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_look_refuses_what_writing_would(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OutputExistsError, match="--overwrite replaces it"):
+        check_place(tmp_path / "file")
+    check_place(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputExistsError, match="no plain file"):
+        check_place(tmp_path, overwrite=True)
+    with pytest.raises(FileAccessError, match=r"cannot write .*: (File exists|Not a directory)"):
+        check_place(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_bytes() == b"old"

@@ -24,6 +24,8 @@ CLUSTERS = {
     "distinct scores": "trials with equal scores count once",
 }
 
+MOST_RESAMPLES = 1_000_000
+
 
 def stability_command(
     file: Annotated[Path, typer.Argument(help="A score file that holds its trials.", show_default=False)],
@@ -44,6 +46,10 @@ def stability_command(
 
     if show < 0:
         raise OptionError(f"--show is {show}, need at least 0")
+    if seed < 0:
+        raise OptionError(f"--seed is {seed}, need at least 0")
+    if resamples > MOST_RESAMPLES:
+        raise OptionError(f"--resamples is {resamples}, need at most {MOST_RESAMPLES:,}")
     scores = read_any(file)
     record = stability_record(scores, top, show, agreement, clusters, resamples, seed)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,15 @@ from headprobe.scores.validation import FileReport
 
 LONGEST_ANSWER = 280
 STABLE_TOP = 20
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much of a file the page shows: answers, the best heads that have intervals, digits of a score (None: all)."""
+
+    answers: int
+    sure: int
+    digits: int | None = None
 
 
 def file_record(scores: AnyScores, name: str, report: FileReport) -> dict[str, Any]:
@@ -55,6 +65,7 @@ def file_record(scores: AnyScores, name: str, report: FileReport) -> dict[str, A
         "findings": [[f.check, f.severity, printable(f.detail, 600), f.why] for f in report.findings],
         "checksPassed": len(report.passed),
         "provenance": provenance_blocks(scores),
+        "note": None,
     }
 
 
@@ -70,21 +81,26 @@ def _intervals(trials: ClusteredTrials) -> dict[str, list[float]]:
     return {"low": low, "high": high, "rankLow": rank_low, "rankHigh": rank_high, "above": above}
 
 
-def shortened(record: dict[str, Any], num_answers: int, num_sure: int) -> dict[str, Any]:
-    """The same file with at most so many answers, and intervals of the best `num_sure` heads only (None elsewhere).
+def shortened(record: dict[str, Any], detail: Detail) -> dict[str, Any]:
+    """The same file with at most so much detail; `note` says what of its heads is left out.
 
     >>> ends = {"low": [1, 2, 3], "above": [5, 5, 5]}
-    >>> shortened({"mean": [0.2, 0.1, 0.3], "answers": [[1], [2]], "intervals": ends}, 1, 2)
-    {'mean': [0.2, 0.1, 0.3], 'answers': [[1]], 'intervals': {'low': [1, None, 3], 'above': [5, 5, 5]}}
+    >>> shortened({"mean": [0.2, 0.1, 0.3], "answers": [[1], [2]], "intervals": ends}, Detail(1, 2))["intervals"]
+    {'low': [1, None, 3], 'above': [5, 5, 5]}
     """
-    mean, ends, answers = record["mean"], record["intervals"], record["answers"]
-    best = set(sorted(range(len(mean)), key=lambda index: -mean[index])[:num_sure])
-    if ends is not None and len(best) < len(mean):
+    mean, ends, answers, left_out = record["mean"], record["intervals"], record["answers"], []
+    if ends is not None and detail.sure < len(mean):
+        best = set(sorted(range(len(mean)), key=lambda index: -mean[index])[: detail.sure])
+        left_out.append(f"intervals of all heads but the best {detail.sure}" if best else "intervals")
         ends = {
             name: values if name == "above" else [value if i in best else None for i, value in enumerate(values)]
             for name, values in ends.items()
-        }
-    return {**record, "answers": answers and answers[:num_answers], "intervals": ends}
+        } if best else None  # fmt: skip
+    if detail.digits is not None:
+        left_out.append(f"digits of the scores beyond {detail.digits}")
+        mean = short_numbers(np.array(mean))
+    note = f"To stay small, this page leaves out {' and '.join(left_out)}." if left_out else None
+    return {**record, "mean": mean, "answers": answers and answers[: detail.answers], "intervals": ends, "note": note}
 
 
 def short_numbers(table: Floats) -> list[float]:

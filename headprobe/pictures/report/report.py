@@ -9,7 +9,7 @@ from typing import Any
 
 from headprobe.errors import OptionError
 from headprobe.pictures.report.document import report_document
-from headprobe.pictures.report.record import file_record, short_numbers, shortened
+from headprobe.pictures.report.record import Detail, file_record, short_numbers, shortened
 from headprobe.pictures.wording import printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.checks.finding import Suspect
@@ -19,11 +19,13 @@ from headprobe.scores.validation import FileReport, validate
 MAX_BYTES = 1_000_000
 MOST_FILES = 8
 DETAIL = (
-    (400, 8192),
-    (100, 2048),
-    (20, 512),
-    (10, 128),
-)  # answers and heads with intervals, as far as the page has room
+    Detail(400, 8192),
+    Detail(100, 2048),
+    Detail(20, 512),
+    Detail(10, 128),
+    Detail(10, 0),
+    Detail(10, 0, digits=5),
+)  # as far as the page has room
 
 
 def report_html(
@@ -44,12 +46,13 @@ def report_html(
     records = [file_record(*parts) for parts in zip(files, names, reports, strict=True)]
     size = 0
     for detail in DETAIL:
-        shown = [shortened(record, *detail) for record in records]
+        shown = [shortened(record, detail) for record in records]
         page = report_document(shown, pairs, heading).encode("utf-8")
         size = len(page)
         if size < MAX_BYTES:
             return page
-    raise OptionError(f"the report would take {size:,} bytes, the limit is {MAX_BYTES:,}: give fewer files")
+    advice = "give fewer files" if len(files) > 1 else f"give fewer heads than {files[0].mean.size:,}"
+    raise OptionError(f"the report would take {size:,} bytes, the limit is {MAX_BYTES:,}: {advice}")
 
 
 def file_names(files: Sequence[AnyScores]) -> list[str]:

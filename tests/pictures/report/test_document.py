@@ -14,6 +14,7 @@ from headprobe.pictures.report import report as reports
 from headprobe.pictures.report.document import SCRIPTS, asset, embedded
 from headprobe.pictures.report.origin import flat
 from headprobe.pictures.report.report import MAX_BYTES, file_names, report_html
+from headprobe.scores.any_scores import read_any
 from tests.pictures.report.conftest import HOSTILE
 
 
@@ -98,6 +99,23 @@ def test_too_much_for_a_page_is_refused(files, monkeypatch):
     monkeypatch.setattr(reports, "MAX_BYTES", 1000)
     with pytest.raises(OptionError, match=r"the report would take \d\d,\d{3} bytes, the limit is 1,000: give fewer"):
         report_html([files()])
+
+
+@pytest.mark.parametrize(("count", "advice"), [(1, "give fewer heads than 16$"), (2, "give fewer files$")])
+def test_advice_fits_the_number_of_files(files, monkeypatch, count, advice):
+    monkeypatch.setattr(reports, "MAX_BYTES", 1000)
+    with pytest.raises(OptionError, match=advice):
+        report_html([files(f"{i}.json", shape=(2, 8), kv_heads=2) for i in range(count)])
+
+
+def test_one_file_of_the_largest_table_fits_and_the_page_says_what_is_left_out(tmp_path):
+    values = np.random.default_rng(0).random(2**16).tolist()
+    (tmp_path / "large.json").write_text(json.dumps({f"{i // 256}-{i % 256}": [v, v] for i, v in enumerate(values)}))
+    page = report_html([read_any(tmp_path / "large.json")])
+    assert len(page) < MAX_BYTES
+    told = "To stay small, this page leaves out intervals and digits of the scores beyond 5."
+    assert told.encode() in page
+    assert f"{values[0]:.5g},{values[1]:.5g},".encode() in page
 
 
 @pytest.mark.parametrize("count", [0, 9])

@@ -6,7 +6,7 @@ function overviewSection(page) {
     byId("method").textContent = file.method;
     const tiles = file.tiles.map(([value, name]) => make("li", {}, make("strong", {}, value), make("span", {}, name)));
     refill(byId("tiles"), tiles);
-    byId("verdict").textContent = file.verdict ?? "";
+    byId("verdict").textContent = [file.verdict, file.note].filter(Boolean).join(" ");
     refill(byId("findings"), findings(file));
   };
   return { rebuild, redraw() {} };

@@ -1,0 +1,123 @@
+"""Ctrl-C ends every command with one line and code 130, whenever it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headprobe.commands.interrupts import InterruptedRunError, Orderly
+from tests.conftest import ROOT, CliResult
+
+LINE = "headprobe: interrupted\n"
+KEPT = "headprobe: interrupted: finished trials are kept, the same command with --resume goes on\n"
+STARTS = {
+    "module": [sys.executable, "-m", "headprobe"],
+    "script": [sys.executable, "-c", "import sys; from headprobe.__main__ import run; sys.exit(run())"],
+}
+# The handler says when it is there: before, Python itself is starting, and nobody but Python can answer.
+READY = """
+import os, sys
+from headprobe.commands import interrupts
+before = interrupts.heed_interrupts
+def heed():
+    found = before()
+    os.write(1, b"ready")
+    return found
+interrupts.heed_interrupts = heed
+from headprobe.__main__ import run
+sys.exit(run())
+"""
+
+
+def start(command: list[str], *arguments: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen(
+        [*command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed
+    )
+
+
+def _heed() -> None:
+    """Background jobs of a shell ignore SIGINT, and what they start does too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ending(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err.decode()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6])
+def test_an_interrupt_while_modules_are_loaded_is_one_line(tmp_path: Path, seconds: float) -> None:
+    process = start([sys.executable, "-c", READY], "score", "--needles-per-cell", "20", "-o", "x.json")
+    assert process.stdout is not None
+    assert process.stdout.read(5) == b"ready"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    code, err = ending(process)
+    assert (code, err) in [(130, LINE), (130, KEPT)]
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("way", STARTS)
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, way: str) -> None:
+    process = start(STARTS[way], "score", "--lengths", "512", "--needles-per-cell", "20", "-o", "x.json")
+    journal = tmp_path / "x.journal"
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert ending(process) == (130, KEPT)
+    assert journal.read_bytes().count(b"\n") > 2
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READY, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    assert ending(process) == (0, "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("made of it by a library"), None])
+def test_an_interrupt_is_heeded_whatever_becomes_of_it(error: BaseException | None) -> None:
+    orderly = Orderly("go on")
+
+    def work() -> None:
+        with orderly:
+            try:
+                orderly._raise(signal.SIGINT, None)
+            except KeyboardInterrupt:
+                if error is not None:
+                    raise error from None
+
+    with pytest.raises(InterruptedRunError, match="^go on$"):
+        work()
+
+
+def test_an_error_without_an_interrupt_stays_what_it_is() -> None:
+    with pytest.raises(ValueError, match="^mine$"), Orderly("go on"):
+        raise ValueError("mine")
+
+
+def test_inside_another_program_its_own_handler_stays(
+    cli: Callable[..., CliResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    found = []
+
+    def look(*_: object) -> None:
+        found.append(signal.getsignal(signal.SIGINT))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headprobe.commands.models.model_record", look)
+    assert cli("models") == CliResult(130, "", LINE)
+    assert found == [before] == [signal.getsignal(signal.SIGINT)]

@@ -83,5 +83,5 @@ def _limit(value: Any, where: str) -> float | None:
     if value is None:
         return None
     if type(value) not in (int, float) or abs(value) > 1e300 or not isfinite(value):
-        raise ValueError(f"{where} is {value!r:.60}, need a number or null")
+        raise ValueError(f"{where} is {value!r:.60}, need a number within +-1e300 or null")
     return float(value)

@@ -27,6 +27,7 @@ from headprobe.commands.output import one_line
 from headprobe.commands.report import report_command
 from headprobe.commands.score import score_command
 from headprobe.commands.scores import scores_app
+from headprobe.commands.serve_plan import serve_plan_command
 from headprobe.commands.streams import fill_closed, let_go, named_output, refuse_closed_output, write_error
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
@@ -68,6 +69,7 @@ app.command("compress")(compress_command)
 app.add_typer(eval_app, name="eval")
 app.command("budgets")(budgets_command)
 app.command("norms")(norms_command)
+app.command("serve-plan")(serve_plan_command)
 app.command("models")(models_command)
 app.command("needles")(needles_command)
 app.command("haystacks")(haystacks_command)

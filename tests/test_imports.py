@@ -121,7 +121,7 @@ def loaded_modules(code: str) -> set[str]:
     [
         *("", "score", "compress", "heatmap", "models", "needles", "haystacks", "doctor"),
         *("scores", "scores show", "scores validate", "scores convert"),
-        *("budgets", "norms"),
+        *("budgets", "norms", "serve-plan"),
         *("eval", "eval needles"),
     ],
 )

@@ -11,6 +11,7 @@ from headprobe.commands.options import (
     BetaOption,
     GqaOption,
     OverwritePictureOption,
+    PolicyOption,
     SinksOption,
     WindowOption,
 )
@@ -41,7 +42,7 @@ def budgets_command(
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="The budget as a share of the prompt, up to 1.", show_default=False)
     ] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A named policy, or SELECTOR+ALLOCATOR.")] = "headkv-r2",
+    policy: PolicyOption = "headkv-r2",
     beta: BetaOption = None,
     window: WindowOption = None,
     sinks: SinksOption = None,

@@ -17,6 +17,7 @@ from headprobe.commands.options import (
     GqaOption,
     LayerChunkOption,
     ModelOption,
+    PolicyOption,
     PoolOption,
     QueryAgnosticOption,
     SinksOption,
@@ -50,7 +51,7 @@ def compress_command(
         Path | None,
         typer.Option(help="Score file, native or foreign; default: the model's newest in scores/.", show_default=False),
     ] = None,
-    policy: Annotated[str, typer.Option(help="A named policy, or SELECTOR+ALLOCATOR; see docs.")] = "headkv-r2",
+    policy: PolicyOption = "headkv-r2",
     compare: Annotated[
         str | None, typer.Option(help="More policies for the same prompt, such as full,snapkv.", show_default=False)
     ] = None,

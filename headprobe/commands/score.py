@@ -29,7 +29,7 @@ from headprobe.models.loading import load_model
 from headprobe.probes.plan import parse_lengths
 from headprobe.probes.prompt import prompt_record
 from headprobe.profiling import run as scoring
-from headprobe.profiling.estimators import estimators
+from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.outputs import check_outputs, output_paths
 from headprobe.profiling.run import Prepared
 from headprobe.scores.atomic_file import check_place, write_atomically
@@ -39,7 +39,7 @@ from headprobe.scores.same_place import refuse_one_place
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help="r2, retrieval, enhanced, contrast, value; several with commas.")] = "r2",
+    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several with commas.")] = DEFAULT_METHOD,
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,

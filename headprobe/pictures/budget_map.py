@@ -12,6 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.policies import parameters
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
 from headprobe.pictures.colours import AT_NIGHT, along, is_dark
 from headprobe.pictures.terminal import SHADES, shows_colour
@@ -59,8 +60,8 @@ def told_policy(table: BudgetTable) -> str:
     options += [f"sinks {policy.sinks}"] if policy.sinks else []
     options += [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name in ("beta", "alpha", "compat")
-        if (value := getattr(policy.allocator, name, None)) is not None
+        for name in parameters(policy.allocator)
+        if (value := getattr(policy.allocator, name)) is not None
     ]
     return policy.name + (f" ({', '.join(options)})" if options else "")
 

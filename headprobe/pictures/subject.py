@@ -13,15 +13,6 @@ from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.head_scores import Floats, HeadScores
 from headprobe.scores.uncertainty import ClusteredTrials
 
-FAMILIES = {
-    "headprobe": "headprobe",
-    "headkv": "JSON of HeadKV or Retrieval_Head",
-    "duo": "DuoAttention pattern",
-    "qrhead": "QRHead ranking",
-    "kvzip": "KVzip tensor",
-    "locos": "LOCOS envelope",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -97,10 +88,9 @@ def _foreign_subject(scores: AnyScores, kv_heads: bool, groups: int | None) -> S
 
 
 def _foreign_subtitle(scores: AnyScores) -> str:
-    family = FAMILIES.get(scores.format, scores.format)
     method = "" if scores.method is None else f"{printable(scores.method)}; "
     source = "" if scores.model is None else f", {printable(scores.path.name)}"
-    return f"{method}{family}{source}"
+    return f"{method}{scores.family}{source}"
 
 
 def _foreign_scale(scores: AnyScores) -> str:

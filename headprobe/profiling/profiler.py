@@ -26,7 +26,7 @@ from headprobe.models.releases import with_cache
 from headprobe.models.rope import moving_rope
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
-from headprobe.profiling.estimators import Estimator, Target
+from headprobe.profiling.estimators.estimator import Estimator, Target
 from headprobe.profiling.prefix_cache import PrefixCache
 
 MIN_PREFILL_CHUNK = 256

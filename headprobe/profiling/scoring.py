@@ -21,7 +21,7 @@ from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import ProbePlan, TrialSpec
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators import Estimator, Gate, method_block
+from headprobe.profiling.estimators.estimator import Estimator, Gate, method_block
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
 from headprobe.scores.head_scores import HeadScores, Trial

@@ -25,6 +25,7 @@ class GivenHeads:
     plan: ServePlan
     name: ClassVar[str] = "given-heads"
     needs_scores: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     def held(self, full: int) -> Ints:
         """Entries `[L, G]`."""

@@ -55,7 +55,7 @@ def test_duo_pattern_serves_as_well(cli) -> None:
     [
         (("--full-heads", 2), "a share of 2.0 full heads is out of range, need 0 to 1"),
         (("--memory", 0), "a memory of 0.0 GiB is out of range, need more than 0"),
-        (("--memory", "nan"), "a memory of nan GiB is out of range"),
+        (("--memory", "nan"), "--memory is nan, need a finite number"),
         (("--length", "1k,2k"), "--length takes one length, got '1k,2k'"),
         (("--window", 8), "a window of 8 tokens is too small, need at least the 32 of a block"),
     ],

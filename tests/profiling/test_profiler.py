@@ -11,7 +11,8 @@ from headprobe.attention import masks
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import row_capture
-from headprobe.profiling.estimators import ESTIMATORS, Target
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.profiling.estimators.estimator import Target
 from headprobe.profiling.prefix_cache import PrefixLayer
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
 from headprobe.spans import Span

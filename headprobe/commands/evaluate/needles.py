@@ -16,6 +16,7 @@ from headprobe.commands.evaluate.needles_output import (
 )
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
+    PAIRS,
     AttentionOption,
     BetaOption,
     ChatTemplateOption,
@@ -35,6 +36,7 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.prompts_output import tell_prompts
+from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
 from headprobe.evaluation.needle_folder import GridFolder, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
@@ -48,7 +50,7 @@ from headprobe.probes.plan import parse_lengths
 def needles_command(
     model: ModelOption = "demo",
     policies: Annotated[
-        str, typer.Option(help="Named policies or SELECTOR+ALLOCATOR, with commas; all for every named one.")
+        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
     ] = "full,snapkv,ada-snapkv,headkv-r2",
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
     lengths: Annotated[

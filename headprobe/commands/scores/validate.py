@@ -10,10 +10,14 @@ import typer
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
 from headprobe.commands.scores.stated_model import stated_model
 from headprobe.errors import FileFormatError, OptionError
-from headprobe.scores.any_scores import BOUNDS, read_any
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.scores.any_scores import read_any
 from headprobe.scores.checks.finding import Suspect
 from headprobe.scores.file_bytes import MAX_BYTES
+from headprobe.scores.methods import METHODS
 from headprobe.scores.validation import FileReport, unreadable_report, validate
+
+KNOWN = ", ".join(dict.fromkeys([*METHODS, *ESTIMATORS]))
 
 
 def validate_command(
@@ -24,7 +28,7 @@ def validate_command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="The method that is said to have made them, for files that do not tell."),
+        typer.Option("--method", help=f"The method that is said to have made them, where a file does not: {KNOWN}."),
     ] = None,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Refuse larger files.")] = MAX_BYTES,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list, an object for each file.")] = False,
@@ -55,9 +59,10 @@ def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int
     """Read a file and add what is stated about it elsewhere. Raises `FileFormatError`."""
     scores = read_any(path, max_bytes)
     stated = stated_model(scores, model)
+    facts = None if method is None or method in METHODS else ESTIMATORS[method].facts
     if stated is None:
-        return Suspect(scores, scores.model, scores.geometry, "the file", method or scores.method)
-    return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method)
+        return Suspect(scores, scores.model, scores.geometry, "the file", method or scores.method, facts)
+    return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method, facts)
 
 
 def _reports(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
@@ -74,8 +79,8 @@ def _reports(files: list[Path], model: str | None, method: str | None, max_bytes
 
 
 def _check_method(method: str | None) -> None:
-    if method is not None and method not in BOUNDS:
-        raise OptionError(f"--method is {method!r}, need one of {', '.join(BOUNDS)}")
+    if method is not None and method not in METHODS and method not in ESTIMATORS:
+        raise OptionError(f"--method is {method!r}, need one of {KNOWN}")
 
 
 def _print(report: FileReport) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from headprobe.scores.foreign.duo import duo_bytes, is_duo, read_duo
-from headprobe.scores.foreign.table import FaultError
+from headprobe.scores.formats.duo import duo_bytes, is_duo, read_duo
+from headprobe.scores.formats.table import FaultError
 
 NOWHERE = Path("nowhere/full_attention_heads.tsv")
 

@@ -15,7 +15,8 @@ import zlib
 from typing import Any
 
 from headprobe.scores.fields import MAX_HEADS
-from headprobe.scores.foreign.table import KV, FaultError, ForeignTable, checked_table
+from headprobe.scores.formats.format import Format
+from headprobe.scores.formats.table import KV, SHARES, Contents, FaultError, checked_table
 
 _MAX_PICKLE = 65536
 _MAX_STORAGE = 8 * MAX_HEADS
@@ -28,14 +29,15 @@ def is_kvzip(data: bytes) -> bool:
     return data.startswith(b"PK\x03\x04")
 
 
-def read_kvzip(data: bytes) -> ForeignTable:
+def read_kvzip(data: bytes) -> Contents:
     """The tensor, with dimensions of size 1 dropped until layers and heads are left.
 
     Raises `FaultError` for an archive, pickle or tensor of any other kind.
     """
     pickled, storage = _parts(data)
     _refuse_code(pickled)
-    return ForeignTable(KV, checked_table(_tensor(_archive(pickled, storage), len(storage))), method="kvzip")
+    table = checked_table(_tensor(_archive(pickled, storage), len(storage)))
+    return Contents(KV, table, method="kvzip", facts=SHARES)
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
@@ -122,3 +124,12 @@ def _two_dimensions(tensor: Any) -> Any:
     while tensor.dim() > 2 and 1 in tensor.shape:
         tensor = tensor.squeeze(list(tensor.shape).index(1))
     return tensor
+
+
+KVZIP = Format(
+    name="kvzip",
+    about=".pt",
+    family="KVzip tensor",
+    fits=lambda source: is_kvzip(source.data),
+    read=lambda source: read_kvzip(source.data),
+)

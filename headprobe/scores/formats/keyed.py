@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
-from headprobe.scores.foreign.table import MAX_TRIALS, QUERY, FaultError, ForeignTable, check_heads, checked_number
+from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.conversion import fitting, query_heads
+from headprobe.scores.fields import LARGEST_SCORE
+from headprobe.scores.formats.format import Converted, Format, Target
+from headprobe.scores.formats.table import (
+    MAX_TRIALS,
+    QUERY,
+    SHARES,
+    Contents,
+    FaultError,
+    check_heads,
+    checked_number,
+)
 from headprobe.scores.head_scores import Floats
 
 _KEY = re.compile(r"(0|[1-9]\d{0,4})-(0|[1-9]\d{0,4})", re.ASCII)
 _NUMBERS = {int, float}
-_KEY_IN_TEXT = re.compile(rb'"\d{1,5}-\d{1,5}"\s*:')
-_TABLES_OF_A_FILE = 4  # by head: scores, and what else an envelope tells of each
 
 
 def is_keyed(value: Any) -> bool:
@@ -24,7 +33,7 @@ def is_keyed(value: Any) -> bool:
     return isinstance(value, dict) and any(_KEY.fullmatch(key) for key in value)
 
 
-def read_keyed(value: Mapping[str, Any]) -> ForeignTable:
+def read_keyed(value: Mapping[str, Any]) -> Contents:
     """The table in a parsed object; the keys say which head is meant, their order says nothing.
 
     Raises `FaultError` for keys of another form, missing or too many heads, heads without a trial, and what is no
@@ -44,16 +53,7 @@ def read_keyed(value: Mapping[str, Any]) -> ForeignTable:
     notes = [*_order_note(heads), *_count_note(counts)]
     scalar = not any(isinstance(item, list) for item in value.values())
     stacked = None if scalar or len(set(counts.values())) > 1 else _stacked(lists, shape)
-    return ForeignTable(QUERY, mean, stacked, notes=tuple(notes))
-
-
-def check_keys(data: bytes) -> None:
-    """Before JSON is parsed: raise `FaultError` where it has far more `layer-head` keys than a table has heads."""
-    most = _TABLES_OF_A_FILE * MAX_HEADS
-    if data.count(b":") > most:
-        count = sum(1 for _ in _KEY_IN_TEXT.finditer(data))
-        if count > most:
-            raise FaultError("wrong-shape", f"{count} scores by layer-head key, need at most {MAX_HEADS} heads")
+    return Contents(QUERY, mean, stacked, facts=SHARES, notes=tuple(notes))
 
 
 def keyed_bytes(trial_scores: Floats) -> bytes:
@@ -67,6 +67,25 @@ def keyed_bytes(trial_scores: Floats) -> bytes:
         f"{layer}-{head}": trial_scores[:, layer, head].tolist() for layer in range(layers) for head in range(heads)
     }
     return json.dumps(record, allow_nan=False).encode("ascii")
+
+
+def to_keyed(scores: AnyScores, target: Target) -> Converted:
+    """One line of JSON by `layer-head` key, in layer, head order."""
+    told = []
+    mean, trials = scores.mean, scores.trial_scores
+    if scores.heads == "kv" or (scores.is_ranking and target.geometry is not None):
+        mean, trials = query_heads(scores, fitting(scores, target))
+        told += ["each query head has the score of the KV head that it shares"] if scores.heads == "kv" else []
+    if trials is None:
+        told.append("not in the source: the trials' scores; each head has its mean as the only trial")
+        trials = mean[None]
+    if scores.is_ranking:
+        told.append("points for the place in the ranking stand where scores belong")
+    if scores.native is not None:
+        failed = scores.native.num_trials - scores.native.num_passed
+        told.append("lost: model, method, tokenizer, probes, environment; of each trial all but the scores")
+        told += [f"lost: {failed} trials that did not pass"] if failed else []
+    return Converted({"": keyed_bytes(trials)}, tuple(told))
 
 
 def _head(key: str) -> tuple[int, int]:
@@ -124,3 +143,13 @@ def _count_note(counts: Mapping[tuple[int, int], int]) -> list[str]:
         return []
     few, many = f"{least[0]}-{least[1]} has {counts[least]}", f"{most[0]}-{most[1]} has {counts[most]}"
     return [f"unequal-trials: heads differ in their number of trials: {few}, {many}"]
+
+
+KEYED = Format(
+    name="headkv",
+    about="JSON by layer-head key",
+    family="JSON of HeadKV or Retrieval_Head",
+    fits=lambda source: is_keyed(source.json),
+    read=lambda source: read_keyed(source.json),
+    write=to_keyed,
+)

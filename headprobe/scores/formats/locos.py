@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from headprobe.scores.foreign.keyed import read_keyed
-from headprobe.scores.foreign.table import FaultError, ForeignTable
+from headprobe.scores.formats.format import Format
+from headprobe.scores.formats.keyed import read_keyed
+from headprobe.scores.formats.table import Contents, FaultError
+from headprobe.scores.methods import UNKNOWN
 
 _MODEL_FIELDS = ("model", "model_name", "model_id", "model_name_or_path")
 _METHOD_FIELDS = ("method", "detector", "scoring_method")
@@ -20,7 +22,7 @@ def is_locos(value: Any) -> bool:
     return "meta" in value or "trial_ids" in value
 
 
-def read_locos(value: Mapping[str, Any]) -> ForeignTable:
+def read_locos(value: Mapping[str, Any]) -> Contents:
     """The table in the envelope; model and method where `meta` names them. Logit contributions know no bound.
 
     Raises `FaultError` as `read_keyed`, and where the number of `trial_ids` is not that of the trials.
@@ -35,8 +37,17 @@ def read_locos(value: Mapping[str, Any]) -> ForeignTable:
         notes.append(f"unequal-trials: {len(ids)} trial_ids for {len(trials)} trials")
     named = meta if isinstance(meta, dict) else {}
     method = _first_text(named, _METHOD_FIELDS) or "locos"
-    return replace(table, method=method, model=_first_text(named, _MODEL_FIELDS), bound=None, notes=tuple(notes))
+    return replace(table, method=method, model=_first_text(named, _MODEL_FIELDS), facts=UNKNOWN, notes=tuple(notes))
 
 
 def _first_text(fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((value[:200] for name in names if isinstance(value := fields.get(name), str) and value), None)
+
+
+LOCOS = Format(
+    name="locos",
+    about="JSON envelope",
+    family="LOCOS envelope",
+    fits=lambda source: is_locos(source.json),
+    read=lambda source: read_locos(source.json),
+)

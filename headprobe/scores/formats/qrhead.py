@@ -10,7 +10,8 @@ import re
 import numpy as np
 
 from headprobe.scores.fields import MAX_HEADS
-from headprobe.scores.foreign.table import QUERY, RANKING_NOTE, FaultError, ForeignTable
+from headprobe.scores.formats.format import Format
+from headprobe.scores.formats.table import QUERY, RANKING_NOTE, Contents, FaultError
 
 _FIELD = re.compile(
     r"^(?P<quote>[\"']?)(?P<key>[A-Za-z_]\w{0,60})(?P=quote)[ \t]*:(?=[ \t\n]|$)[ \t]*(?P<value>[^\n]*)$",
@@ -25,7 +26,7 @@ def is_qrhead(data: bytes) -> bool:
     return data.startswith(b"attn_head_set") or b"\nattn_head_set" in data
 
 
-def read_qrhead(data: bytes) -> ForeignTable:
+def read_qrhead(data: bytes) -> Contents:
     """The ranking as points: the first of k heads gets k, the last 1, all others 0. The shape is the smallest that
     holds all heads named; it is the model's own shape only by chance.
 
@@ -44,7 +45,7 @@ def read_qrhead(data: bytes) -> ForeignTable:
         points[layer, head] = len(heads) - rank
     note = f"ranking-only: {RANKING_NOTE}"
     model = fields.get("model_name_or_path") or fields.get("model_base_class") or None
-    return ForeignTable(QUERY, points, method="qrhead", model=model, bound=None, is_ranking=True, notes=(note,))
+    return Contents(QUERY, points, method="qrhead", model=model, is_ranking=True, notes=(note,))
 
 
 def _text(data: bytes) -> str:
@@ -88,3 +89,12 @@ def _heads(text: str) -> list[tuple[int, int]]:
         twice = next(head for index, head in enumerate(heads) if head in heads[:index])
         raise FaultError("repeated-head", f"attn_head_set names {twice[0]}-{twice[1]} twice")
     return heads
+
+
+QRHEAD = Format(
+    name="qrhead",
+    about="YAML",
+    family="QRHead ranking",
+    fits=lambda source: is_qrhead(source.data) and b"\0" not in source.data[:64],  # which an archive has, and no text
+    read=lambda source: read_qrhead(source.data),
+)

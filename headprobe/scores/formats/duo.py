@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 
 from headprobe.errors import FileFormatError
 from headprobe.scores import strict_json
+from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.conversion import fitting, grouped, query_heads
 from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
 from headprobe.scores.file_bytes import file_bytes
-from headprobe.scores.foreign.table import KV, FaultError, ForeignTable, checked_number, checked_table, number_in
+from headprobe.scores.formats.format import Converted, Format, Target
+from headprobe.scores.formats.table import KV, SHARES, Contents, FaultError, checked_number, checked_table, number_in
 from headprobe.scores.head_scores import Floats
 
 TABLE_NAME = "full_attention_heads.tsv"
 CONFIG_NAME = "config.json"
+WINDOWS = {"sink_size": 128, "recent_size": 256}
 _CONFIG_BYTES = 2**20
 
 
@@ -28,7 +33,7 @@ def is_duo(data: bytes) -> bool:
         return False
 
 
-def read_duo(data: bytes, path: Path) -> ForeignTable:
+def read_duo(data: bytes, path: Path) -> Contents:
     """The table in `data`; the model comes from the `config.json` beside `path`, where there is one.
 
     Raises `FaultError` for rows of different length and cells that are no finite number.
@@ -43,7 +48,7 @@ def read_duo(data: bytes, path: Path) -> ForeignTable:
     config, note = duo_config(path)
     name = config.get("model_name")
     model = name.removeprefix("models/") if isinstance(name, str) else None
-    return ForeignTable(KV, checked_table(rows), method="duo", model=model, notes=note)
+    return Contents(KV, checked_table(rows), method="duo", model=model, facts=SHARES, notes=note)
 
 
 def duo_config(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -68,6 +73,28 @@ def duo_bytes(table: Floats) -> bytes:
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
+def to_duo(scores: AnyScores, target: Target) -> Converted:
+    """Duo's table of KV heads, with its config: the source's own where it is Duo's, and `target.config`."""
+    told = []
+    mean = scores.mean
+    if scores.heads != "kv":
+        geometry = fitting(scores, target)
+        mean = grouped(query_heads(scores, geometry)[0], geometry.num_key_value_heads, target.how)
+        told.append(
+            f"lost: single query heads; a KV head has the {target.how} of the {geometry.group_size} that share it"
+        )
+    if scores.trial_scores is not None:
+        told.append("lost: the trials and everything known of them")
+    if mean.max() > 1.0 or mean.min() < 0.0:
+        told.append(
+            f"scores from {mean.min():.4g} to {mean.max():.4g} where Duo's lie between 0 and 1; kept as they are"
+        )
+    own = duo_config(scores.path)[0] if scores.format == DUO.name else {}
+    config = {"model_name": target.model or scores.model or "unknown", **WINDOWS, **own, **(target.config or {})}
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return Converted({TABLE_NAME: duo_bytes(mean), CONFIG_NAME: text.encode("utf-8")}, tuple(told))
+
+
 def _row(line: bytes, layer: int) -> list[float]:
     return [_cell(cell, layer, column) for column, cell in enumerate(line.split(b"\t"))]
 
@@ -81,3 +108,15 @@ def _cell(cell: bytes, layer: int, column: int) -> float:
     if not -LARGEST_SCORE <= value <= LARGEST_SCORE:
         checked_number(value, f"line {layer + 1}, column {column + 1}")
     return value
+
+
+DUO = Format(
+    name="duo",
+    about="tsv",
+    family="DuoAttention pattern",
+    fits=lambda source: is_duo(source.data),
+    read=lambda source: read_duo(source.data, source.path),
+    write=to_duo,
+    table_name=TABLE_NAME,
+    beside=lambda path: (path.parent / CONFIG_NAME,),
+)

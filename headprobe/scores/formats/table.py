@@ -1,4 +1,4 @@
-"""What a reader of a foreign file hands on, and the fault it reports."""
+"""What a reader hands on, the fault it reports, and the checks of numbers and shapes that all readers share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from headprobe.geometry import ModelGeometry
 from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
-from headprobe.scores.head_scores import Floats
+from headprobe.scores.head_scores import Floats, HeadScores
+from headprobe.scores.methods import UNKNOWN, MethodFacts
 
 MAX_TRIALS = 20_000
 QUERY, KV = "query", "kv"
+SHARES = MethodFacts(0.0, 1.0)  # what scores of this family of methods can be, whichever of them made a file
 RANKING_NOTE = "the file ranks heads and holds no scores; the points only say the order"
 _NUMBER = re.compile(r"-?\d{1,400}(\.\d{0,400})?([eE][+-]?\d{1,4})?", re.ASCII)
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
@@ -27,17 +30,42 @@ class FaultError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignTable:
-    """Scores as a foreign file gives them; the fields are those of `AnyScores`."""
+class Contents:
+    """What a file of some format holds; the fields are those of `AnyScores`.
+
+    `mean` and `trial_scores` become read-only. Raises `FaultError` for a mean that is no table of finite numbers, and
+    for trials of another shape.
+    """
 
     heads: str
     mean: Floats
     trial_scores: Floats | None = None
     method: str | None = None
     model: str | None = None
-    bound: float | None = 1.0
+    facts: MethodFacts = UNKNOWN
     is_ranking: bool = False
     notes: tuple[str, ...] = ()
+    native: HeadScores | None = None
+    geometry: ModelGeometry | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads not in (QUERY, KV):
+            raise FaultError("wrong-shape", f"heads is {self.heads!r:.40}, need {QUERY} or {KV}")
+        mean, trials = checked_table(self.mean), self.trial_scores
+        if trials is not None and (trials.ndim != 3 or trials.shape[1:] != mean.shape):
+            told = f"the trials have the shape {list(trials.shape)}"
+            raise FaultError("wrong-shape", f"{told}, need [trials, {mean.shape[0]}, {mean.shape[1]}]")
+        if trials is not None and not np.isfinite(trials).all():
+            raise FaultError("not-finite", "a trial's score is no finite number")
+        for name, table in (("mean", mean), ("trial_scores", trials)):
+            if table is not None:
+                table.setflags(write=False)
+                object.__setattr__(self, name, table)
+
+    @property
+    def bound(self) -> float | None:
+        """The largest score that its method can give, None where unknown."""
+        return self.facts.most
 
 
 def checked_number(value: Any, where: str) -> float:

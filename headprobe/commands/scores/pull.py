@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.output import one_line, print_table, write_json
-from headprobe.commands.scores.checked import check_downloads, finding_records, refusal
+from headprobe.commands.scores.validate import finding_records, refusal, reports_on
 from headprobe.commands.streams import write_error
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.models.hub import quiet_downloads
@@ -140,6 +142,24 @@ def pulled_files(
     for name, report in check_downloads(there.repo_id, downloads).items():
         records[name] |= _kept(name, downloads[name], report, destination)
     return list(records.values())
+
+
+def check_downloads(repo_id: str, downloads: Mapping[str, bytes]) -> dict[str, FileReport]:
+    """A report on each download, by its name. They are looked at together, in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="headprobe-") as folder:
+        root = Path(folder) / repo_id.split("/")[1]
+        paths = {name: root / name for name in downloads}
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(downloads[name])
+        largest = max(map(len, downloads.values()), default=0)
+        reports = reports_on(list(paths.values()), None, None, largest)
+    return {name: _without(f"{root}/", report) for name, report in zip(paths, reports, strict=True)}
+
+
+def _without(folder: str, report: FileReport) -> FileReport:
+    findings = tuple(replace(finding, detail=finding.detail.replace(folder, "")) for finding in report.findings)
+    return replace(report, findings=findings)
 
 
 def _content(there: RemoteRepository, file: RemoteFile, folder: Path) -> bytes:

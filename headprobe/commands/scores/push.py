@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, write_json
-from headprobe.commands.scores.checked import check_files, finding_records, refusal
+from headprobe.commands.scores.validate import finding_records, refusal, reports_on
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
 from headprobe.models.hub import quiet_downloads
 from headprobe.scores.any_scores import read_any
@@ -72,7 +72,7 @@ def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: b
     """All that would go, and what the checks say about the score file. An error among them ends it."""
     from headprobe.pictures.heatmap import heatmap_bytes  # matplotlib, only once there is something to draw
 
-    report = check_files([file], MAX_BYTES)[0]
+    report = reports_on([file], None, None, MAX_BYTES)[0]
     if (reason := refusal(report)) is not None:
         raise FileFormatError(f"is not pushed: {reason} (see `headprobe scores validate`)", file)
     data = file_bytes(file)

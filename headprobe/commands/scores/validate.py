@@ -35,7 +35,7 @@ def validate_command(
 ) -> None:
     """Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error."""
     _check_method(method)
-    reports = _reports(files, model, method, max_bytes)
+    reports = reports_on(files, model, method, max_bytes)
     if as_json:
         write_json([report_record(report) for report in reports])
     else:
@@ -50,9 +50,22 @@ def report_record(report: FileReport) -> dict[str, Any]:
     return {
         "path": str(report.path),
         "format": report.format,
-        "findings": [vars(finding) for finding in report.findings],
+        "findings": finding_records(report),
         "passed": list(report.passed),
     }
+
+
+def finding_records(report: FileReport) -> list[dict[str, Any]]:
+    """The findings as `--json` prints them."""
+    return [dict(vars(finding)) for finding in report.findings]
+
+
+def refusal(report: FileReport, with_errors: bool = False) -> str | None:
+    """Why a file is refused: its first error; None where it has none, or where errors are wanted and it is readable."""
+    if with_errors and report.format is not None:
+        return None
+    errors = [finding for finding in report.findings if finding.severity == "error"]
+    return f"{errors[0].check}: {errors[0].detail}" if errors else None
 
 
 def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int) -> Suspect:
@@ -65,8 +78,8 @@ def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int
     return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method, facts)
 
 
-def _reports(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
-    """In the order of the files, those that cannot be read among them."""
+def reports_on(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
+    """A report on each file, in the order given; those that cannot be read have one too."""
     suspects: dict[int, Suspect] = {}
     reports: dict[int, FileReport] = {}
     for index, path in enumerate(files):

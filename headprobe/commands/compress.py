@@ -32,6 +32,7 @@ from headprobe.evaluation.compressed_answers import CompressedAnswer, Compressio
 from headprobe.evaluation.questions import Question, needle_question, own_question
 from headprobe.evaluation.recommended import window_note, with_recommended_window
 from headprobe.models.loading import LoadedModel, load_model
+from headprobe.scores.any_scores import read_any
 
 DEFAULT_BUDGET = 256
 
@@ -119,11 +120,6 @@ def compress_command(
         policy, beta=beta, window=window, pool=pool, sinks=sinks, value_aware=value_aware, compat=compat
     )
     policies = [first, *_others(compare, window, pool)]
-    loaded = load_model(model, device=device, dtype=dtype)
-    note = window_note(loaded, window, pool)
-    if note is not None:
-        tell(f"note: {note}")
-    policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -135,6 +131,17 @@ def compress_command(
         query_agnostic=query_agnostic,
         sampler=sampler,
     )
+    if length is not None:
+        one_length(length, "--length")
+    if query_agnostic and text is not None and question is None:
+        raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
+    if scores is not None:
+        read_any(scores)
+    loaded = load_model(model, device=device, dtype=dtype)
+    note = window_note(loaded, window, pool)
+    if note is not None:
+        tell(f"note: {note}")
+    policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)
     else:

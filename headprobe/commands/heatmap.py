@@ -12,7 +12,7 @@ from headprobe.commands.output import stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.commands.reading import with_geometry
 from headprobe.errors import OptionError
-from headprobe.pictures.caption import HeatmapContent, PictureOptions, heatmap_content
+from headprobe.pictures.caption import HeatmapContent, PictureOptions, check_kind, heatmap_content
 from headprobe.pictures.difference import difference_content, pair_of
 from headprobe.pictures.terminal import encodable, terminal_content
 from headprobe.scores.any_scores import AnyScores, read_any
@@ -61,6 +61,7 @@ def heatmap_command(
     ] = False,
 ) -> None:
     """Draw head scores, layer by head, as a picture and in the terminal."""
+    check_kind(kind)
     options = PictureOptions(top, kv_heads, num_kv_heads, budget, beta, window, prompt_tokens)
     if against is not None and kind != "heatmap":
         raise OptionError(f"--against draws a heatmap of the difference, not {kind!r}")

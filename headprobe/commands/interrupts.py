@@ -8,12 +8,14 @@ module is the first that is loaded, so it imports as little as it can.
 from __future__ import annotations
 
 import os
-import signal
 
 TYPE_CHECKING = False  # `typing` would be the largest import of all
 if TYPE_CHECKING:
+    import signal
     from types import FrameType, TracebackType
     from typing import NoReturn
+else:
+    import _signal as signal  # what `signal` wraps: there since Python began, while the wrapper loads `enum` first
 
 INTERRUPTED = 130
 LINE = "headprobe: interrupted"

@@ -78,6 +78,8 @@ def norms_command(
     picture = picture_file(path, overwrite, {"--prompt": None if prompt == "-" else prompt})
     if prompt is not None and length is not None:
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
+    if length is not None:
+        one_length(length, "--length")
     text = None if prompt is None else read_text(prompt)
     loaded = load_model(model, device=device, dtype=dtype)
     shown = _numbers(layers, loaded.geometry.num_hidden_layers, "layer") or _spread(loaded)

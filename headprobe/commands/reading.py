@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headprobe.commands.scores.stated_model import stated_model
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
+from headprobe.home import in_home
 from headprobe.probes.plan import parse_lengths
 from headprobe.scores.any_scores import AnyScores
 
@@ -51,7 +52,7 @@ def read_text(prompt: str) -> str:
     name = "stdin" if prompt == "-" else prompt
     if prompt == "-" and sys.stdin is None:
         raise FileAccessError("stdin is closed")
-    data = _stdin() if prompt == "-" else Path(prompt).expanduser().read_bytes()
+    data = _stdin() if prompt == "-" else in_home(prompt).read_bytes()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import typer
+
+from headprobe.home import in_home
 
 FILES = {"output", "dump_prompts"}
 PLACES = {"model", "needles", "haystack"}  # a name, or a file or folder
@@ -46,12 +49,12 @@ def without_folders(name: str, value: str) -> str:
     if name not in FILES and not (name in PLACES and (looks_local or Path(value).exists())):
         return value
     last = _last_part(value)
-    is_folder = name == "output" and (value.endswith("/") or Path(value).expanduser().is_dir())
+    is_folder = name == "output" and (value.endswith("/") or in_home(value).is_dir())
     return f"{last}/" if is_folder else last
 
 
 def _last_part(value: str) -> str:
     part = PureWindowsPath(PurePosixPath(value).name).name
     if part in ("", ".."):
-        part = PurePath(Path(value).expanduser().resolve()).name
+        part = PurePath(os.path.realpath(in_home(value))).name
     return part or "."

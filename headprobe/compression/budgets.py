@@ -19,6 +19,12 @@ Ints = NDArray[np.int64]
 AUTHORS_BETAS = (1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0)
 
 
+def check_budget(budget: int) -> None:
+    """Raise `OptionError` for a budget of less than one entry."""
+    if budget < 1:
+        raise OptionError(f"a budget of {budget} entries per KV head is too small, need at least 1")
+
+
 @dataclass(frozen=True)
 class BudgetRequest:
     """What an allocator is asked for.
@@ -36,8 +42,7 @@ class BudgetRequest:
     head_scores: Floats | None = None
 
     def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise OptionError(f"a budget of {self.budget} entries per KV head is too small, need at least 1")
+        check_budget(self.budget)
         if self.budget < self.floor:
             raise OptionError(
                 f"a budget of {self.budget} entries per KV head is below the {self.floor} that window and sinks take"

@@ -19,6 +19,12 @@ from headprobe.models.releases import given_cache
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm")
 
 
+def check_chunk(chunk: int) -> None:
+    """Raise `OptionError` for a chunk below 1."""
+    if chunk < 1:
+        raise OptionError(f"a prefill chunk of {chunk} tokens is too small, need at least 1")
+
+
 @contextmanager
 def layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
     """Let every decoder layer, and the norm behind the last, read a prompt `chunk` tokens at a time.
@@ -26,8 +32,7 @@ def layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
     All is put back when the block ends. Raises `OptionError` for a chunk below 1, `ModelError` for a model without a
     list of layers.
     """
-    if chunk < 1:
-        raise OptionError(f"a prefill chunk of {chunk} tokens is too small, need at least 1")
+    check_chunk(chunk)
     decoder = model.get_decoder()
     layers = getattr(decoder, "layers", None)
     if layers is None:

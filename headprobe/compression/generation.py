@@ -218,11 +218,16 @@ def full_kv_bytes(cache: RaggedCache, tokens: int) -> int:
     return per_token * tokens + others
 
 
+def check_new_tokens(number: int) -> None:
+    """Raise `OptionError` for an answer of less than one token."""
+    if number < 1:
+        raise OptionError(f"{number} new tokens are too few, need at least 1")
+
+
 def _check(input_ids: Sequence[int], max_new_tokens: int, context_tokens: int | None) -> None:
     if not input_ids:
         raise OptionError("the prompt is empty: need at least one token")
-    if max_new_tokens < 1:
-        raise OptionError(f"{max_new_tokens} new tokens are too few, need at least 1")
+    check_new_tokens(max_new_tokens)
     if context_tokens is not None and not 0 < context_tokens <= len(input_ids):
         raise OptionError(f"a context of {context_tokens} tokens for a prompt of {len(input_ids)}")
 

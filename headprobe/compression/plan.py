@@ -13,6 +13,12 @@ from headprobe.errors import OptionError
 UNLIMITED = 1 << 40  # tokens: longer than any prompt
 
 
+def check_ratio(ratio: float) -> None:
+    """Raise `OptionError` for a share of the prompt that is not in (0, 1]."""
+    if not 0.0 < ratio <= 1.0:
+        raise OptionError(f"a ratio of {ratio} is out of range, need more than 0 and at most 1")
+
+
 @dataclass(frozen=True, eq=False)
 class CompressionPlan:
     """A policy with its budget, for a model with `num_layers` compressible layers of `num_kv_heads` KV heads.
@@ -34,8 +40,8 @@ class CompressionPlan:
             return
         if (self.budget is None) == (self.ratio is None):
             raise OptionError(f"the policy {self.policy.name} needs a budget or a ratio, one of the two")
-        if self.ratio is not None and not 0.0 < self.ratio <= 1.0:
-            raise OptionError(f"a ratio of {self.ratio} is out of range, need more than 0 and at most 1")
+        if self.ratio is not None:
+            check_ratio(self.ratio)
         if self.policy.needs_scores and self.head_scores is None:
             raise OptionError(f"the policy {self.policy.name} needs head scores; `headprobe score` makes them")
         if self.budget is not None:

@@ -13,10 +13,17 @@ from transformers import GenerationConfig
 from headprobe.attention.masks import Masks
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression.budgets import Floats
-from headprobe.compression.chunks import layers_in_chunks
+from headprobe.compression.chunks import check_chunk, layers_in_chunks
 from headprobe.compression.generate_options import GivenPrompt, check_options, num_copies
 from headprobe.compression.handed_out import handed_out
-from headprobe.compression.kernels.choice import Kernel, KernelNeeds, capability, device_name, pick_kernel
+from headprobe.compression.kernels.choice import (
+    Kernel,
+    KernelNeeds,
+    capability,
+    check_kernel_name,
+    device_name,
+    pick_kernel,
+)
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
@@ -25,7 +32,7 @@ from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
 from headprobe.models.releases import generating_with
-from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_how, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
 Scores = HeadScores | AnyScores | Path | str
@@ -124,6 +131,14 @@ def compress(
         yield session
 
 
+def check_serving(attention: str, gqa: str, prefill_chunk: int | None) -> None:
+    """Raise `OptionError` for what `compress` takes with no model: an unknown kernel or `gqa`, a chunk below 1."""
+    check_kernel_name(attention)
+    check_how(gqa)
+    if prefill_chunk is not None:
+        check_chunk(prefill_chunk)
+
+
 def make_plan(
     model: Any,
     policy: str | Policy,
@@ -151,11 +166,6 @@ def make_plan(
         raise ModelError(f"{type(model).__name__} has chunked-attention layers, which a compressed cache does not know")
     if not layers:
         raise ModelError(f"{type(model).__name__} has no full-attention layer: there is nothing to compress")
-    if shared := getattr(config, "num_kv_shared_layers", None):
-        raise ModelError(
-            f"the last {shared} layers of {type(model).__name__} use the keys and values of earlier ones: "
-            "its cache can't be compressed"
-        )
     chosen = policy if isinstance(policy, Policy) else make_policy(policy)
     table = None
     if scores is not None and chosen.needs_scores:

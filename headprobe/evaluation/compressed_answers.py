@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headprobe.compression.generation import Generation, generate
+from headprobe.compression.budgets import check_budget
+from headprobe.compression.generation import Generation, check_new_tokens, generate
+from headprobe.compression.plan import check_ratio
 from headprobe.compression.policies import Policy
 from headprobe.compression.sampling import Sampler
-from headprobe.compression.session import compress
+from headprobe.compression.session import check_serving, compress
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.evaluation.questions import Question
@@ -34,6 +36,14 @@ class CompressionOptions:
     max_new_tokens: int = 64
     query_agnostic: bool = False
     sampler: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        check_serving(self.attention, self.gqa, self.prefill_chunk)
+        check_new_tokens(self.max_new_tokens)
+        if self.budget is not None:
+            check_budget(self.budget)
+        if self.ratio is not None:
+            check_ratio(self.ratio)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import Policy
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import AnyScores, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_how, reduce_to_kv
 
 DEFAULT_PROMPT_TOKENS = 8192
 
@@ -158,8 +158,7 @@ def _compressed_layers(geometry: ModelGeometry | None, num_layers: int) -> tuple
 
 
 def _kv_scores(scores: AnyScores, own: Floats, num_kv_heads: int | None, gqa: str) -> Floats:
-    if gqa not in ("mean", "max"):
-        raise OptionError(f"query heads are joined by 'mean' or 'max', not {gqa!r}")
+    check_how(gqa)
     if scores.heads == "kv":
         return own
     if num_kv_heads is None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headprobe.compression.budgets import check_budget
 from headprobe.compression.generation import generate
-from headprobe.compression.session import compress, make_plan
+from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
@@ -62,8 +63,8 @@ class GridOptions:
         score_options(self, 1)  # refuses what no scoring run could have either
         check_number(len(self.budgets), "budgets", MOST_PLACES)
         for budget in self.budgets:
-            if budget < 1:
-                raise OptionError(f"a budget of {budget} entries per KV head is too small, need at least 1")
+            check_budget(budget)
+        check_serving(self.attention, self.gqa, self.prefill_chunk)
         for name in self.baselines:
             if name not in BASELINES:
                 raise OptionError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")

@@ -93,7 +93,7 @@ def policy_names(text: str) -> tuple[str, ...]:
     >>> policy_names("snapkv,h2o,snapkv")
     ('full', 'snapkv', 'h2o')
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = [part.strip() for part in text.split(",")]
     names = [name for part in parts for name in (POLICIES if part == ALL else [part])]
     for name in names:
         make_policy(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import FileFormatError, ModelError, shown
+from headprobe.home import in_home
 
 DEMO = "demo"
 PLANTED_HEADS_FILE = "planted_heads.json"
@@ -99,7 +100,7 @@ def resolve(name: str) -> ResolvedModel:
     if entry is not None:
         source = entry.repo_id or str(bundled_model_folder())
         return ResolvedModel(name, source, is_local=entry.repo_id is None)
-    path = Path(name).expanduser()
+    path = in_home(name)
     if name.strip() and path.is_dir():
         return ResolvedModel(name, str(path), is_local=True)
     if name.strip() and path.is_file():

@@ -5,10 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor, log10
 
-from headprobe.errors import OptionError
+from headprobe.errors import OptionError, shown
 from headprobe.pictures.subject import subject_of
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
+
+KINDS = ("distribution", "layers", "coverage", "ranks", "budgets")  # of pictures, beside the heatmap
+
+
+def check_kind(kind: str) -> None:
+    """Raise `OptionError` for a kind of picture that is neither `heatmap` nor one of `KINDS`."""
+    if kind not in ("heatmap", *KINDS):
+        raise unknown_kind(kind)
+
+
+def unknown_kind(kind: str) -> OptionError:
+    """The error that names all kinds."""
+    return OptionError(f"no kind of picture is called {shown(kind)}; there are heatmap, {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from headprobe.errors import OptionError
 from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
-from headprobe.pictures.caption import PictureOptions, checked_top
+from headprobe.pictures.caption import KINDS, PictureOptions, checked_top, unknown_kind
 from headprobe.pictures.coverage import coverage_of
 from headprobe.pictures.coverage_figure import coverage_figure
 from headprobe.pictures.distribution import Distribution, distribution_figure
@@ -59,17 +58,18 @@ def _budgets(scores: AnyScores, options: PictureOptions) -> Picture:
     return Picture(query, lambda: budgets_figure(query, found), found.lines(), found.record())
 
 
-KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
+_KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
     "distribution": _distribution,
     "layers": _layers,
     "coverage": _coverage,
     "ranks": _ranks,
     "budgets": _budgets,
 }
+assert tuple(_KINDS) == KINDS
 
 
 def picture_of(kind: str, scores: AnyScores, options: PictureOptions) -> Picture:
-    """The picture of `kind`. Raises `OptionError` for an unknown kind, or one that the file has nothing for."""
-    if kind not in KINDS:
-        raise OptionError(f"no kind of picture is called {kind!r}; there are heatmap, {', '.join(KINDS)}")
-    return KINDS[kind](scores, options)
+    """The picture of `kind`, one of `KINDS`. Raises `OptionError` for another, or one that the file has nothing for."""
+    if kind not in _KINDS:
+        raise unknown_kind(kind)
+    return _KINDS[kind](scores, options)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headprobe.errors import OptionError, OutputExistsError, refuse_empty
+from headprobe.home import in_home
 from headprobe.models.catalog import short_name
 from headprobe.profiling.journal import check_journal
 from headprobe.scores.atomic_file import LONGEST_NAME, check_place
@@ -24,7 +25,7 @@ def output_paths(model_name: str, methods: Sequence[str], output: Path | str | N
     if output is None:
         return {m: Path("scores") / name for m, name in names.items()}
     refuse_empty({"output": output})
-    target = Path(output).expanduser()
+    target = in_home(output)
     if len(methods) > 1 and target.suffix == ".json":
         raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")
     if len(methods) > 1 or _is_folder(target) or str(output).endswith("/"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headprobe.errors import OptionError
-from headprobe.scores.any_scores import AnyScores, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_how, reduce_to_kv
 from headprobe.scores.head_scores import Floats
 from headprobe.scores.uncertainty import ClusteredTrials
 
@@ -49,8 +49,7 @@ def aligned(first: AnyScores, second: AnyScores, how: str = "mean") -> tuple[Sid
     A ranking, which has no scores and no stated shape, is widened to the other file's; its KV heads take their best
     query head. Raises `OptionError` for another geometry, or a `how` that is neither.
     """
-    if how not in ("mean", "max"):
-        raise OptionError(f"query heads are joined by 'mean' or 'max', not {how!r}")
+    check_how(how)
     first, second = _widened(first, second), _widened(second, first)
     groups = _common_heads(first, second)
     return _side(first, groups, how), _side(second, groups, how)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headprobe.errors import FileFormatError, HeadprobeError, OptionError
+from headprobe.errors import FileFormatError, HeadprobeError, OptionError, shown
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
 from headprobe.scores.formats import FORMATS
@@ -91,6 +91,12 @@ def read_any(path: Path | str, max_bytes: int = MAX_BYTES) -> AnyScores:
     return AnyScores(path=place, format=name, sha256=sha256(source.data).hexdigest(), **vars(contents))
 
 
+def check_how(how: str) -> None:
+    """Raise `OptionError` for a way to join query heads other than `mean` and `max`."""
+    if how not in ("mean", "max"):
+        raise OptionError(f"query heads are joined by 'mean' or 'max', not {shown(how)}")
+
+
 def reduce_to_kv(mean: Floats, num_kv_heads: int, how: str = "mean") -> Floats:
     """Query heads `[L, H]` to KV heads `[L, G]`: the `mean` or `max` over the `H / G` neighbours that share one.
 
@@ -102,8 +108,7 @@ def reduce_to_kv(mean: Floats, num_kv_heads: int, how: str = "mean") -> Floats:
     [[1.0, 0.5]]
     """
     layers, heads = mean.shape
-    if how not in ("mean", "max"):
-        raise OptionError(f"query heads are joined by 'mean' or 'max', not {how!r}")
+    check_how(how)
     if num_kv_heads < 1 or heads % num_kv_heads:
         raise OptionError(f"{heads} query heads cannot be shared evenly by {num_kv_heads} KV heads")
     grouped = mean.reshape(layers, num_kv_heads, heads // num_kv_heads)

@@ -104,7 +104,12 @@ def _exists(path: Path) -> str:
 
 
 def _followed(path: Path, overwrite: bool) -> Path:
-    return path.resolve() if overwrite and path.is_symlink() else path
+    if not (overwrite and path.is_symlink()):
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():  # it leads in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
 
 
 def _beside(target: Path) -> Path:

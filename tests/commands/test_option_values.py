@@ -81,3 +81,66 @@ def test_an_argument_that_is_no_text_is_refused(cli: RunCli, tmp_path: Any, argu
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert done.err.startswith("headprobe: error: the argument ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "option"), numeric_options(int) + numeric_options(float))
+def test_a_number_in_other_digits_than_programs_write_is_refused(cli: RunCli, path: str, option: str) -> None:
+    done = cli(*path.split()[1:], *ARGUMENTS.get(path, []), f"{option}=1_0")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert f"headprobe: error: {option} is '1_0', need a number in plain digits, such as 10" in done.err or (
+        f"Invalid value for '{option}': " in done.err  # one has a least value of its own
+    )
+
+
+@pytest.mark.parametrize("digits", ["１２", "٣", "²"])
+def test_digits_of_other_scripts_are_refused(cli: RunCli, digits: str) -> None:
+    done = cli("score", "--dry-run", "--limit", digits)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "--limit" in done.err
+
+
+MODEL = ("--model", "nobody/no-such-model")  # what is refused before it is looked for
+
+
+@pytest.mark.parametrize("command", [("compress",), ("eval", "needles"), ("eval", "needles", "--dry-run")])
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--attention", "flash9", "unknown attention kernel 'flash9': known are auto, "),
+        ("--gqa", "sum", "query heads are joined by 'mean' or 'max', not 'sum'"),
+        ("--prefill-chunk", "0", "a prefill chunk of 0 tokens is too small, need at least 1"),
+    ],
+)
+def test_options_are_checked_before_the_model_is_looked_for(
+    cli: RunCli, command: tuple[str, ...], option: str, value: str, told: str
+) -> None:
+    done = cli(*command, *MODEL, option, value)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith(f"headprobe: error: {told}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("compress", "--budget", "0"), "a budget of 0 entries per KV head is too small, need at least 1"),
+        (("compress", "--ratio", "2"), "a ratio of 2.0 is out of range, need more than 0 and at most 1"),
+        (("compress", "--max-new-tokens", "0"), "0 new tokens are too few, need at least 1"),
+        (("compress", "--length", "1k,2k"), "--length takes one length, got '1k,2k'"),
+        (("norms", "--length", "1k,2k"), "--length takes one length, got '1k,2k'"),
+        (("eval", "needles", "--policies", ","), "unknown policy ''"),
+        (("eval", "needles", "--policies", "full,,snapkv"), "unknown policy ''"),
+        (("compress", "--compare", "full,"), "unknown policy ''"),
+    ],
+)
+def test_what_a_run_cannot_do_is_told_before_the_model_is_looked_for(
+    cli: RunCli, arguments: tuple[str, ...], told: str
+) -> None:
+    done = cli(*arguments, *MODEL)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith(f"headprobe: error: {told}")
+
+
+def test_scores_that_are_not_there_are_told_before_the_model_is_looked_for(cli: RunCli) -> None:
+    done = cli("compress", *MODEL, "--scores", "none.json")
+    assert (done.code, done.out) == (3, "")
+    assert done.err.startswith("headprobe: error: none.json: ")

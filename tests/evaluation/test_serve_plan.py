@@ -18,7 +18,7 @@ KV_SCORES = [[0.1, 0.9], [0.3, 0.2]]
 def kv_scores(mean: list[list[float]] | None = None, geometry: ModelGeometry | None = GEOMETRY) -> AnyScores:
     return AnyScores(
         path=Path("some/scores.tsv"), format="duo", heads="kv", mean=np.array(mean or KV_SCORES), trial_scores=None,
-        native=None, geometry=geometry, method="duo", model="tiny", bound=None, is_ranking=False, notes=(), sha256="ab",
+        native=None, geometry=geometry, method="duo", model="tiny", is_ranking=False, notes=(), sha256="ab",
     )  # fmt: skip
 
 

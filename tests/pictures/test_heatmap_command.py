@@ -139,3 +139,11 @@ def test_loading_the_command_loads_nothing_heavy():
     folder = Path(headprobe.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("kind", ["pie", "/", "../..", "/dev/null", "x" * 300])
+def test_a_kind_that_is_none_is_refused_whatever_it_looks_like(run, scores, kind):
+    error = run("s.json", "--kind", kind).exception
+    assert isinstance(error, OptionError)
+    assert str(error).endswith("; there are heatmap, distribution, layers, coverage, ranks, budgets")
+    assert len(str(error)) < 200

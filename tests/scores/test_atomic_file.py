@@ -114,6 +114,15 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("write", [check_place, lambda path, overwrite: write_atomically(path, b"new", overwrite)])
+def test_links_that_lead_in_a_circle_are_refused(tmp_path, write):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(FileAccessError, match=r"^cannot write .*a: Too many levels of symbolic links$"):
+        write(tmp_path / "a", True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_a_look_refuses_what_writing_would(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(OutputExistsError, match="--overwrite replaces it"):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
+from headprobe.home import in_home
 from headprobe.models.catalog import CATALOG, CatalogEntry, find_alias
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.file_bytes import file_bytes
@@ -47,8 +48,8 @@ def named_geometry(model: str) -> ModelGeometry:
     entry = find_alias(model) or next((e for e in CATALOG if (e.repo_id or "").lower() == model.lower()), None)
     if entry is not None:
         return entry_geometry(entry)
-    if (Path(model).expanduser() / "config.json").is_file():
-        return _folder_geometry(Path(model).expanduser())
+    if (in_home(model) / "config.json").is_file():
+        return _folder_geometry(in_home(model))
     raise OptionError(f"--model {model!r} is neither in the catalog (see `headprobe models`) nor a model's folder")
 
 

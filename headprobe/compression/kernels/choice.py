@@ -14,7 +14,7 @@ from headprobe.compression.kernels.sources import FLASH2, FLASH4, TRITON, Source
 from headprobe.compression.kernels.split import split_attention, split_weigh
 from headprobe.compression.kernels.varlen import flash2_attention, flash4_attention, torch_varlen_attention
 from headprobe.compression.ragged_store import RaggedStore
-from headprobe.errors import OptionError
+from headprobe.errors import OptionError, shown
 
 Attend = Callable[[torch.Tensor, RaggedStore, AttentionShape], torch.Tensor]
 Weigh = Callable[[torch.Tensor, RaggedStore, AttentionShape], tuple[torch.Tensor, torch.Tensor]]
@@ -152,13 +152,18 @@ KERNELS = (
 KERNEL_NAMES = ("auto", *(kernel.name for kernel in KERNELS))
 
 
+def check_kernel_name(name: str) -> None:
+    """Raise `OptionError` for a name that is not in `KERNEL_NAMES`."""
+    if name not in KERNEL_NAMES:
+        raise OptionError(f"unknown attention kernel {shown(name)}: known are {', '.join(KERNEL_NAMES)}")
+
+
 def pick_kernel(name: str, needs: KernelNeeds) -> tuple[Kernel, str]:
     """The kernel called `name`, or for "auto" the first of `ranked_kernels` that can serve `needs`; and why.
 
     Raises `OptionError` for an unknown name, or a named kernel that cannot serve.
     """
-    if name not in KERNEL_NAMES:
-        raise OptionError(f"unknown attention kernel {name!r}: known are {', '.join(KERNEL_NAMES)}")
+    check_kernel_name(name)
     if name == "auto":
         return _first_that_serves(needs)
     kernel = next(kernel for kernel in KERNELS if kernel.name == name)

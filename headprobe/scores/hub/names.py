@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def place_in(folder: Path, name: str) -> Path:
     Raises `FileFormatError` for a name that could leave it, `FileAccessError` where a link inside leads out of it.
     """
     target = folder / check_file_name(name)
-    if not target.resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
         raise FileAccessError(f"{target} leads out of {folder} by a symbolic link")
     return target
 

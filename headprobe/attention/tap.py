@@ -63,7 +63,7 @@ def tapped(
 ) -> Iterator[None]:
     """Inside the block every attention call of `model` goes through `fn`; the model's own comes back, whatever happens.
 
-    Taps can be nested, on one model (the inner one has it) and on several. `masks`: see `Masks`. With `once` a layer
+    Taps can be nested, on one model (the later one has it) and on several, and end in any order. `masks`: see `Masks`. With `once` a layer
     that calls attention a second time in one pass is refused: its heads have more than one attention.
 
     Raises `ModelError`, which ends in `consequence`, for a model that does not go through transformers' attention
@@ -71,13 +71,13 @@ def tapped(
     """
     tap = _Tap(model, fn, MaskDesk(type(model).__name__, masks), once)
     name = _take_name(tap)
-    before = [(config, config._attn_implementation) for config in _configs(model)]
+    tap.before = [(config, config._attn_implementation) for config in _configs(model)]
     try:
         _switch(model, name, consequence)
         with _counted_passes(model, tap):
             yield
     finally:
-        _restore(before)
+        _give_back(tap, name)
         del _taps[name]
 
 
@@ -89,6 +89,15 @@ def _switch(model: Any, name: str, consequence: str) -> None:
         raise refusal from error
     if model.config._attn_implementation != name:
         raise refusal
+
+
+def _give_back(tap: _Tap, name: str) -> None:
+    """Restore what a tap has; what a later tap has, which did not end first, comes back when that one ends."""
+    owns = {id(config): own for config, own in tap.before}
+    for later in _taps.values():
+        later.before = [(config, owns[id(config)] if own == name else own) for config, own in later.before]
+    if any(config._attn_implementation == name for config, _ in tap.before):
+        _restore(tap.before)
 
 
 def _restore(before: list[tuple[Any, str | None]]) -> None:
@@ -129,6 +138,7 @@ class _Tap:
     def __init__(self, model: Any, fn: LayerFunction, desk: MaskDesk, once: bool) -> None:
         self.fn, self.desk, self.once = fn, desk, once
         self.name = type(model).__name__
+        self.before: list[tuple[Any, str | None]] = []  # configs and the attention that each had
         self._called: set[int] = set()
         self._passed: set[str] = set()
         self._windows: dict[int, int | None] = {}

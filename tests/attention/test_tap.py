@@ -198,6 +198,28 @@ def test_taps_can_be_nested_and_the_inner_one_has_the_model() -> None:
     assert model.config._attn_implementation == own
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_taps_may_end_in_any_order(order: tuple[int, ...]) -> None:
+    model = tiny_model("llama")
+    own, wanted, seen = model.config._attn_implementation, logits(model), []
+
+    def by(number: int) -> Any:
+        return lambda call: (seen.append((number, call.layer)), attend(call))[1]
+
+    taps = [tapped(model, by(number)) for number in range(3)]
+    for tap in taps:
+        tap.__enter__()
+    left = [0, 1, 2]
+    for number in order:
+        taps[number].__exit__(None, None, None)
+        left.remove(number)
+        seen.clear()
+        found = logits(model)
+        assert seen == [(each, layer) for each in left[-1:] for layer in (0, 1)]
+    assert model.config._attn_implementation == own
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_two_models_are_tapped_apart() -> None:
     one, other, seen = tiny_model("llama"), tiny_model("qwen3"), []
     with (

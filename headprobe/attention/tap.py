@@ -63,8 +63,9 @@ def tapped(
 ) -> Iterator[None]:
     """Inside the block every attention call of `model` goes through `fn`; the model's own comes back, whatever happens.
 
-    Taps can be nested, on one model (the later one has it) and on several, and end in any order. `masks`: see `Masks`. With `once` a layer
-    that calls attention a second time in one pass is refused: its heads have more than one attention.
+    Taps can be nested, on one model (the later one has it) and on several, and end in any order. `masks`: see `Masks`.
+    With `once` a layer that calls attention a second time in one pass is refused: its heads have more than one
+    attention.
 
     Raises `ModelError`, which ends in `consequence`, for a model that does not go through transformers' attention
     interface; inside the block for calls that say more than can be understood.

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from headprobe.commands.option_values import check_numbers
-from headprobe.errors import refuse_empty
+from headprobe.errors import OptionError, refuse_empty, shown
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,6 @@ class _Command(TyperCommand):
 
 def _refuse_odd_number(name: str, typed: object, read: object) -> None:
     """Raise `OptionError` for a number typed with underscores or digits of other scripts, which Python reads too."""
-    from headprobe.errors import OptionError, shown
-
     is_number = isinstance(read, (int, float)) and not isinstance(read, bool)
     if is_number and isinstance(typed, str) and ("_" in typed or not typed.isascii()):
         raise OptionError(f"{name} is {shown(typed)}, need a number in plain digits, such as {read}")

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
+from jinja2.compiler import CodeGenerator, operators
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from headprobe.errors import ModelError
 
 MOST_CHARACTERS = 1_000_000  # of the rendered text, of any text in between, and items of a list
+MOST_IN_ALL = 50_000_000  # characters and items of all that is made on the way, which a template may keep
 MOST_SECONDS = 3.0  # of this thread's work
 EVENTS_BETWEEN = 200  # looks at the clock
 _HUGE_NUMBER = re.compile(r"\d{7}")  # in a format such as '%9999999d'
@@ -105,19 +106,58 @@ def _check_growth(template: str, variables: Mapping[str, Any]) -> None:
         return  # the tokenizer's own rendering, which comes next, says what is wrong
 
 
-def _limit(size: int) -> None:
-    if size > MOST_CHARACTERS:
-        raise _TooMuch(f"makes more than {MOST_CHARACTERS:,} characters")
+def _limit(size: int, most: int = MOST_CHARACTERS) -> None:
+    if size > most:
+        raise _TooMuch(f"makes more than {most:,} characters")
 
 
-def _joined(parts: Any) -> str:
-    texts = [str(part) for part in parts]
-    _limit(sum(map(len, texts)))
-    return "".join(texts)
+def _weight(value: Any) -> int:
+    """Characters and items of a value and of all that lies in it, counted as often as it would be written; as far as
+    the limit."""
+    total, waiting = 0, [value]
+    while waiting and total <= MOST_CHARACTERS:
+        part = waiting.pop()
+        if isinstance(part, (str, bytes)):
+            total += len(part)
+        elif isinstance(part, (list, tuple, dict)):
+            total += len(part)
+            waiting += [*part, *part.values()] if isinstance(part, dict) else part
+    return total
+
+
+def _weighed(value: Any) -> Any:
+    _limit(_weight(value))
+    return value
+
+
+class _Made:
+    """What one rendering has made so far: each result is small enough, and so are all of them."""
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    def add(self, value: Any) -> Any:
+        """`value`, counted."""
+        self._total += _weight(_weighed(value))
+        _limit(self._total, MOST_IN_ALL)
+        return value
+
+    def listed(self, name: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of what is called `name`: iterators that are to be joined become lists, whose parts count."""
+        if name != "join":
+            return given
+        return tuple([self.add(each) for each in part] if isinstance(part, Iterator) else part for part in given)
+
+    def joined(self, parts: Any) -> str:
+        """The parts as one text."""
+        texts = [str(self.add(part)) for part in parts]
+        _limit(sum(map(len, texts)))
+        return "".join(texts)
 
 
 def _environment() -> Any:
     """The sandbox that transformers documents for chat templates, with every step that can grow under a limit."""
+    made = _Made()
 
     class Generation(Extension):
         tags = {"generation"}  # noqa: RUF012
@@ -134,24 +174,38 @@ def _environment() -> Any:
                 self.write(", ")
             self.write("))")
 
+        def visit_Compare(self, node: nodes.Compare, frame: Any) -> None:  # noqa: N802
+            self.write("(")
+            self._visit_weighed(node.expr, frame)
+            for operand in node.ops:
+                self.write(f" {operators[operand.op]} ")
+                self._visit_weighed(operand.expr, frame)
+            self.write(")")
+
+        def _visit_weighed(self, node: nodes.Expr, frame: Any) -> None:
+            self.write("environment.weighed(")
+            self.visit(node, frame)
+            self.write(")")
+
     class Sandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"*", "**", "+", "%"})
         code_generator_class = Code
-        concat = staticmethod(_joined)
+        concat, weighed = staticmethod(made.joined), staticmethod(_weighed)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            _limit(_size_of(operator, left, right))
-            return _within(super().call_binop(context, operator, left, right))
+            _limit(max(_size_of(operator, left, right), _weight((left, right))))
+            return made.add(super().call_binop(context, operator, left, right))
 
         def call(__self, __context: Any, __callee: Any, *given: Any, **named: Any) -> Any:  # noqa: N805
             owner = getattr(__callee, "__self__", None)
             if isinstance(owner, (str, bytes, list, tuple)):
+                given = made.listed(__callee.__name__, given)
                 _check_arguments(__callee.__name__, (owner, *given), named)
-            return _within(super().call(__context, __callee, *given, **named))
+            return made.add(super().call(__context, __callee, *given, **named))
 
         def wrap_str_format(self, value: Any) -> Any:
             wrapped = super().wrap_str_format(value)
-            return wrapped and _guarded(value.__name__, wrapped, value.__self__)
+            return wrapped and _guarded(made, value.__name__, wrapped, value.__self__)
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -161,11 +215,12 @@ def _environment() -> Any:
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters["tojson"] = tojson
-    made.globals["raise_exception"] = raise_exception
-    made.filters = {name: _guarded(name, function) for name, function in made.filters.items()}
-    return made
+    sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=made.add)
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals["raise_exception"] = raise_exception
+    sandbox.tests = {name: _guarded(made, name, function) for name, function in sandbox.tests.items()}
+    sandbox.filters = {name: _guarded(made, name, function) for name, function in sandbox.filters.items()}
+    return sandbox
 
 
 def _size_of(operator: str, left: Any, right: Any) -> int:
@@ -185,16 +240,23 @@ def _size_of(operator: str, left: Any, right: Any) -> int:
 def _format_size(form: str, arguments: Any) -> int:
     if _HUGE_NUMBER.search(form):
         return MOST_CHARACTERS + 1
-    return max([0, *(number for number in arguments if isinstance(number, int) and "*" in form)])
+    numbers = [number for number in arguments if isinstance(number, int) and "*" in form]
+    fields = form.count("%") + form.count("{")  # each of which may write the longest argument
+    return max([0, *numbers, *(fields * _weight(part) for part in arguments)])
 
 
 def _check_arguments(name: str, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
     """Refuse what would let a filter, or a method of a text or list, make something too large."""
     arguments = [*given, *named.values()]
     texts = [part for part in arguments if isinstance(part, str)]
-    _limit(max([0, *(number for number in arguments if isinstance(number, int))]))
+    largest, weight = max([0, *(number for number in arguments if isinstance(number, int))]), _weight(given)
+    _limit(max(largest, weight))
+    if name in ("tojson", "indent"):  # by so many spaces, or by a text, for every item or line
+        _limit(max([largest, *map(len, texts[1:])]) * weight)
+    if name == "expandtabs":
+        _limit(largest * texts[0].count("\t") if texts else 0)
     if name in ("format", "format_map"):
-        _limit(_format_size(texts[0], ()) if texts else 0)
+        _limit(_format_size(texts[0], arguments[1:]) if texts else 0)
     if name == "replace" and len(texts) >= 3:
         text, old, new = texts[:3]
         _limit(len(text) + text.count(old) * len(new))
@@ -203,20 +265,13 @@ def _check_arguments(name: str, given: tuple[Any, ...], named: Mapping[str, Any]
         _limit(sum(len(str(part)) for part in parts) + len(parts) * max([0, *map(len, texts)]))
 
 
-def _within(value: Any) -> Any:
-    if isinstance(value, (str, bytes, list, tuple)):
-        _limit(len(value))
-    return value
-
-
-def _guarded(name: str, function: Callable[..., Any], *owner: Any) -> Callable[..., Any]:
+def _guarded(made: _Made, name: str, function: Callable[..., Any], *owner: Any) -> Callable[..., Any]:
     """`function` of this name (a method of `owner`) that refuses arguments and results that are too large."""
 
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:
-        if name == "join":
-            given = tuple(list(part) if isinstance(part, Iterator) else part for part in given)
+        given = made.listed(name, given)
         _check_arguments(name, (*owner, *given), named)
-        return _within(function(*given, **named))
+        return made.add(function(*given, **named))
 
     return call

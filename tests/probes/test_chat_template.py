@@ -43,6 +43,10 @@ def repeated(step: str) -> str:
         "{{ '%9999999999d' % 1 }}", "{{ '%*d' % (9999999999, 1) }}", "{{ '%9999999999d'|format(1) }}",
         "{{ '{:9999999999}'.format('x') }}", "{{ '{:{}}'.format('x', 9999999999) }}",
         "{{ [1]|tojson(indent=10**10) }}", "{{ 'x'.join(['y' * 100000] * 1000) }}",
+        "{{ range(1000)|list|tojson(indent=9999) }}", "{{ ('x\n' * 9999)|indent('y' * 9999) }}",
+        "{{ ('\t' * 9999).expandtabs(9999) }}",
+        "{{ ('{0}' * 9999).format('x' * 9999) }}", "{{ ('%(a)s' * 9999)|format(a='x' * 9999) }}",
+        "{{ ('%(a)s' * 9999) % {'a': 'x' * 9999} }}",
     ],
 )  # fmt: skip
 def test_a_template_that_grows_is_refused_before_it_has_grown(template: str) -> None:
@@ -53,6 +57,41 @@ def test_a_template_that_grows_is_refused_before_it_has_grown(template: str) -> 
         assert tracemalloc.get_traced_memory()[1] < 30 * MOST_CHARACTERS
     finally:
         tracemalloc.stop()
+
+
+NESTED = (  # 2**40 times the same item, in 40 lists of two
+    "{% set n = namespace(a=[1], b=[1]) %}"
+    "{% for i in range(40) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "{{ n.a }}", "{{ n.a|string|length }}", "{{ n.a|tojson|length }}", "{{ n.a|pprint }}",
+        "{{ (n.a ~ 'x')|length }}",
+        "{{ n.a == n.b }}", "{{ n.a in [n.b] }}", "{{ n.a is eq n.b }}", "{{ 'x'.join([n.a|string]) }}",
+        "{{ '%s' % (n.a,) }}", "{{ '{}'.format(n.a) }}", "{{ {'x': n.a} }}", "{% if n.a < n.b %}{% endif %}",
+    ],
+)  # fmt: skip
+def test_lists_that_hold_one_list_many_times_are_refused_where_all_of_it_would_be_read(use: str) -> None:
+    with pytest.raises(ModelError, match="makes more than 1,000,000 characters; do without"):
+        rendered(NESTED + use + MESSAGE)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ range(99999)|map('string')|map('center', 99999)|join|length }}",
+        "{{ range(99999)|map('string')|map('center', 99999)|list|length }}",
+        "{{ 'x'.join(range(99999)|map('string')|map('center', 99999))|length }}",
+        "{% set n = namespace(a=[]) %}{% for i in range(99999) %}{% set n.a = [n.a, 'x' * 99999] %}{% endfor %}",
+    ],
+)
+def test_what_a_template_makes_in_all_has_a_limit_too(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "MOST_IN_ALL", 3_000_000)
+    with pytest.raises(ModelError, match="makes more than 3,000,000 characters; do without"):
+        rendered(template + MESSAGE)
 
 
 @pytest.mark.parametrize(

@@ -218,8 +218,10 @@ def _environment() -> Any:
     sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=made.add)
     sandbox.filters["tojson"] = tojson
     sandbox.globals["raise_exception"] = raise_exception
-    sandbox.tests = {name: _guarded(made, name, function) for name, function in sandbox.tests.items()}
-    sandbox.filters = {name: _guarded(made, name, function) for name, function in sandbox.filters.items()}
+    filters: dict[str, Any] = {**sandbox.filters}
+    tests: dict[str, Any] = {**sandbox.tests}
+    sandbox.filters = {name: _guarded(made, name, function) for name, function in filters.items()}
+    sandbox.tests = {name: _guarded(made, name, function) for name, function in tests.items()}
     return sandbox
 
 

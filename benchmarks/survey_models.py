@@ -5,7 +5,8 @@ All get one set of sizes; what a family calls otherwise, or wants besides, stand
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -81,11 +82,17 @@ SKIPPED = {
 }
 
 
-def families() -> Iterator[tuple[str, type, type]]:
-    """Model type, config class and model class of each decoder with transformers' attention interface, by name."""
+def families(only: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Model type, config class and model class of each decoder with transformers' attention interface, by name.
+
+    `only`: the model types to look at; others are not even imported.
+    """
+    wanted = [kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING if not only or kind.model_type in only]
+    with warnings.catch_warnings():  # some modelling code is deprecated as soon as it is imported
+        warnings.simplefilter("ignore")
+        classes_of = {config_class: MODEL_FOR_CAUSAL_LM_MAPPING[config_class] for config_class in wanted}
     found = {}
-    for config_class in MODEL_FOR_CAUSAL_LM_MAPPING:
-        classes = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    for config_class, classes in classes_of.items():
         model_class = classes[0] if isinstance(classes, list | tuple) else classes
         if getattr(model_class, "_supports_attention_backend", False):
             found[config_class.model_type] = config_class, model_class

@@ -10,7 +10,11 @@ The names below are the public interface. Each is imported when it is first used
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # nothing is imported here, so that the command line is soon ready for an interrupt
+from importlib import import_module
+
+from headprobe._version import __version__ as __version__
+
+TYPE_CHECKING = False  # hardly anything is imported here, so that the command line is soon ready for an interrupt
 if TYPE_CHECKING:
     from typing import Any
 
@@ -34,8 +38,6 @@ if TYPE_CHECKING:
     from headprobe.scores.head_scores import HeadScores as HeadScores
     from headprobe.scores.score_file import load_scores as load_scores
     from headprobe.scores.score_file import write_score_file as write_score_file
-
-__version__ = "0.1.0"
 
 __all__ = [
     "HeadScores",
@@ -88,8 +90,6 @@ _PUBLIC = {
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'headprobe' has no attribute {name!r}")
-    from importlib import import_module
-
     module, attribute = _PUBLIC[name]
     value = getattr(import_module(module), attribute)
     globals()[name] = value

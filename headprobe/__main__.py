@@ -10,7 +10,7 @@ from headprobe.commands.interrupts import end_with, heed_interrupts
 def run() -> int:
     """Run the command line with the process's own arguments and return the exit code."""
     heeds = heed_interrupts()
-    from headprobe.cli import main
+    from headprobe.cli import main  # after the line above: an interrupt may come while this is loaded
 
     code = main()
     return end_with(code) if heeds else code

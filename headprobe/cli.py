@@ -1,4 +1,4 @@
-"""The command line: one subcommand a stage, and the one place where an error becomes a line and an exit code."""
+"""The command line: the table of commands, and the one place where an error becomes a line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,38 +10,118 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe import __version__
-from headprobe.commands.app import App
-from headprobe.commands.budgets import budgets_command
-from headprobe.commands.compress import compress_command
-from headprobe.commands.doctor import doctor_command
-from headprobe.commands.evaluate import eval_app
-from headprobe.commands.haystacks import haystacks_command
-from headprobe.commands.heatmap import heatmap_command
+from headprobe._version import __version__
+from headprobe.commands.app import App, Command, Group, Table
 from headprobe.commands.interrupts import INTERRUPTED, LINE, InterruptedRunError
-from headprobe.commands.models import models_command
-from headprobe.commands.needles import needles_command
-from headprobe.commands.norms import norms_command
-from headprobe.commands.option_values import CheckedGroup, refuse_undecodable
+from headprobe.commands.option_values import refuse_undecodable
 from headprobe.commands.output import one_line
-from headprobe.commands.report import report_command
-from headprobe.commands.score import score_command
-from headprobe.commands.scores import scores_app
 from headprobe.commands.streams import fill_closed, let_go, named_output, refuse_closed_output, write_error
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 
 DEBUG_VARIABLE = "HEADPROBE_DEBUG"
 BROKEN_PIPE = 141  # what a shell reports of a command whose reader is gone
 INTERNAL_ERROR = 70
-USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the parser's own class, which typer does not name
+USAGE_ERROR: Any  # what typer's parser raises
+try:
+    from typer._click import exceptions as parser_errors  # 0.26 to 0.29, which have no public name for it
+except ImportError:
+    USAGE_ERROR = typer.TyperException  # public since 0.29, the base of all errors of its own
+else:
+    USAGE_ERROR = parser_errors.UsageError
+
+# One line per command: where it is loaded from when it runs, and the first line of its docstring.
+SCORES: Table = {
+    "show": Command(
+        "headprobe.commands.scores.show:show_command",
+        "Show what a score file holds: model, method, trials, top heads, and how the scores spread.",
+    ),
+    "validate": Command(
+        "headprobe.commands.scores.validate:validate_command",
+        "Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error.",
+    ),
+    "convert": Command(
+        "headprobe.commands.scores.convert:convert_command",
+        "Write a score file in another format, and say what that format cannot hold.",
+    ),
+    "push": Command(
+        "headprobe.commands.scores.push:push_command",
+        "Put a score file on the Hugging Face hub, with its picture and a card that tells where it comes from.",
+    ),
+    "pull": Command(
+        "headprobe.commands.scores.pull:pull_command",
+        "Fetch score files from the Hugging Face hub; each is checked first, "
+        "and kept only if the checks find no error.",
+    ),
+    "compare": Command(
+        "headprobe.commands.scores.compare:compare_command",
+        "Compare the rankings of score files: Spearman, overlap of the best heads, and the heads that moved most.",
+    ),
+    "stability": Command(
+        "headprobe.commands.scores.stability:stability_command",
+        "Tell whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles.",
+    ),
+    "merge": Command(
+        "headprobe.commands.scores.merge:merge_command",
+        "Join score files of one model and method into one; what does not belong together is refused.",
+    ),
+}
+EVALUATION: Table = {
+    "needles": Command(
+        "headprobe.commands.evaluate.needles:needles_command",
+        "Compare policies at equal budgets: who still finds the needle, and what it costs.",
+    ),
+}
+COMMANDS: Table = {
+    "score": Command(
+        "headprobe.commands.score:score_command",
+        "Find the heads that retrieve: probe MODEL with needles in haystacks and write a score file.",
+    ),
+    "heatmap": Command(
+        "headprobe.commands.heatmap:heatmap_command",
+        "Draw head scores, layer by head, as a picture and in the terminal.",
+    ),
+    "report": Command(
+        "headprobe.commands.report:report_command",
+        "Write one self-contained HTML page about score files, which needs no network and no server.",
+    ),
+    "compress": Command(
+        "headprobe.commands.compress:compress_command",
+        "Answer a long prompt from a cache that keeps a different number of entries for each head.",
+    ),
+    "budgets": Command(
+        "headprobe.commands.budgets:budgets_command",
+        "Show what each KV head would keep of a prompt: no model is loaded.",
+    ),
+    "norms": Command(
+        "headprobe.commands.norms:norms_command",
+        "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",
+    ),
+    "serve-plan": Command(
+        "headprobe.commands.serve_plan:serve_plan_command",
+        "Plan two KV caches for vLLM: no model is loaded. The plug-in in serving/ carries the plan out.",
+    ),
+    "models": Command(
+        "headprobe.commands.models:models_command",
+        "List the models that have a short name, and where they lie on this machine.",
+    ),
+    "needles": Command(
+        "headprobe.commands.needles:needles_command",
+        "List needle sets, or check your own files: a broken line is reported with its number.",
+    ),
+    "haystacks": Command(
+        "headprobe.commands.haystacks:haystacks_command",
+        "List haystacks, or check your own files and folders (txt, md, jsonl).",
+    ),
+    "doctor": Command(
+        "headprobe.commands.doctor:doctor_command",
+        "Tell versions, devices, attention kernels, the cache folder, and what is missing for what.",
+    ),
+    "scores": Group("Look at score files, native or foreign: show, check, convert, compare and share them.", SCORES),
+    "eval": Group("Measure what a model still answers on a compressed cache.", EVALUATION),
+}
 
 app = App(
-    name="headprobe",
-    cls=CheckedGroup,
-    help="Find the attention heads of a language model that fetch answers from its context.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    COMMANDS, name="headprobe", help="Find the attention heads of a language model that fetch answers from its context."
 )
 
 
@@ -58,20 +138,6 @@ def _options(
     ] = False,
 ) -> None:
     """Find the attention heads of a language model that fetch answers from its context."""
-
-
-app.command("score")(score_command)
-app.command("heatmap")(heatmap_command)
-app.add_typer(scores_app, name="scores")
-app.command("report")(report_command)
-app.command("compress")(compress_command)
-app.add_typer(eval_app, name="eval")
-app.command("budgets")(budgets_command)
-app.command("norms")(norms_command)
-app.command("models")(models_command)
-app.command("needles")(needles_command)
-app.command("haystacks")(haystacks_command)
-app.command("doctor")(doctor_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

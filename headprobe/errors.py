@@ -8,11 +8,12 @@
     ├── NoPassingTrialError        6   the model answered no probe
     ├── NonFiniteError             7   NaN or infinity where a number was needed
     ├── DeviceMemoryError          8   nothing fits on the device, not even one trial
-    ├── ResumeError                9   a journal belongs to another plan
+    ├── ResumeError                9   a journal belongs to another plan, or to another process
     ├── OutputExistsError         10   a file would be overwritten
     └── FileAccessError           11   the system refuses to read or write a file
 
-Typer itself ends with 2 on unknown options; an interrupt ends with 130 and an unexpected exception (a bug) with 70.
+Typer itself ends with 2 on unknown options; an interrupt ends with 130, a reader of stdout that is gone with 141, and
+an unexpected exception (a bug) with 70.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class DeviceMemoryError(HeadprobeError):
 
 
 class ResumeError(HeadprobeError):
-    """A journal belongs to another plan, or is damaged beyond its last line."""
+    """A journal was written for another plan, or another process is writing it."""
 
     exit_code = 9
 

@@ -73,7 +73,7 @@ def test_every_python_example_names_what_is_there(page: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["python.md", "compress.md"])
+@pytest.mark.parametrize("name", ["python.md", "compress.md", "extending.md"])
 def test_python_examples_run_one_after_another(name: str, tmp_path: Path) -> None:
     code = "\n".join(blocks(ROOT / "docs" / name, "python"))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import pytest
 
@@ -10,6 +12,16 @@ from headprobe.errors import OptionError
 from headprobe.registry import LatePart, Registry
 
 GROUP = "headprobe.parts_of_this_test"
+
+
+class Wanted(Protocol):
+    """What the parts of a registry in these tests have."""
+
+    name: str
+
+    @property
+    def depth(self) -> int:
+        """A number."""
 
 
 @pytest.fixture
@@ -54,3 +66,28 @@ def test_late_parts_are_imported_when_they_are_asked_for() -> None:
     parts = Registry[type](GROUP, "part", {"counter": LatePart("collections:Counter")})
     assert parts["counter"] is Counter
     assert parts["counter"] is Counter
+
+
+def test_a_part_that_is_added_is_there_at_once_and_a_name_that_is_taken_is_refused(installed: Path) -> None:
+    colours = Registry[str](GROUP, "colour", {"red": "#f00"})
+    colours.add("blue", "#00f")
+    assert (colours["blue"], list(colours)) == ("#00f", ["red", "blue", "green", "broken"])
+    for name in ("red", "green", "blue"):
+        with pytest.raises(OptionError, match=f"there is a colour '{name}' already"):
+            colours.add(name, "#000")
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (SimpleNamespace(name="deep"), "the part 'deep' lacks depth"),
+        (SimpleNamespace(), "the part 'deep' lacks name, depth"),
+        (SimpleNamespace(name="flat", depth=1), "the part 'deep' calls itself 'flat'"),
+    ],
+)
+def test_a_part_is_held_against_the_protocol_of_its_registry(part: Any, told: str) -> None:
+    parts = Registry[Any](GROUP, "part", {}, LatePart("tests.test_registry:Wanted"))
+    with pytest.raises(OptionError, match=told):
+        parts.add("deep", part)
+    parts.add("deep", SimpleNamespace(name="deep", depth=1))
+    assert parts["deep"].depth == 1

@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.shapes import Shape
 from headprobe.compression.budgets import Floats, Ints
+from headprobe.compression.conversation import Conversation
 from headprobe.compression.kernels.choice import Kernel
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import make_policy
@@ -86,7 +87,8 @@ def used_bytes(cache: RaggedCache) -> int:
 
 
 def set_kernel(cache: RaggedCache, kernel: Kernel) -> None:
-    """Let all layers attend by this kernel."""
+    """Let all layers attend by this kernel, also where a step with another one was broken off."""
+    cache.conversation = Conversation()
     for layer in cache.ragged_layers:
         layer.kernel = kernel
 

@@ -110,7 +110,7 @@ def fused_attention(
     if mask is None and not windowed and queries in (1, keys):
         return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, scale=scaling, enable_gqa=grouped)
     if mask is None and not windowed and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        from torch.nn.attention.bias import causal_lower_right
+        from torch.nn.attention.bias import causal_lower_right  # takes as long as all of torch, and only GPUs need it
 
         aligned: Any = causal_lower_right(queries, keys)
         return scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scaling, enable_gqa=grouped)

@@ -1,12 +1,108 @@
-"""A group of commands, each of which refuses empty values before it does anything."""
+"""The tree of commands, from a table: a command's module is loaded when it runs, or when its own help is asked for.
+
+Every command refuses empty values and numbers that nothing can be done with before it does anything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import UserDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+from headprobe.commands.option_values import check_numbers
+from headprobe.errors import OptionError, refuse_empty, shown
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of the table: the function behind a command, as `module:function`, and the first line of its docstring."""
+
+    place: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several commands under one name, which print their list where none of them is named."""
+
+    help: str
+    table: Table
+
+
+Table = Mapping[str, Command | Group]
+
+
+class App(typer.Typer):
+    """A `typer.Typer` whose commands are those of `table`."""
+
+    def __init__(self, table: Table, **options: Any) -> None:
+        super().__init__(
+            cls=type("Group", (TableGroup,), {"table": table}),
+            add_completion=False,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            **options,
+        )
+
+
+class TableGroup(TyperGroup):
+    """A group whose list of commands is read from the table; `commands` loads what is taken from it."""
+
+    table: ClassVar[Table]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Loaded(self.table)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the table."""
+        return list(self.table)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What a list of commands shows of one; it cannot run."""
+        line = self.table.get(cmd_name)
+        return None if line is None else TyperCommand(cmd_name, help=line.help)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that `args` name, loaded."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, None if found is None else self.commands[str(found.name)], rest
+
+
+class _Loaded(UserDict[str, Any]):
+    """The commands of a table by name, each loaded when it is first taken."""
+
+    def __getitem__(self, name: str) -> Any:
+        line = super().__getitem__(name)
+        if isinstance(line, Command | Group):
+            line = self.data[name] = _command(name, line) if isinstance(line, Command) else _group(name, line)
+        return line
+
+
+def _command(name: str, line: Command) -> TyperCommand:
+    module, _, function = line.place.partition(":")
+    app = typer.Typer(add_completion=False)
+    app.command(name, cls=_Command)(getattr(import_module(module), function))
+    command: Any = typer.main.get_command(app)
+    check_numbers(command)
+    return command
+
+
+def _group(name: str, line: Group) -> TableGroup:
+    app = App(line.table, name=name, help=line.help)
+    app.callback(invoke_without_command=True)(_print_help)
+    group: Any = typer.main.get_command(app)
+    return group
+
+
+def _print_help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 class _Command(TyperCommand):
@@ -19,8 +115,6 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As every command does, but raises `OptionError` for an empty value of any option or argument, and for a
         number that is written as no program writes it."""
-        from headprobe.errors import refuse_empty
-
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:
             value = given.get(parameter.name or "")
@@ -35,8 +129,6 @@ class _Command(TyperCommand):
 
 def _refuse_odd_number(name: str, typed: object, read: object) -> None:
     """Raise `OptionError` for a number typed with underscores or digits of other scripts, which Python reads too."""
-    from headprobe.errors import OptionError, shown
-
     is_number = isinstance(read, (int, float)) and not isinstance(read, bool)
     if is_number and isinstance(typed, str) and ("_" in typed or not typed.isascii()):
         raise OptionError(f"{name} is {shown(typed)}, need a number in plain digits, such as {read}")
@@ -47,11 +139,3 @@ def _told(parameter: Any) -> str:
     if parameter.param_type_name == "option":
         return str(max(parameter.opts, key=len))
     return f"argument {parameter.metavar or str(parameter.name).upper()}"
-
-
-class App(typer.Typer):
-    """A `typer.Typer` whose commands refuse empty values."""
-
-    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
-        """As `typer.Typer.command`."""
-        return super().command(name, **{"cls": _Command, **options})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,15 +11,19 @@ from headprobe.commands.options import (
     BetaOption,
     GqaOption,
     OverwritePictureOption,
+    PolicyOption,
     SinksOption,
     WindowOption,
 )
 from headprobe.commands.output import stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
-
-if TYPE_CHECKING:
-    from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.commands.reading import with_geometry
+from headprobe.compression.policies import make_policy
+from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss, budget_table
+from headprobe.pictures.budget_map import BudgetMap, print_budget_map
+from headprobe.pictures.subject import kv_heads_of, subject_of
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.score_file import newest_score_file
 
 DEFAULT_BUDGET = 256
 
@@ -38,7 +42,7 @@ def budgets_command(
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="The budget as a share of the prompt, up to 1.", show_default=False)
     ] = None,
-    policy: Annotated[str, typer.Option("--policy", help="A named policy, or SELECTOR+ALLOCATOR.")] = "headkv-r2",
+    policy: PolicyOption = "headkv-r2",
     beta: BetaOption = None,
     window: WindowOption = None,
     sinks: SinksOption = None,
@@ -73,13 +77,6 @@ def budgets_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Show what each KV head would keep of a prompt: no model is loaded."""
-    from headprobe.commands.reading import with_geometry
-    from headprobe.compression.policies import make_policy
-    from headprobe.evaluation.head_budgets import budget_table
-    from headprobe.pictures.subject import kv_heads_of
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.score_file import newest_score_file
-
     chosen = make_policy(policy, beta=beta, window=window, sinks=sinks, compat=compat)
     held = with_geometry(read_any(scores or newest_score_file()))
     path = output or held.path.with_name(f"{held.path.stem}--budgets.png")
@@ -139,17 +136,13 @@ def _loss_record(loss: ReferenceLoss) -> dict[str, Any]:
 
 
 def _draw(scores: AnyScores, table: BudgetTable, picture: PictureFile, num_kv_heads: int | None) -> None:
-    from headprobe.pictures.budget_map import budget_map_figure
-    from headprobe.pictures.subject import subject_of
+    from headprobe.pictures.budgets import budget_map_figure  # matplotlib, only once there is something to draw
 
     subject = subject_of(scores, False, num_kv_heads)
     picture.write(lambda: budget_map_figure(subject, table))
 
 
 def _print(scores: AnyScores, table: BudgetTable, path: Path, num_kv_heads: int | None) -> None:
-    from headprobe.pictures.budget_map import BudgetMap, print_budget_map
-    from headprobe.pictures.subject import subject_of
-
     console, drawn, subject = stdout_console(), BudgetMap(table), subject_of(scores, False, num_kv_heads)
     for line in (subject.title, " | ".join(drawn.outcome()), *table.notes, ""):
         console.print(line, soft_wrap=True, markup=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from headprobe.commands.compress_output import print_answers
 from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
@@ -16,6 +17,7 @@ from headprobe.commands.options import (
     GqaOption,
     LayerChunkOption,
     ModelOption,
+    PolicyOption,
     PoolOption,
     QueryAgnosticOption,
     SinksOption,
@@ -23,12 +25,14 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import tell
 from headprobe.commands.reading import one_length, prompt_name, read_text
-
-if TYPE_CHECKING:
-    from headprobe.compression.policies import Policy
-    from headprobe.compression.sampling import Sampler
-    from headprobe.evaluation.questions import Question
-    from headprobe.models.loading import LoadedModel
+from headprobe.compression.policies import Policy, make_policy, make_policy_with
+from headprobe.compression.sampling import Sampler
+from headprobe.errors import OptionError
+from headprobe.evaluation.compressed_answers import CompressedAnswer, CompressionOptions, compressed_answers
+from headprobe.evaluation.questions import Question, needle_question, own_question
+from headprobe.evaluation.recommended import window_note, with_recommended_window
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.scores.any_scores import read_any
 
 DEFAULT_BUDGET = 256
 
@@ -48,7 +52,7 @@ def compress_command(
         Path | None,
         typer.Option(help="Score file, native or foreign; default: the model's newest in scores/.", show_default=False),
     ] = None,
-    policy: Annotated[str, typer.Option(help="A named policy, or SELECTOR+ALLOCATOR; see docs.")] = "headkv-r2",
+    policy: PolicyOption = "headkv-r2",
     compare: Annotated[
         str | None, typer.Option(help="More policies for the same prompt, such as full,snapkv.", show_default=False)
     ] = None,
@@ -105,14 +109,6 @@ def compress_command(
     ] = False,
 ) -> None:
     """Answer a long prompt from a cache that keeps a different number of entries for each head."""
-    from headprobe.commands.compress_output import print_answers
-    from headprobe.compression.policies import make_policy
-    from headprobe.errors import OptionError
-    from headprobe.evaluation.compressed_answers import CompressionOptions, compressed_answers
-    from headprobe.evaluation.recommended import window_note, with_recommended_window
-    from headprobe.models.loading import load_model
-    from headprobe.scores.any_scores import read_any
-
     if budget is not None and ratio is not None:
         raise OptionError(f"--budget {budget} and --ratio {ratio} are two ways to say the same: give one")
     sampler = _sampler(temperature, top_k, top_p, seed)
@@ -149,8 +145,6 @@ def compress_command(
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)
     else:
-        from headprobe.evaluation.questions import own_question
-
         asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=prompt_name(prompt))
     answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
     print_answers(loaded.name, asked, answers, as_json)
@@ -158,9 +152,6 @@ def compress_command(
 
 def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler | None:
     """What draws the tokens: nothing, unless one of the options asks for it."""
-    from headprobe.compression.sampling import Sampler
-    from headprobe.errors import OptionError
-
     given = {"--top-k": top_k, "--top-p": top_p}
     named = [f"{name} {value}" for name, value in given.items() if value is not None]
     if temperature == 0 and named:
@@ -177,15 +168,11 @@ def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, 
 
 def _others(compare: str | None, window: int | None, pool: int | None) -> list[Policy]:
     """The policies of `--compare`; those with a window get the same window and pool, for a fair comparison."""
-    from headprobe.compression.policies import make_policy_with
-
     names = [name.strip() for name in compare.split(",")] if compare else []
     return [make_policy_with(name, {"window": window, "pool": pool}) for name in names]
 
 
 def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, length: str | None) -> None:
-    from headprobe.errors import OptionError
-
     if prompt is None and question is not None:
         raise OptionError(f"--question {question!r} needs a text: name it with --prompt")
     if prompt is None and chat:
@@ -195,16 +182,12 @@ def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, 
 
 
 def _fresh_needle(loaded: LoadedModel, length: str | None, seed: int, chat: bool) -> Question:
-    from headprobe.evaluation.questions import needle_question
-
     tokens = min(loaded.window, 32 * 1024) if length is None else one_length(length, "--length", loaded.window)
     return needle_question(loaded, tokens, seed=seed, chat=chat)
 
 
 def _tell(answer: object) -> None:
     """Progress and remarks, on stderr."""
-    from headprobe.evaluation.compressed_answers import CompressedAnswer
-
     assert isinstance(answer, CompressedAnswer)
     took = f"first token after {answer.generation.ttft_s:.2f} s"
     tell(f"{answer.policy.name}: {took}")

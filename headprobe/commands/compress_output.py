@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
-
-if TYPE_CHECKING:
-    from headprobe.compression.budgets import Ints
-    from headprobe.evaluation.compressed_answers import CompressedAnswer
-    from headprobe.evaluation.questions import Question
+from headprobe.compression.budgets import Ints
+from headprobe.evaluation.compressed_answers import CompressedAnswer
+from headprobe.evaluation.questions import Question
+from headprobe.pictures.budget_map import print_budget_map
+from headprobe.pictures.wording import told_bytes
 
 COLUMNS = (
     "policy", "budget", "right", "entries", "KV cache", "of full", "peak memory", "first token", "tokens/s", "answer",
@@ -34,8 +34,6 @@ def print_answers(model: str, question: Question, answers: Sequence[CompressedAn
         records = [answer_record(model, question, answer) for answer in answers]
         write_json(records[0] if len(records) == 1 else records)
         return
-    from headprobe.pictures.budget_map import print_budget_map
-
     console, first = stdout_console(), answers[0]
     tokens = len(question.input_ids)
     console.print(f"{model} | {question.source} | {tokens:,} tokens", soft_wrap=True, markup=False)
@@ -86,8 +84,6 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
 
 
 def _row(answer: CompressedAnswer) -> list[object]:
-    from headprobe.pictures.budget_map import told_bytes
-
     given = answer.generation
     return [
         answer.policy.name,

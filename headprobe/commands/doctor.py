@@ -9,11 +9,17 @@ from importlib import metadata
 from importlib.resources import files
 from typing import Annotated, Any
 
+import orjson
+import torch
 import typer
+from packaging.version import Version
 
-import headprobe
+from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
+from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, ranked_kernels
+from headprobe.compression.kernels.measured import measured_shares
 from headprobe.models.catalog import bundled_model_folder, is_bundled
+from headprobe.models.hub import cache_folder, is_offline
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
@@ -37,13 +43,11 @@ def doctor_command(
 
 def diagnose() -> dict[str, Any]:
     """All that `doctor` knows, as plain data."""
-    from headprobe.models.hub import cache_folder, is_offline
-
     versions = {name: _version(name) for name in PACKAGES}
     devices = _devices()
     kernels = _kernels(devices)
     return {
-        "headprobe": headprobe.__version__,
+        "headprobe": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": versions,
@@ -66,9 +70,6 @@ def _version(name: str) -> str | None:
 
 def _untested() -> list[dict[str, str]]:
     """Dependencies whose installed release is outside those that the tests have passed on, from lowest to highest."""
-    import orjson
-    from packaging.version import Version
-
     tested: dict[str, list[str]] = orjson.loads(files("headprobe").joinpath("tested.json").read_bytes())
     found = []
     for name, (lowest, highest) in tested.items():
@@ -79,8 +80,6 @@ def _untested() -> list[dict[str, str]]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    import torch
-
     processor = f"{platform.machine()}, {os.cpu_count()} cores"
     devices: list[dict[str, Any]] = [{"kind": "cpu", "device": "cpu", "name": processor, "memory_gib": None}]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -97,9 +96,6 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     `share`: of the device's copy bandwidth, None where it has not been measured.
     """
-    from headprobe.compression.kernels.choice import KernelNeeds, ranked_kernels
-    from headprobe.compression.kernels.measured import measured_shares
-
     name = next((device["name"] for device in devices if device["kind"] == "cuda"), None)
     needs = KernelNeeds("cpu", "float32", 128)
     if name is not None:
@@ -118,8 +114,6 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _capability() -> tuple[int, int] | None:
     """The compute capability of the first GPU, None where its driver does not tell."""
-    import torch
-
     about = torch.cuda.get_device_properties(0)
     major, minor = getattr(about, "major", None), getattr(about, "minor", None)
     return None if major is None or minor is None else (int(major), int(minor))
@@ -127,8 +121,6 @@ def _capability() -> tuple[int, int] | None:
 
 def _takes_flash4() -> bool:
     """Whether flash-attn 4 serves the first GPU, as far as is known."""
-    from headprobe.compression.kernels.choice import KERNELS
-
     found = _capability()
     kernel = next(kernel for kernel in KERNELS if kernel.name == "flash4")
     return found is None or (kernel.oldest or 0) <= found[0] <= (kernel.newest or found[0])

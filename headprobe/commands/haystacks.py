@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, write_json
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.probes.haystack import Haystack
+from headprobe.probes.haystack import Haystack, load_haystack
+from headprobe.probes.shipped import shipped_haystacks
 
 
 def haystacks_command(
@@ -24,9 +23,6 @@ def haystacks_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List haystacks, or check your own files and folders (txt, md, jsonl)."""
-    from headprobe.probes.haystack import load_haystack
-    from headprobe.probes.shipped import shipped_haystacks
-
     if show is not None and haystacks:
         raise OptionError(f"--show {show} prints one haystack: leave out {' '.join(haystacks)}, or leave out --show")
     if show is not None:

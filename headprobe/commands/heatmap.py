@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
+from headprobe.commands.reading import with_geometry
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.pictures.caption import HeatmapContent
-    from headprobe.pictures.kinds import PictureOptions
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.pictures.caption import HeatmapContent, PictureOptions, check_kind, heatmap_content
+from headprobe.pictures.difference import difference_content, pair_of
+from headprobe.pictures.terminal import encodable, terminal_content
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.head_scores import rank_heads
+from headprobe.scores.score_file import newest_score_file
 
 SCORES_FOLDER = "scores"
 
@@ -59,11 +61,6 @@ def heatmap_command(
     ] = False,
 ) -> None:
     """Draw head scores, layer by head, as a picture and in the terminal."""
-    from headprobe.commands.reading import with_geometry
-    from headprobe.pictures.kinds import PictureOptions, check_kind
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.score_file import newest_score_file
-
     check_kind(kind)
     options = PictureOptions(top, kv_heads, num_kv_heads, budget, beta, window, prompt_tokens)
     if against is not None and kind != "heatmap":
@@ -84,9 +81,6 @@ def _beside(scores: AnyScores, ending: str) -> Path:
 
 
 def _draw_heatmap(scores: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool) -> None:
-    from headprobe.pictures.caption import heatmap_content
-    from headprobe.scores.head_scores import rank_heads
-
     content = heatmap_content(scores, options.top, options.kv_heads, options.num_kv_heads)
     _draw_content(content, file)
     if not as_json:
@@ -100,8 +94,6 @@ def _draw_heatmap(scores: AnyScores, file: PictureFile, options: PictureOptions,
 def _draw_difference(
     first: AnyScores, second: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool
 ) -> None:
-    from headprobe.pictures.difference import difference_content, pair_of
-
     content = difference_content(first, second, options.top, options.kv_heads, options.num_kv_heads)
     _draw_content(content, file)
     if not as_json:
@@ -118,7 +110,7 @@ def _draw_difference(
 
 
 def _draw_kind(kind: str, scores: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool) -> None:
-    from headprobe.pictures.kinds import picture_of
+    from headprobe.pictures.kinds import picture_of  # matplotlib, only once there is something to draw
 
     picture = picture_of(kind, scores, options)
     file.write(picture.draw)
@@ -130,21 +122,17 @@ def _draw_kind(kind: str, scores: AnyScores, file: PictureFile, options: Picture
 
 
 def _draw_content(content: HeatmapContent, file: PictureFile) -> None:
-    from headprobe.pictures.heatmap import content_figure
+    from headprobe.pictures.heatmap import content_figure  # matplotlib, only once there is something to draw
 
     file.write(lambda: content_figure(content))
 
 
 def _print_content(content: HeatmapContent, path: Path) -> None:
-    from headprobe.pictures.terminal import terminal_content
-
     terminal_content(content, stdout_console())
     _print_lines([], path)
 
 
 def _print_lines(lines: list[str], path: Path) -> None:
-    from headprobe.pictures.terminal import encodable
-
     console = stdout_console()
     for line in [*lines, "", f"picture: {path}"]:
         console.print(encodable(line, console), soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 from headprobe.commands.output import print_table, write_json
 from headprobe.errors import ModelError
 from headprobe.models.catalog import CATALOG, CatalogEntry, bundled_model_folder, is_bundled, planted_heads
+from headprobe.models.hub import cached_folder
 
 
 def models_command(
@@ -50,8 +51,6 @@ def local_path(entry: CatalogEntry) -> Path | None:
     """Where the model lies: in the package, in the hub's cache, or nowhere (None)."""
     if entry.repo_id is None:
         return bundled_model_folder() if is_bundled() else None
-    from headprobe.models.hub import cached_folder
-
     return cached_folder(entry.repo_id)
 
 

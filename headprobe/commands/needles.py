@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, write_json
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.probes.needle import Needle, NeedleSet
+from headprobe.probes.needle import Needle, NeedleSet, load_needles
+from headprobe.probes.shipped import shipped_needle_sets
 
 
 def needles_command(
@@ -45,8 +46,6 @@ def needles_command(
 
 def set_record(needles: NeedleSet) -> dict[str, Any]:
     """A set as `--json` prints it; `kinds` and `relations` hold how many needles are of each."""
-    from collections import Counter
-
     return {
         "name": needles.name,
         "num_needles": len(needles),
@@ -59,8 +58,6 @@ def set_record(needles: NeedleSet) -> dict[str, Any]:
 
 def needle_record(needle: Needle) -> dict[str, Any]:
     """A needle as a line of its file."""
-    from dataclasses import asdict
-
     return asdict(needle)
 
 
@@ -69,8 +66,6 @@ def example(name_or_id: str, sets: list[str]) -> Needle:
 
     Without `sets` the name may also be the path of a file. Raises `OptionError` when there is no such needle.
     """
-    from headprobe.probes.needle import load_needles
-
     loaded = _load(sets)
     for needles in loaded:
         for needle in needles.needles:
@@ -88,9 +83,6 @@ def _not_found(name_or_id: str, sets: list[NeedleSet], or_file: str) -> str:
 
 
 def _load(sets: list[str]) -> list[NeedleSet]:
-    from headprobe.probes.needle import load_needles
-    from headprobe.probes.shipped import shipped_needle_sets
-
     return [load_needles(name) for name in sets or shipped_needle_sets()]
 
 

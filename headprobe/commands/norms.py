@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,12 @@ from headprobe.commands.options import (
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.commands.reading import one_length, prompt_name, read_text
-
-if TYPE_CHECKING:
-    from headprobe.evaluation.value_norms import SinkDrop, ValueNorms
-    from headprobe.models.loading import LoadedModel
+from headprobe.errors import OptionError
+from headprobe.evaluation.questions import needle_question
+from headprobe.evaluation.value_norms import SinkDrop, ValueNorms, measure_value_norms, strongest_heads
+from headprobe.models.catalog import short_name
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.probes.encoding import encode
 
 NEEDLE_TOKENS = 1024
 NUM_LAYERS = 3
@@ -72,12 +74,6 @@ def norms_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Draw attention and value norm per token, and tell how far the sinks' values fall below the median."""
-    from headprobe.errors import OptionError
-    from headprobe.evaluation.value_norms import measure_value_norms
-    from headprobe.models.catalog import short_name
-    from headprobe.models.loading import load_model
-    from headprobe.pictures.norms import strongest_heads
-
     path = output or Path(f"norms--{short_name(model).replace('/', '--')}.png")
     picture = picture_file(path, overwrite, {"--prompt": None if prompt == "-" else prompt})
     if prompt is not None and length is not None:
@@ -147,15 +143,11 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
     """The text behind the special tokens that open one."""
-    from headprobe.probes.encoding import encode
-
     return tuple(encode(loaded.tokenizer, text).ids)
 
 
 def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int, chat: bool) -> tuple[tuple[int, ...], str]:
     """A prompt of one needle in the middle of a haystack, and its name."""
-    from headprobe.evaluation.questions import needle_question
-
     tokens = min(NEEDLE_TOKENS, loaded.window) if length is None else one_length(length, "--length", loaded.window)
     found = needle_question(loaded, tokens, seed=seed, chat=chat)
     return found.input_ids, found.source
@@ -163,8 +155,6 @@ def _needle_prompt(loaded: LoadedModel, length: str | None, seed: int, chat: boo
 
 def _numbers(text: str | None, count: int, noun: str) -> list[int]:
     """Numbers below `count` from text such as `0,3`; each once, in the order given."""
-    from headprobe.errors import OptionError
-
     found: list[int] = []
     for part in [] if text is None else text.split(","):
         number = int(part) if part.strip().isdecimal() and part.isascii() and len(part) < 10 else -1
@@ -188,14 +178,12 @@ def _spread(loaded: LoadedModel) -> list[int]:
 def _draw(
     measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, picture: PictureFile
 ) -> None:
-    from headprobe.pictures.norms import norms_figure
+    from headprobe.pictures.norms import norms_figure  # matplotlib, only once there is something to draw
 
     picture.write(lambda: norms_figure(measured, heads, model, source))
 
 
 def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -> None:
-    from headprobe.pictures.norms import drop_row
-
     console = stdout_console()
     named = ", ".join(repr(token) for token in _sink_tokens(loaded, measured))
     told = f"{loaded.name} | {source} | {len(measured.input_ids):,} tokens | sinks: {named}"
@@ -203,3 +191,21 @@ def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -
     print_table(COLUMNS, [drop_row(drop) for drop in measured.drops()], right=COLUMNS[1:])
     for line in ("", "ratio: the sinks' mean norm / the median norm of the tokens behind them", "", f"picture: {path}"):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def drop_row(drop: SinkDrop) -> tuple[str, ...]:
+    """A layer's line of the table."""
+    first = drop.position_ratios[0]
+    return (
+        str(drop.layer) + ("" if drop.window is None else f" (window {drop.window:,})"),
+        f"{100 * drop.attention:.1f} %",
+        f"{drop.median:.4g}",
+        f"{drop.sink_norm:.4g}",
+        _ratio(drop.ratio),
+        _ratio(first),
+        "" if drop.lowest_head is None else f"{_ratio(drop.lowest_ratio)} (KV head {drop.lowest_head})",
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

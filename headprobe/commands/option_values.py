@@ -7,20 +7,11 @@ from math import isfinite
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from headprobe.errors import OptionError
 
 MOST = 2**40  # of anything that is counted: times layers and heads it still fits into 64 bits
 LARGEST_SEED = 2**53  # whole numbers up to here are exact in JSON and in a float
-
-
-class CheckedGroup(TyperGroup):
-    """The root of the command line: every option and argument of every command below it is checked."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        _check_below(self)
 
 
 def refuse_undecodable(arguments: Sequence[str]) -> None:
@@ -54,16 +45,15 @@ def check_number(name: str, value: object) -> None:
         raise OptionError(f"{name} is {_shown(value)}, need {-limit} to {limit}")
 
 
+def check_numbers(command: Any) -> None:
+    """Let `check_number` look at every option and argument of a command before the command gets it."""
+    for parameter in command.params:
+        parameter.callback = _checked(parameter.callback)
+
+
 def _shown(value: int) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text.lstrip('-'))} digits)"
-
-
-def _check_below(command: Any) -> None:
-    for parameter in command.params:
-        parameter.callback = _checked(parameter.callback)
-    for below in getattr(command, "commands", {}).values():
-        _check_below(below)
 
 
 def _checked(callback: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from headprobe.compression.policies import ALLOCATORS, POLICIES, SELECTORS
+
 # -- model and machine ----------------------------------------------------------------------------------------------
 
 ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")]
@@ -25,6 +27,8 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an inte
 
 # -- compression ----------------------------------------------------------------------------------------------------
 
+PAIRS = f"SELECTOR+ALLOCATOR of {', '.join(SELECTORS)} and {', '.join(ALLOCATORS)}"
+PolicyOption = Annotated[str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}.")]
 GqaOption = Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")]
 AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
 LayerChunkOption = Annotated[

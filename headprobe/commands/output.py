@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from headprobe.commands.streams import write_error
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 PIPED_WIDTH = 200
 LONGEST_LINE = 500
@@ -27,16 +28,11 @@ def write_json(data: Any) -> None:
 
 def stdout_console() -> Console:
     """A rich console on stdout; wide when it is no terminal, so that no line is wrapped for a reader that is none."""
-    from rich.console import Console
-
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()) -> None:
     """Print a table; `right` names the columns set flush right, None stays empty, and so does a header of no words."""
-    from rich.table import Table
-    from rich.text import Text
-
     flush_right = set(right)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
     for column in columns:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headprobe.pictures.wording import format_of
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.same_place import refuse_one_place
+
 
 @dataclass(frozen=True)
 class PictureFile:
@@ -18,8 +22,7 @@ class PictureFile:
 
     def write(self, draw: Callable[[], Any]) -> None:
         """Write the figure that `draw` makes. Raises as `write_atomically`."""
-        from headprobe.pictures.figures import figure_bytes
-        from headprobe.scores.atomic_file import write_atomically
+        from headprobe.pictures.figures import figure_bytes  # matplotlib, only once there is something to draw
 
         write_atomically(self.path, figure_bytes(draw, self.kind), self.overwrite)
 
@@ -30,10 +33,6 @@ def picture_file(path: Path, overwrite: bool, inputs: Mapping[str, Path | str | 
     `inputs`: what the picture is drawn from, by what it is called in a message. Raises `OptionError` for another ending
     and where an input would be written over, `OutputExistsError` and `FileAccessError` as `write_atomically`.
     """
-    from headprobe.pictures.figures import format_of
-    from headprobe.scores.atomic_file import check_place
-    from headprobe.scores.same_place import refuse_one_place
-
     kind = format_of(path)
     refuse_one_place({"the picture": path}, inputs)
     check_place(path, overwrite)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from headprobe.commands.output import tell
-
-if TYPE_CHECKING:
-    from headprobe.profiling.run import Prepared
+from headprobe.probes.prompt import duplicate_prompts
+from headprobe.profiling.run import Prepared
 
 
 def tell_prompts(prepared: Prepared) -> None:
     """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
-    from headprobe.probes.prompt import duplicate_prompts
-
     groups = duplicate_prompts(prepared.prompts)
     if prepared.plan.removed:
         tell(f"given twice, taken once: {', '.join(prepared.plan.removed)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from headprobe.commands.scores.stated_model import stated_model
+from headprobe.errors import FileAccessError, FileFormatError, OptionError
 from headprobe.home import in_home
-
-if TYPE_CHECKING:
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.probes.plan import parse_lengths
+from headprobe.scores.any_scores import AnyScores
 
 
 def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
@@ -18,9 +18,6 @@ def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
 
     Raises `OptionError` for a `--model` that is not known or has other heads than the file.
     """
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.errors import OptionError
-
     stated = None if scores.geometry is not None and model is None else stated_model(scores, model)
     if stated is None:
         return scores
@@ -41,9 +38,6 @@ def with_geometry(scores: AnyScores, model: str | None = None) -> AnyScores:
 
 def one_length(text: str, option: str, longest: int | None = None) -> int:
     """Tokens from text such as `2k`, at most `longest`. Raises `OptionError`, which names `option`."""
-    from headprobe.errors import OptionError
-    from headprobe.probes.plan import parse_lengths
-
     lengths = parse_lengths(text) if longest is None else parse_lengths(text, longest)
     if len(lengths) != 1:
         raise OptionError(f"{option} takes one length, got {text!r}")
@@ -55,8 +49,6 @@ def read_text(prompt: str) -> str:
 
     Raises `FileFormatError` for what is no text, or empty, `FileAccessError` for a file that cannot be read.
     """
-    from headprobe.errors import FileAccessError, FileFormatError
-
     name = "stdin" if prompt == "-" else prompt
     if prompt == "-" and sys.stdin is None:
         raise FileAccessError("stdin is closed")

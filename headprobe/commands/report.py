@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from headprobe.commands.output import stdout_console, write_json
+from headprobe.commands.reading import with_geometry
+from headprobe.commands.scores.validate import suspect_at
+from headprobe.errors import OptionError
+from headprobe.pictures.report.report import report_html
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.file_bytes import MAX_BYTES
+from headprobe.scores.same_place import refuse_one_place
+from headprobe.scores.validation import validate
 
 
 def report_command(
@@ -26,15 +34,6 @@ def report_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a line.")] = False,
 ) -> None:
     """Write one self-contained HTML page about score files, which needs no network and no server."""
-    from headprobe.commands.reading import with_geometry
-    from headprobe.commands.scores.validate import suspect_at
-    from headprobe.errors import OptionError
-    from headprobe.pictures.report.report import report_html
-    from headprobe.scores.atomic_file import check_place, write_atomically
-    from headprobe.scores.file_bytes import MAX_BYTES
-    from headprobe.scores.same_place import refuse_one_place
-    from headprobe.scores.validation import validate
-
     if output.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"cannot write {output.name}: a report ends in .html")
     refuse_one_place({"-o": output}, {f"input {number}": path for number, path in enumerate(files, 1)})

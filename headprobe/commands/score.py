@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import orjson
 import typer
 
 from headprobe.commands.interrupts import Orderly
@@ -24,15 +25,21 @@ from headprobe.commands.reading import one_length
 from headprobe.commands.recorded_command import recorded_command
 from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_stability
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.profiling.run import Prepared
+from headprobe.models.loading import load_model
+from headprobe.probes.plan import parse_lengths
+from headprobe.probes.prompt import prompt_record
+from headprobe.profiling import run as scoring
+from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
+from headprobe.profiling.outputs import check_outputs, output_paths
+from headprobe.profiling.run import Prepared
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.same_place import refuse_one_place
 
 
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help="r2, retrieval, enhanced, contrast, value; several with commas.")] = "r2",
+    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several with commas.")] = DEFAULT_METHOD,
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,
@@ -65,14 +72,6 @@ def score_command(
     ] = False,
 ) -> None:
     """Find the heads that retrieve: probe MODEL with needles in haystacks and write a score file."""
-    from headprobe.models.loading import load_model
-    from headprobe.probes.plan import parse_lengths
-    from headprobe.profiling import run as scoring
-    from headprobe.profiling.estimators import estimators
-    from headprobe.profiling.outputs import check_outputs, output_paths
-    from headprobe.scores.atomic_file import check_place
-    from headprobe.scores.same_place import refuse_one_place
-
     methods = tuple(e.name for e in estimators(method))
     options = scoring.ScoreOptions(
         methods=methods,
@@ -125,11 +124,6 @@ def _at_least(value: int, least: int, option: str) -> int:
 
 def _dump(prepared: Prepared, path: Path, overwrite: bool) -> None:
     """Write the prompts; a resumed run finds its own there already."""
-    import orjson
-
-    from headprobe.probes.prompt import prompt_record
-    from headprobe.scores.atomic_file import write_atomically
-
     lines = b"".join(orjson.dumps(prompt_record(prompt)) + b"\n" for prompt in prepared.prompts)
     if not (path.is_file() and path.read_bytes() == lines):
         write_atomically(path, lines, overwrite=overwrite)

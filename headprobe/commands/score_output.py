@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.commands.prompts_output import depths_reached
-
-if TYPE_CHECKING:
-    from headprobe.models.loading import LoadedModel
-    from headprobe.profiling.run import Prepared
-    from headprobe.scores.head_scores import HeadScores
+from headprobe.models.loading import LoadedModel
+from headprobe.profiling.estimate import estimate
+from headprobe.profiling.rounds import settled
+from headprobe.profiling.run import Prepared
+from headprobe.profiling.scoring import passed
+from headprobe.scores.head_scores import HeadScores
+from headprobe.scores.uncertainty import head_intervals
 
 TOP_HEADS = 10
 PLAN_NOTES = {
@@ -28,8 +34,6 @@ PLAN_NOTES = {
 
 def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
     """The grid and what it will cost, as a table or as one JSON object."""
-    from headprobe.profiling.estimate import estimate
-
     cost = estimate(loaded, prepared.prompts)
     plan: dict[str, Any] = {
         "model": loaded.name,
@@ -60,9 +64,6 @@ class ScoreProgress:
     """Trials done, pass rate, the best heads so far and the time left, on stderr; silent where that is no terminal."""
 
     def __init__(self, prepared: Prepared) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._estimator = prepared.estimators[0]
         self._done = self._passed = 0
         self._sums: Any = 0.0
@@ -85,10 +86,6 @@ class ScoreProgress:
 
     def update(self, record: dict[str, Any]) -> None:
         """Count a finished trial."""
-        import numpy as np
-
-        from headprobe.profiling.scoring import passed
-
         self._done += 1
         if passed(record, self._estimator.gate):
             self._passed += 1
@@ -96,8 +93,6 @@ class ScoreProgress:
         self._bar.update(self._task, advance=1, rate=f"{self._passed / self._done:.0%}", top=self._best())
 
     def _best(self) -> str:
-        import numpy as np
-
         if not self._passed:
             return "-"
         width = self._sums.shape[1]
@@ -113,8 +108,6 @@ class ScoreProgress:
 
 def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) -> None:
     """On stderr, after how many of the `planned` trials each method's `top` heads are how stable."""
-    from headprobe.profiling.rounds import settled
-
     for name, scores in results.items():
         verdict = settled(scores, top).verdict
         tell(f"{name} after {scores.num_trials} of {planned} trials: {verdict}")
@@ -156,8 +149,6 @@ def _print_pass_rates(scores: HeadScores) -> None:
 
 
 def _print_top_heads(scores: HeadScores) -> None:
-    from headprobe.scores.uncertainty import head_intervals
-
     best = scores.top(TOP_HEADS)
     intervals = head_intervals(scores, [(layer, head) for layer, head, _ in best])
     rows = [

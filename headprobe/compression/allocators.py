@@ -1,4 +1,4 @@
-"""Allocators: how a mean budget is divided among KV heads. To add one, write a dataclass here and list it below."""
+"""Allocators: how a mean budget is divided among KV heads. To add one, write it here and name it in `policies.py`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 
 class Allocator(Protocol):
-    """Divides a budget. `needs_scores`: whether it reads `request.head_scores`."""
+    """Divides a budget. `needs_scores`: whether it reads `request.head_scores`; `adapts`: whether shares inside a layer
+    follow from the prompt's attention. Its own parameters are the fields of its dataclass, each with a default.
+    """
 
     name: ClassVar[str]
     needs_scores: ClassVar[bool]
+    adapts: ClassVar[bool]
 
     def capacities(self, request: BudgetRequest) -> Ints:
         """Entries `[L, G]` for each KV head, before any attention is seen."""
@@ -37,19 +40,22 @@ class Allocator(Protocol):
         ...
 
 
-class _Fixed:
-    """An allocator that does not look at the attention."""
+class Fixed:
+    """What most allocators have in common: they look neither at the attention nor at head scores."""
+
+    needs_scores: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     def adapt(self, importance: torch.Tensor, capacity: list[int], floor: int) -> list[int]:
+        """The capacities as they are."""
         return capacity
 
 
 @dataclass(frozen=True)
-class Uniform(_Fixed):
+class Uniform(Fixed):
     """The same for every head (SnapKV, H2O, StreamingLLM)."""
 
     name: ClassVar[str] = "uniform"
-    needs_scores: ClassVar[bool] = False
 
     def capacities(self, request: BudgetRequest) -> Ints:
         """Entries `[L, G]` by this rule."""
@@ -57,7 +63,7 @@ class Uniform(_Fixed):
 
 
 @dataclass(frozen=True)
-class Pyramid(_Fixed):
+class Pyramid(Fixed):
     """PyramidKV (arXiv 2406.02069): much in the first layers, little in the last, in equal steps.
 
     With `B = budget - floor`: `lo = B // 20`, `hi = 2B - lo` (if `hi >= n - floor`: `hi = n - floor`, `lo = 2B - hi`);
@@ -73,7 +79,6 @@ class Pyramid(_Fixed):
 
     compat: str | None = None
     name: ClassVar[str] = "pyramid"
-    needs_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.compat not in (None, "pyramidkv", "headkv"):
@@ -104,6 +109,7 @@ class Adaptive:
     alpha: float = 0.2
     name: ClassVar[str] = "adaptive"
     needs_scores: ClassVar[bool] = False
+    adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha <= 1.0:
@@ -126,7 +132,7 @@ class Adaptive:
 
 
 @dataclass(frozen=True)
-class HeadScore(_Fixed):
+class HeadScore(Fixed):
     """HeadKV (arXiv 2410.19258): a common floor, and a pool that is shared by the heads' scores.
 
     `beta` above 1, smaller for a larger pool. `compat="headkv"`: the published code's own rounding (`authors_budgets`).
@@ -153,7 +159,7 @@ class HeadScore(_Fixed):
 
 
 @dataclass(frozen=True)
-class RetrievalFull(_Fixed):
+class RetrievalFull(Fixed):
     """RazorAttention, DuoAttention (arXiv 2407.15891, 2410.10819): the best heads keep all, the others the floor.
 
     The others keep a quarter of the budget, at least the floor; how many heads are full follows from the budget, and
@@ -183,8 +189,3 @@ def _scores(request: BudgetRequest, name: str) -> Floats:
     if request.head_scores is None:
         raise OptionError(f"the allocator {name} needs head scores; `headprobe score` makes them")
     return request.head_scores
-
-
-ALLOCATORS: dict[str, type[Allocator]] = {
-    kind.name: kind for kind in (Uniform, Pyramid, Adaptive, HeadScore, RetrievalFull)
-}

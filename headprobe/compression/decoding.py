@@ -17,12 +17,12 @@ from headprobe.compression.sampling import Sampler
 from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
+from headprobe.models.rope import moving_rope
 
 WARM_UP_STEPS = 2  # eager steps before a capture: they make tables, compile kernels and allocate workspaces
 LOOK_EVERY = 8  # steps between two looks of the host at the tokens, where steps beyond the end can be taken back
 ROOM_AT_A_TIME = 256  # entries: new tokens for which a cache is laid out at once before it is captured
 UNUSABLE = -1  # stands for a token that was chosen from logits with NaN or infinity
-MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that compare the positions with a limit on the host
 
 
 class Decoder:
@@ -210,9 +210,7 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
         return f"graphs need a CUDA device, not {model.device.type}"
     if not cache.is_fixed:
         return "sliding-window and linear layers allocate at every step"
-    given = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    kinds = [part.get("rope_type") for part in (given, *given.values()) if isinstance(part, dict)]
-    moving = next((kind for kind in kinds if kind in MOVING_ROPE), None)
+    moving = moving_rope(model)
     return None if moving is None else f"{moving} rotary embeddings look at positions on the host"
 
 

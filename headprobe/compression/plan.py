@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from headprobe.compression.budgets import BudgetRequest, Floats, Ints
 from headprobe.compression.policies import Policy
 from headprobe.errors import OptionError
@@ -81,6 +83,4 @@ class CompressionPlan:
 
 
 def _everything(request: BudgetRequest) -> Ints:
-    from numpy import full, int64
-
-    return full(request.shape, request.prompt_tokens, dtype=int64)
+    return np.full(request.shape, request.prompt_tokens, dtype=np.int64)

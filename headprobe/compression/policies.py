@@ -1,14 +1,46 @@
-"""Named policies: a selector and an allocator that belong together. Any other pair is made by naming the two parts."""
+"""Selectors, allocators and named policies: a selector and an allocator that belong together, or any pair by two names.
+
+Nothing here imports torch before a policy is made, so that help texts can list all names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from headprobe.compression.allocators import ALLOCATORS, Adaptive, Allocator, HeadScore, Pyramid, RetrievalFull, Uniform
-from headprobe.compression.selectors import SELECTORS, Accumulated, History, Selector, SinkRecent, Window
 from headprobe.errors import OptionError
+from headprobe.registry import LatePart, Registry
+
+if TYPE_CHECKING:
+    from headprobe.compression.allocators import Allocator
+    from headprobe.compression.selectors import Selector
+
+SELECTORS: Registry[type[Selector]] = Registry(
+    "headprobe.selectors",
+    "selector",
+    {
+        "window": LatePart("headprobe.compression.selectors:Window"),
+        "accumulated": LatePart("headprobe.compression.selectors:Accumulated"),
+        "history": LatePart("headprobe.compression.selectors:History"),
+        "sink-recent": LatePart("headprobe.compression.selectors:SinkRecent"),
+    },
+    LatePart("headprobe.compression.selectors:Selector"),
+)
+ALLOCATORS: Registry[type[Allocator]] = Registry(
+    "headprobe.allocators",
+    "allocator",
+    {
+        "uniform": LatePart("headprobe.compression.allocators:Uniform"),
+        "pyramid": LatePart("headprobe.compression.allocators:Pyramid"),
+        "adaptive": LatePart("headprobe.compression.allocators:Adaptive"),
+        "head-score": LatePart("headprobe.compression.allocators:HeadScore"),
+        "retrieval-full": LatePart("headprobe.compression.allocators:RetrievalFull"),
+    },
+    LatePart("headprobe.compression.allocators:Allocator"),
+)
+DEFAULT_SCORES = "r2"  # the method that an allocator of a pair takes where it needs scores
+_SWITCHES = ("sinks", "value_aware", "value_eps")
 
 
 @dataclass(frozen=True)
@@ -23,8 +55,8 @@ class Policy:
     """
 
     name: str
-    selector: Selector = field(default_factory=SinkRecent)
-    allocator: Allocator = field(default_factory=Uniform)
+    selector: Selector = field(default_factory=lambda: SELECTORS["sink-recent"]())
+    allocator: Allocator = field(default_factory=lambda: ALLOCATORS["uniform"]())
     sinks: int = 0
     value_aware: bool = False
     value_eps: float = 0.0
@@ -52,50 +84,52 @@ class Policy:
         return self.allocator.needs_scores
 
 
-def _snapkv() -> Policy:
-    return Policy("snapkv", Window())
+def _named(name: str, selector: str, allocator: str, **more: Any) -> Policy:
+    return Policy(name, SELECTORS[selector](), ALLOCATORS[allocator](), **more)
 
 
 def _headkv(name: str, method: str, **more: Any) -> Policy:
-    return Policy(name, Window(), HeadScore(), scores=method, **more)
+    return _named(name, "window", "head-score", scores=method, **more)
+
+
+def _h2o(name: str, **more: Any) -> Policy:
+    return _named(name, "accumulated", "uniform", evicts_while_decoding=True, **more)
+
+
+def _scissorhands(name: str, **more: Any) -> Policy:
+    return _named(name, "history", "uniform", evicts_while_decoding=True, **more)
+
+
+def _two_kinds(name: str, method: str, **more: Any) -> Policy:
+    return _named(name, "sink-recent", "retrieval-full", sinks=4, scores=method, **more)
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     "full": lambda: Policy("full", keeps_all=True),
-    "streaming-llm": lambda: Policy("streaming-llm", SinkRecent(), sinks=4, evicts_while_decoding=True),
-    "h2o": lambda: Policy("h2o", Accumulated(), evicts_while_decoding=True),
-    "scissorhands": lambda: Policy("scissorhands", History(), evicts_while_decoding=True),
-    "snapkv": _snapkv,
-    "pyramidkv": lambda: Policy("pyramidkv", Window(), Pyramid()),
-    "ada-snapkv": lambda: Policy("ada-snapkv", Window(), Adaptive()),
+    "streaming-llm": lambda: _named("streaming-llm", "sink-recent", "uniform", sinks=4, evicts_while_decoding=True),
+    "h2o": lambda: _h2o("h2o"),
+    "scissorhands": lambda: _scissorhands("scissorhands"),
+    "snapkv": lambda: _named("snapkv", "window", "uniform"),
+    "pyramidkv": lambda: _named("pyramidkv", "window", "pyramid"),
+    "ada-snapkv": lambda: _named("ada-snapkv", "window", "adaptive"),
     "headkv-r": lambda: _headkv("headkv-r", "retrieval"),
     "headkv-er": lambda: _headkv("headkv-er", "enhanced"),
     "headkv-r2": lambda: _headkv("headkv-r2", "r2"),
-    "razor": lambda: Policy("razor", SinkRecent(), RetrievalFull(), sinks=4, compensates=True, scores="retrieval"),
-    "duo": lambda: Policy("duo", SinkRecent(), RetrievalFull(), sinks=4, scores="duo"),
-    "vatp-h2o": lambda: Policy("vatp-h2o", Accumulated(), sinks=4, value_aware=True, evicts_while_decoding=True),
-    "vatp-scissorhands": lambda: Policy(
-        "vatp-scissorhands", History(), sinks=4, value_aware=True, evicts_while_decoding=True
-    ),
+    "razor": lambda: _two_kinds("razor", "retrieval", compensates=True),
+    "duo": lambda: _two_kinds("duo", "duo"),
+    "vatp-h2o": lambda: _h2o("vatp-h2o", sinks=4, value_aware=True),
+    "vatp-scissorhands": lambda: _scissorhands("vatp-scissorhands", sinks=4, value_aware=True),
     "headkv-vatp": lambda: _headkv("headkv-vatp", "r2", sinks=4, value_aware=True),
 }
 DEFAULT_POLICY = "headkv-r2"
 
 
-def make_policy(
-    name: str = DEFAULT_POLICY,
-    *,
-    beta: float | None = None,
-    window: int | None = None,
-    pool: int | None = None,
-    sinks: int | None = None,
-    value_aware: bool | None = None,
-    value_eps: float | None = None,
-    compat: str | None = None,
-) -> Policy:
+def make_policy(name: str = DEFAULT_POLICY, **options: Any) -> Policy:
     """The policy called `name`, with options changed: a named one, or `SELECTOR+ALLOCATOR` such as `window+pyramid`.
 
-    Raises `OptionError` for an unknown name or an option that the policy does not have.
+    An option is a switch of the policy (`sinks`, `value_aware`, `value_eps`) or a field of its selector or allocator,
+    such as `window`, `pool`, `beta` or `compat`; None leaves it as it is. Raises `OptionError` for an unknown name or
+    an option that the policy does not have.
 
     >>> make_policy("snapkv", window=16).selector
     Window(window=16, pool=7)
@@ -103,23 +137,40 @@ def make_policy(
     HeadScore(beta=1.1, compat=None)
     """
     policy = POLICIES[name]() if name in POLICIES else _pair(name)
-    policy = _change(policy, "selector", window=window, pool=pool)
-    policy = _change(policy, "allocator", beta=beta, compat=compat)
-    own: dict[str, Any] = {"sinks": sinks, "value_aware": value_aware, "value_eps": value_eps}
-    return replace(policy, **{key: value for key, value in own.items() if value is not None})
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        if key not in _SWITCHES and not has_option(policy, key):
+            raise OptionError(f"the policy {policy.name} has no {key} (given: {value})")
+    switches: dict[str, Any] = {key: value for key, value in given.items() if key in _SWITCHES}
+    parts = {"selector": _changed(policy.selector, given), "allocator": _changed(policy.allocator, given)}
+    return replace(policy, **parts, **switches)
 
 
 def has_option(policy: Policy, option: str) -> bool:
-    """Whether `policy` knows `window`, `pool`, `beta`, `compat`, or (for policies that have sinks) `sinks`."""
+    """Whether the selector or the allocator of `policy` has such a field; `sinks`, whether it has sinks."""
     if option == "sinks":
         return policy.sinks > 0
-    return any(option in getattr(part, "__dataclass_fields__", {}) for part in (policy.selector, policy.allocator))
+    return option in parameters(policy.selector) or option in parameters(policy.allocator)
+
+
+def parameters(part: Any) -> tuple[str, ...]:
+    """The names of what can be set on a selector or an allocator: the fields of its dataclass.
+
+    >>> parameters(make_policy("snapkv").selector)
+    ('window', 'pool')
+    """
+    return tuple(each.name for each in fields(part) if each.init) if is_dataclass(part) else ()
 
 
 def make_policy_with(name: str, options: Mapping[str, Any]) -> Policy:
     """The policy called `name`, changed by those of `options` that it has (None leaves one as it is)."""
     plain = make_policy(name)
     return make_policy(name, **{key: value for key, value in options.items() if has_option(plain, key)})
+
+
+def with_selector(policy: Policy, given: Mapping[str, Any]) -> Policy:
+    """`policy` with those of the `given` parameters that its selector has."""
+    return replace(policy, selector=_changed(policy.selector, given))
 
 
 def _pair(name: str) -> Policy:
@@ -129,22 +180,12 @@ def _pair(name: str) -> Policy:
             f"unknown policy {name!r}: known are {', '.join(POLICIES)}, and SELECTOR+ALLOCATOR of "
             f"{', '.join(SELECTORS)} and {', '.join(ALLOCATORS)}"
         )
-    allocator = ALLOCATORS[second]()
-    return Policy(
-        name, SELECTORS[first](), allocator, sinks=4 if first == SinkRecent.name else 0,
-        scores="r2" if allocator.needs_scores else None,
-    )  # fmt: skip
+    selector, allocator = SELECTORS[first](), ALLOCATORS[second]()
+    scores = DEFAULT_SCORES if allocator.needs_scores else None
+    return Policy(name, selector, allocator, sinks=selector.default_sinks, scores=scores)
 
 
-def _change(policy: Policy, part: str, **options: Any) -> Policy:
-    """`policy` with options of its selector or allocator changed; `OptionError` where it has no such option."""
-    given = {key: value for key, value in options.items() if value is not None}
-    if not given:
-        return policy
-    old: Any = getattr(policy, part)
-    fields = set(getattr(old, "__dataclass_fields__", {}))
-    for key, value in given.items():
-        if key not in fields:
-            raise OptionError(f"the policy {policy.name} has no {key} (given: {value})")
-    changed: Any = {part: replace(old, **given)}
-    return replace(policy, **changed)
+def _changed(part: Any, given: Mapping[str, Any]) -> Any:
+    """`part` with those of `given` that it has."""
+    own = {key: value for key, value in given.items() if key in parameters(part) and key not in _SWITCHES}
+    return replace(part, **own) if own else part

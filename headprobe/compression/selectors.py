@@ -1,4 +1,4 @@
-"""Selectors: which entries of a KV head matter. To add one, write a dataclass here and list it below.
+"""Selectors: which entries of a KV head matter. To add one, write a dataclass here and name it in `policies.py`.
 
 A selector gives each entry a score, kept as float32 `[G, n, C]`: most have one column; `history` keeps a column for
 each block of queries, so that old blocks can be dropped while decoding. Importance is the sum over the columns.
@@ -21,12 +21,14 @@ class Selector(Protocol):
 
     `num_queries`: how many of the prompt's last queries it looks at; `needs_column_sums`: whether it wants the sums
     over all queries. `follows_decoding`: whether its scores can be kept up to date while decoding. `window`: entries at
-    the end that always stay, and are counted into every head's floor.
+    the end that always stay, and are counted into every head's floor. `default_sinks`: first entries that stay in a
+    pair made with it. Its own parameters are the fields of its dataclass, each with a default.
     """
 
     name: ClassVar[str]
     follows_decoding: ClassVar[bool]
     needs_column_sums: ClassVar[bool]
+    default_sinks: ClassVar[int]
 
     @property
     def window(self) -> int:
@@ -56,19 +58,23 @@ class Selector(Protocol):
         ...
 
 
-class _OneColumn:
-    """A selector whose scores are plain sums."""
+class OneColumn:
+    """What most selectors have in common: one score an entry, no window, no sinks, no look at queries."""
 
     window = 0
     num_queries = 0
     num_columns = 1
+    follows_decoding: ClassVar[bool] = False
+    needs_column_sums: ClassVar[bool] = False
+    default_sinks: ClassVar[int] = 0
 
     def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The only column, which never starts anew."""
         return torch.zeros_like(query), torch.zeros_like(query, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
-class Window(_OneColumn):
+class Window(OneColumn):
     """SnapKV (arXiv 2404.14469): attention from the last `window` queries, max-pooled over `pool` neighbours.
 
     Softmax rows of the last `window` queries, averaged over them and over the group's query heads, then pooled (stride
@@ -78,8 +84,6 @@ class Window(_OneColumn):
     window: int = 8
     pool: int = 7
     name: ClassVar[str] = "window"
-    follows_decoding: ClassVar[bool] = False
-    needs_column_sums: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -107,7 +111,7 @@ class Window(_OneColumn):
 
 
 @dataclass(frozen=True)
-class Accumulated(_OneColumn):
+class Accumulated(OneColumn):
     """H2O (arXiv 2306.14048): attention summed over all queries; half the budget for these, half for the latest."""
 
     name: ClassVar[str] = "accumulated"
@@ -139,6 +143,7 @@ class History:
     name: ClassVar[str] = "history"
     follows_decoding: ClassVar[bool] = True
     needs_column_sums: ClassVar[bool] = False
+    default_sinks: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.queries < self.block or self.queries % self.block:
@@ -173,12 +178,12 @@ class History:
 
 
 @dataclass(frozen=True)
-class SinkRecent(_OneColumn):
+class SinkRecent(OneColumn):
     """StreamingLLM (arXiv 2309.17453): the first entries (the policy's sinks) and the most recent ones."""
 
     name: ClassVar[str] = "sink-recent"
     follows_decoding: ClassVar[bool] = True
-    needs_column_sums: ClassVar[bool] = False
+    default_sinks: ClassVar[int] = 4
 
     def scores(self, observation: Observation) -> torch.Tensor:
         """Nothing but the recency counts: 0."""
@@ -188,6 +193,3 @@ class SinkRecent(_OneColumn):
     def recent(self, capacity: int) -> int:
         """All of the capacity."""
         return capacity
-
-
-SELECTORS: dict[str, type[Selector]] = {kind.name: kind for kind in (Window, Accumulated, History, SinkRecent)}

@@ -12,7 +12,7 @@ from headprobe.compression.plan import check_ratio
 from headprobe.compression.policies import Policy
 from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import check_serving, compress
-from headprobe.errors import NonFiniteError
+from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.evaluation.questions import Question
 from headprobe.models.loading import LoadedModel
@@ -71,8 +71,6 @@ def compressed_answers(
 ) -> list[CompressedAnswer]:
     """Let the model answer under each policy, one after another. Raises what `compress` and `generate` raise."""
     if options.query_agnostic and question.context_tokens is None:
-        from headprobe.errors import OptionError
-
         raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
     answers = []
     for policy in policies:

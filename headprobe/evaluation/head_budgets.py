@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from headprobe.compression.allocators import HeadScore
 from headprobe.compression.budgets import Floats, Ints, authors_budgets, share_lost
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import Policy
@@ -174,10 +175,9 @@ def _bytes_per_entry(scores: AnyScores) -> int | None:
 
 def _reference(scores: AnyScores, own: Floats, policy: Policy, budget: int, prompt: int) -> ReferenceLoss | None:
     """None for policies that the published code does not have, and where it would divide by 0."""
-    beta = getattr(policy.allocator, "beta", None)
-    if beta is None or own.sum() == 0.0:
+    if not isinstance(policy.allocator, HeadScore) or own.sum() == 0.0:
         return None
-    return ReferenceLoss.of(own, scores.heads, budget, policy.floor, beta, prompt)
+    return ReferenceLoss.of(own, scores.heads, budget, policy.floor, policy.allocator.beta, prompt)
 
 
 def _notes(scores: AnyScores, policy: Policy, table: Floats, layers: Sequence[int], keeps_all: bool) -> list[str]:
@@ -188,8 +188,10 @@ def _notes(scores: AnyScores, policy: Policy, table: Floats, layers: Sequence[in
         notes.append("the prompt is no longer than the budget: nothing is evicted")
     if len(layers) < scores.num_layers:
         notes.append(f"{scores.num_layers - len(layers)} sliding-window layers are left as they are")
-    if policy.allocator.name == "adaptive":
-        notes.append("adaptive: shown is each layer's mean, the heads' shares follow from the prompt's attention")
+    if policy.allocator.adapts:
+        notes.append(
+            f"{policy.allocator.name}: shown is each layer's mean, the heads' shares follow from the prompt's attention"
+        )
     if policy.needs_scores:
         notes += _score_notes(scores, policy, table)
     return notes

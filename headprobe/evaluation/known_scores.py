@@ -9,6 +9,7 @@ from headprobe.compression.policies import Policy
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.models.catalog import bundled_model_folder, short_name
 from headprobe.models.loading import LoadedModel
+from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS
 from headprobe.scores.any_scores import AnyScores, read_any
 
 SHIPPED = "scores"  # folder beside the bundled weights
@@ -27,7 +28,7 @@ def known_scores(
         return None, None
     found = read_any(given) if given is not None else _found(loaded, policy.scores, folder)
     if found is None:
-        method = f" --method {policy.scores}" if policy.scores in ("retrieval", "enhanced") else ""
+        method = f" --method {policy.scores}" if policy.scores in ESTIMATORS and policy.scores != DEFAULT_METHOD else ""
         raise OptionError(
             f"no head scores of {loaded.name} in {folder}/, which {policy.name} needs: "
             f"`headprobe score --model {_model_option(loaded)}{method}` makes them, --scores FILE names others"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.compression.selectors import Window
+from headprobe.compression.policies import parameters
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.models.catalog import short_name
@@ -19,6 +19,7 @@ from headprobe.scores.same_place import refuse_one_place
 SCHEMA = "headprobe-needles/1"
 ROWS, SUMMARY, TABLE, GRID, CURVE = "trials.jsonl", "summary.json", "table.md", "grid.png", "recall.png"
 DERIVED = (SUMMARY, TABLE, GRID, CURVE)
+_LOOK = ("window", "pool")  # what of a selector's parameters a model may recommend
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) 
 def told_windows(grid: NeedleGrid) -> list[str]:
     """Window and pooling of the policies that look through one: they decide much, and a model may recommend its own."""
     selectors = (variant.policy.selector for variant in grid.variants if not variant.policy.keeps_all)
-    found = (f"window {s.window}, pool {s.pool}" for s in selectors if isinstance(s, Window))
+    looking = (s for s in selectors if "window" in parameters(s))
+    found = (", ".join(f"{name} {getattr(s, name)}" for name in _LOOK if name in parameters(s)) for s in looking)
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.compression.budgets import check_budget
-from headprobe.compression.session import check_serving, make_plan
+from headprobe.compression.generation import generate
+from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
@@ -190,9 +191,6 @@ def warm_up(loaded: LoadedModel, grid: NeedleGrid, eos: set[int]) -> None:
 
     Raises `NonFiniteError`, which names the first trial.
     """
-    from headprobe.compression.generation import generate
-    from headprobe.compression.session import compress
-
     try:
         with compress(loaded.model, "full", attention=grid.options.attention) as session:
             generate(session, grid.prompts[0][1].input_ids[:WARM_UP_TOKENS], max_new_tokens=2, eos_token_ids=eos)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from headprobe.compression.policies import Policy
+from headprobe.compression.policies import Policy, with_selector
 from headprobe.compression.selectors import Window
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.models.catalog import COMPRESSION_FILE
@@ -63,11 +63,8 @@ class Recommended:
         return Recommended(self.window if window is None else None, self.pool if pool is None else None)
 
     def apply(self, policy: Policy) -> Policy:
-        """`policy` with these numbers, where it has a window."""
-        own = policy.selector
-        if not isinstance(own, Window) or self == Recommended():
-            return policy
-        return replace(policy, selector=replace(own, window=self.window or own.window, pool=self.pool or own.pool))
+        """`policy` with these numbers, as far as its selector has them."""
+        return with_selector(policy, {key: value for key, value in vars(self).items() if value is not None})
 
     def words(self) -> str | None:
         """In words; None where nothing is recommended."""

@@ -187,3 +187,13 @@ def _column_sums(call: LayerCall, shape: AttentionShape) -> torch.Tensor:
         weights = attention_weights(call.query[:, :, a:b], keys, seen, **options)  # type: ignore[arg-type]
         sums[:, start:end] += weights[0].sum(1).view(groups, heads // groups, -1).mean(1)
     return sums
+
+
+def strongest_heads(measured: ValueNorms, layers: Sequence[int]) -> list[tuple[int, int]]:
+    """Of each layer the KV head whose sinks draw most attention; of equal ones the first."""
+    found = {layer.layer: layer for layer in measured.layers}
+    return [(layer, _strongest(found[layer], measured.num_sinks)) for layer in layers]
+
+
+def _strongest(layer: LayerNorms, num_sinks: int) -> int:
+    return int(layer.attention[:, :num_sinks].sum(1, dtype=np.float64).argmax())

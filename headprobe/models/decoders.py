@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import transformers
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING_NAMES,
+)
+
 from headprobe.errors import ModelError, shown
 from headprobe.geometry import ModelGeometry
 from headprobe.models.json_files import read_object
@@ -17,8 +24,6 @@ _ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """The transformers config in `folder`, checked. Raises `ModelError` saying what is wrong with it."""
-    from transformers import AutoConfig
-
     try:
         given = read_object(folder / "config.json")
     except ModelError as error:
@@ -28,7 +33,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
         raise ModelError(f"{folder}: no config.json in this folder, so it holds no transformers model")
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ModelError(f"{folder}: the model brings its own code; it runs only with {_TRUST}") from error
@@ -44,8 +49,6 @@ def check_decoder(config: Any, folder: Path, *, trust_remote_code: bool = False)
         raise ModelError(f"{folder}: {kind} is an encoder-decoder; headprobe needs a decoder-only language model")
     if trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
         return
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
     if _is_encoder(config):
         raise ModelError(f"{folder}: {kind} is an encoder; headprobe needs a decoder-only language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -62,8 +65,6 @@ def _is_encoder(config: Any) -> bool:
     masked language model, or to a bare model that is called an encoder, unless `is_decoder` makes it one; or by a
     switch of the text config (EmbeddingGemma).
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING_NAMES
-
     if not getattr(config, "is_decoder", False):
         bare = MODEL_MAPPING_NAMES.get(getattr(config, "model_type", ""), "")
         if type(config) in MODEL_FOR_MASKED_LM_MAPPING or (isinstance(bare, str) and bare.endswith("Encoder")):

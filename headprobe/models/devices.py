@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    import torch
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def pick_device(device: str) -> torch.device:
     """The torch device for "auto", "cpu", "cuda", "cuda:1", "mps". Raises `OptionError` when it is not there."""
-    import torch
-
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

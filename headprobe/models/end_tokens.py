@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from headprobe.errors import ModelError, shown
 from headprobe.models.decoders import whole
 from headprobe.models.json_files import read_object
@@ -37,8 +39,6 @@ def check_generation_config(folder: Path) -> None:
 
     It may be missing.
     """
-    from transformers import GenerationConfig
-
     path = folder / GENERATION_FILE
     found = read_object(path)
     if found is None:
@@ -50,6 +50,6 @@ def check_generation_config(folder: Path) -> None:
             raise ModelError(f"{path}: {name} is {shown(value)}, need a token id (a whole number)")
     try:
         with quiet_transformers():
-            GenerationConfig.from_pretrained(folder)
+            transformers.GenerationConfig.from_pretrained(folder)
     except Exception as error:
         raise ModelError(f"{path} cannot be used: {whole(error)}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import torch
+
 SAMPLES = 64  # elements of each parameter, spread evenly over it
 
 
@@ -13,8 +15,6 @@ def weights_fingerprint(model: Any) -> str:
 
     Samples are rounded to bfloat16, so that it hardly depends on the dtype that the model was loaded in.
     """
-    import torch
-
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, utils
 
 from headprobe.errors import ModelError
 from headprobe.models.catalog import FOLDER_HINT, ResolvedModel
-from headprobe.models.quiet import quiet_downloads
 
 CONFIG_FILES = ("config.json",)
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -16,6 +22,23 @@ PICKLED_WEIGHTS = ("pytorch_model*.bin",)
 CODE_FILES = ("*.py",)
 _SKIPPED = ["*/*", "consolidated*"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@contextmanager
+def quiet_downloads() -> Iterator[None]:
+    """No warnings from the hub client inside, and its progress bars only on a terminal."""
+    bars: Any = utils
+    logging = bars.logging
+    level, hide = logging.get_verbosity(), not sys.stderr.isatty() and not bars.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    if hide:
+        bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if hide:
+            bars.enable_progress_bars()
 
 
 def is_offline() -> bool:
@@ -26,8 +49,6 @@ def is_offline() -> bool:
 
 def cache_folder() -> Path:
     """Where hub files are kept (`HF_HUB_CACHE`, else `HF_HOME`/hub)."""
-    from huggingface_hub import constants
-
     return Path(constants.HF_HUB_CACHE)
 
 
@@ -57,11 +78,9 @@ def fetch(resolved: ResolvedModel, patterns: tuple[str, ...]) -> Path:
 
     Without network the cached snapshot serves. Raises `ModelError` saying what was tried when there is neither.
     """
-    from huggingface_hub import snapshot_download
-
     try:
         with quiet_downloads():
-            folder = snapshot_download(
+            folder = huggingface_hub.snapshot_download(
                 resolved.source, allow_patterns=list(patterns), ignore_patterns=_SKIPPED, local_files_only=is_offline()
             )
     except Exception as error:

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
 from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.models import hub
@@ -22,8 +25,7 @@ from headprobe.models.quiet import quiet_transformers
 from headprobe.models.tokenizer_files import broken_tokenizer_file, check_tokenizer_config
 from headprobe.models.weight_files import check_weight_files
 
-if TYPE_CHECKING:
-    import torch
+if TYPE_CHECKING:  # at run time each class is loaded when it is first used, which takes a second
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
@@ -139,14 +141,12 @@ def _stays_local(trust_remote_code: bool) -> bool:
 
 
 def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
-
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise ModelError(f"{folder}: no tokenizer in this folder (tokenizer.json is missing)")
     check_tokenizer_config(folder)
     try:
         with quiet_transformers():
-            tokenizer: Any = AutoTokenizer.from_pretrained(
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=_stays_local(trust_remote_code)
             )
     except Exception as error:
@@ -160,16 +160,13 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenize
 def _load_weights(
     folder: Path, config: Any, device: torch.device, dtype: str, trust_remote_code: bool, attn: str | None
 ) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModelForCausalLM
-
     options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
     options |= {"trust_remote_code": trust_remote_code, "local_files_only": _stays_local(trust_remote_code)}
     if attn is not None:
         options["attn_implementation"] = attn
     try:
         with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
             _check_complete(folder, info)
             model = model.to(device)
@@ -199,11 +196,11 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
 
 def _name_mismatch(folder: Path, options: dict[str, Any]) -> None:
     """Raise `ModelError` that names a weight of another shape: transformers only logs them, unless it may go on."""
-    from transformers import AutoModelForCausalLM
-
     try:
         with quiet_transformers():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options, ignore_mismatched_sizes=True)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, **options, ignore_mismatched_sizes=True
+            )
             _check_complete(folder, loaded[1])
     except ModelError:
         raise
@@ -216,8 +213,6 @@ def _shape(sizes: Any) -> str:
 
 
 def _memory_message(folder: Path, device: torch.device, dtype: str) -> str:
-    import torch
-
     stored = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in {".safetensors", ".bin"})
     room = f", {torch.cuda.mem_get_info(device)[0] / 2**30:.1f} GiB are free" if device.type == "cuda" else ""
     advice = "take --dtype bfloat16" if dtype == "float32" else "take --device cpu"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -21,8 +19,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
     (True, False)
     """
-    import torch
-
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
@@ -41,8 +37,6 @@ class PeakMemory:
 
     def start(self) -> None:
         """Forget the highest use so far."""
-        import torch
-
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -57,8 +51,6 @@ class PeakMemory:
 
     def bytes(self) -> int | None:
         """The peak beyond the start, in bytes; None where the system does not tell."""
-        import torch
-
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             now: int | None = torch.cuda.max_memory_allocated(self._device)

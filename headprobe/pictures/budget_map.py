@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.color import Color
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from headprobe.compression.budgets import Ints
+from headprobe.compression.policies import parameters
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
-from headprobe.pictures.budgets import budgets_figure
-from headprobe.pictures.caption import tick_step
 from headprobe.pictures.colours import AT_NIGHT, along, is_dark
-from headprobe.pictures.subject import Subject
 from headprobe.pictures.terminal import SHADES, shows_colour
-from headprobe.pictures.wording import count
+from headprobe.pictures.wording import count, told_bytes
 from headprobe.scores.head_scores import Floats
-
-UNITS = ("bytes", "KiB", "MiB", "GiB")
 
 
 class BudgetMap:
@@ -66,8 +60,8 @@ def told_policy(table: BudgetTable) -> str:
     options += [f"sinks {policy.sinks}"] if policy.sinks else []
     options += [
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name in ("beta", "alpha", "compat")
-        if (value := getattr(policy.allocator, name, None)) is not None
+        for name in parameters(policy.allocator)
+        if (value := getattr(policy.allocator, name)) is not None
     ]
     return policy.name + (f" ({', '.join(options)})" if options else "")
 
@@ -86,35 +80,6 @@ def told_share(lost: Fraction) -> str:
     ('12.5 %', '0.1 % overdrawn', '0 %')
     """
     return f"{100 * abs(float(lost)):.3g} %" + (" overdrawn" if lost < 0 else "")
-
-
-def told_bytes(number: int) -> str:
-    """`number` bytes with three digits.
-
-    >>> told_bytes(512), told_bytes(1536), told_bytes(3 * 2**30)
-    ('512 bytes', '1.5 KiB', '3 GiB')
-    """
-    value, unit = float(number), 0
-    while value >= 1000 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.3g} {UNITS[unit]}"
-
-
-def budget_map_figure(subject: Subject, table: BudgetTable) -> Figure:
-    """The picture: scores of the heads of the file and of its KV heads beside the budgets, one row a compressed layer.
-
-    `subject` is that of the file's own heads.
-    """
-    rows = list(table.layers)
-    own = subject.table[rows]
-    ungrouped = own.shape == table.capacity.shape  # then the heads of the file are the KV heads
-    drawn: Any = BudgetMap(table)
-    name = "KV head" if ungrouped else subject.head_name
-    figure = budgets_figure(replace(subject, table=own, head_name=name), drawn)
-    if rows != list(range(len(rows))):  # rows are numbered by their place; name the layers instead
-        step = tick_step(len(rows), 20)
-        figure.axes[0].set_yticks(range(0, len(rows), step), [str(layer) for layer in rows[::step]])
-    return figure
 
 
 class Entries(Protocol):

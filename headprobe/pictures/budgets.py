@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from headprobe.compression.budgets import head_score_budgets
 from headprobe.errors import OptionError
+from headprobe.evaluation.head_budgets import BudgetTable
+from headprobe.pictures.budget_map import BudgetMap
 from headprobe.pictures.caption import tick_step
 from headprobe.pictures.colours import BELOW_ZERO, INK, ON_PAPER, PAPER, along, hexadecimal, is_dark
 from headprobe.pictures.sheet import Sheet, head_line
@@ -151,3 +153,20 @@ def _draw_scale(axes: Axes, table: Floats, unit: str) -> None:
     labels = axes.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
+
+
+def budget_map_figure(subject: Subject, table: BudgetTable) -> Figure:
+    """The picture: scores of the heads of the file and of its KV heads beside the budgets, one row a compressed layer.
+
+    `subject` is that of the file's own heads.
+    """
+    rows = list(table.layers)
+    own = subject.table[rows]
+    ungrouped = own.shape == table.capacity.shape  # then the heads of the file are the KV heads
+    drawn: Any = BudgetMap(table)
+    name = "KV head" if ungrouped else subject.head_name
+    figure = budgets_figure(replace(subject, table=own, head_name=name), drawn)
+    if rows != list(range(len(rows))):  # rows are numbered by their place; name the layers instead
+        step = tick_step(len(rows), 20)
+        figure.axes[0].set_yticks(range(0, len(rows), step), [str(layer) for layer in rows[::step]])
+    return figure

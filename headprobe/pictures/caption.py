@@ -5,10 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor, log10
 
-from headprobe.errors import OptionError
+from headprobe.errors import OptionError, shown
 from headprobe.pictures.subject import subject_of
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
+
+KINDS = ("distribution", "layers", "coverage", "ranks", "budgets")  # of pictures, beside the heatmap
+
+
+def check_kind(kind: str) -> None:
+    """Raise `OptionError` for a kind of picture that is neither `heatmap` nor one of `KINDS`."""
+    if kind not in ("heatmap", *KINDS):
+        raise unknown_kind(kind)
+
+
+def unknown_kind(kind: str) -> OptionError:
+    """The error that names all kinds."""
+    return OptionError(f"no kind of picture is called {shown(kind)}; there are heatmap, {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What the kinds may be asked: `top` heads, KV heads instead of query heads, and the rule of the budgets."""
+
+    top: int = 10
+    kv_heads: bool = False
+    num_kv_heads: int | None = None
+    budget: int = 128
+    beta: float = 1.2
+    window: int = 8
+    prompt_tokens: int = 8192
 
 
 @dataclass(frozen=True, eq=False)

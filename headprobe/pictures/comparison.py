@@ -14,9 +14,9 @@ from matplotlib.ticker import NullLocator
 
 from headprobe.errors import OptionError
 from headprobe.pictures.colours import ON_PAPER, PAPER, QUIET, RING, hexadecimal
-from headprobe.pictures.figures import figure_bytes, format_of, house_style
+from headprobe.pictures.figures import figure_bytes, house_style
 from headprobe.pictures.sheet import GRID, LEFT, RIGHT, Sheet, head_line, label_axes
-from headprobe.pictures.wording import printable
+from headprobe.pictures.wording import format_of, printable
 from headprobe.scores.atomic_file import write_atomically
 from headprobe.scores.comparison import Comparison
 from headprobe.scores.head_scores import Floats

@@ -6,16 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from headprobe.errors import OptionError
 from headprobe.pictures.colours import PAPER, hexadecimal
 
-FORMATS = ("png", "svg", "pdf")
 DPI = 200
 _NO_DATES = {
     "png": {"Software": None},
@@ -30,18 +27,6 @@ _STYLE = {
     "text.parse_math": False,
     "axes.unicode_minus": False,
 }
-
-
-def format_of(path: Path | str) -> str:
-    """`png`, `svg` or `pdf`, from the ending of `path`. Raises `OptionError` for another ending.
-
-    >>> format_of("heads.SVG")
-    'svg'
-    """
-    kind = Path(path).suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise OptionError(f"cannot draw {Path(path).name}: its ending must be .png, .svg or .pdf")
-    return kind
 
 
 def figure_bytes(draw: Callable[[], Figure], kind: str) -> bytes:

@@ -15,10 +15,11 @@ from matplotlib.patheffects import withStroke
 
 from headprobe.pictures.caption import HeatmapContent, heatmap_content, tick_step
 from headprobe.pictures.colours import BELOW_ZERO, INK, ON_PAPER, PAPER, QUIET, RING, along, hexadecimal, is_dark
-from headprobe.pictures.figures import figure_bytes, format_of, house_style
+from headprobe.pictures.figures import figure_bytes, house_style
 from headprobe.pictures.layout import COLUMN, LINE, HeatmapLayout
 from headprobe.pictures.page import Page, fitting_size, pieces, wrapped
 from headprobe.pictures.ranks import INSIDE_FROM, place_ranks
+from headprobe.pictures.wording import format_of
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.atomic_file import refuse_existing, write_atomically
 from headprobe.scores.head_scores import HeadScores

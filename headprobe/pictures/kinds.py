@@ -8,28 +8,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from headprobe.errors import OptionError, shown
 from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
-from headprobe.pictures.caption import checked_top
-from headprobe.pictures.coverage import coverage_figure, coverage_of
+from headprobe.pictures.caption import KINDS, PictureOptions, checked_top, unknown_kind
+from headprobe.pictures.coverage import coverage_of
+from headprobe.pictures.coverage_figure import coverage_figure
 from headprobe.pictures.distribution import Distribution, distribution_figure
 from headprobe.pictures.layers import LayerProfile, layers_figure
 from headprobe.pictures.rank_intervals import RankedHeads, ranks_figure
 from headprobe.pictures.subject import Subject, subject_of
 from headprobe.scores.any_scores import AnyScores
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """What the kinds may be asked: `top` heads, KV heads instead of query heads, and the rule of the budgets."""
-
-    top: int = 10
-    kv_heads: bool = False
-    num_kv_heads: int | None = None
-    budget: int = 128
-    beta: float = 1.2
-    window: int = 8
-    prompt_tokens: int = 8192
 
 
 @dataclass(frozen=True)
@@ -71,27 +58,18 @@ def _budgets(scores: AnyScores, options: PictureOptions) -> Picture:
     return Picture(query, lambda: budgets_figure(query, found), found.lines(), found.record())
 
 
-KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
+_KINDS: dict[str, Callable[[AnyScores, PictureOptions], Picture]] = {
     "distribution": _distribution,
     "layers": _layers,
     "coverage": _coverage,
     "ranks": _ranks,
     "budgets": _budgets,
 }
-
-
-def check_kind(kind: str) -> None:
-    """Raise `OptionError` for a kind that is neither `heatmap` nor one of `KINDS`."""
-    if kind != "heatmap" and kind not in KINDS:
-        raise _unknown(kind)
-
-
-def _unknown(kind: str) -> OptionError:
-    return OptionError(f"no kind of picture is called {shown(kind)}; there are heatmap, {', '.join(KINDS)}")
+assert tuple(_KINDS) == KINDS
 
 
 def picture_of(kind: str, scores: AnyScores, options: PictureOptions) -> Picture:
-    """The picture of `kind`. Raises `OptionError` for an unknown kind, or one that the file has nothing for."""
-    if kind not in KINDS:
-        raise _unknown(kind)
-    return KINDS[kind](scores, options)
+    """The picture of `kind`, one of `KINDS`. Raises `OptionError` for another, or one that the file has nothing for."""
+    if kind not in _KINDS:
+        raise unknown_kind(kind)
+    return _KINDS[kind](scores, options)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from headprobe.errors import OptionError
-from headprobe.evaluation.value_norms import LayerNorms, SinkDrop, ValueNorms
+from headprobe.evaluation.value_norms import ValueNorms
 from headprobe.pictures.colours import INK, ON_PAPER, PAPER, RING, hexadecimal
 from headprobe.pictures.sheet import GRID, Sheet, head_line, label_axes
 from headprobe.pictures.wording import count, printable
@@ -134,31 +134,3 @@ def _note(axes: Axes, text: str) -> None:
     box = {"facecolor": hexadecimal(PAPER), "alpha": 0.8, "linewidth": 0, "pad": 1.0}
     axes.text(0.99, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, color=hexadecimal(RING),
               zorder=5, bbox=box)  # fmt: skip
-
-
-def strongest_heads(measured: ValueNorms, layers: Sequence[int]) -> list[Head]:
-    """Of each layer the KV head whose sinks draw most attention; of equal ones the first."""
-    found = {layer.layer: layer for layer in measured.layers}
-    return [(layer, _strongest(found[layer], measured.num_sinks)) for layer in layers]
-
-
-def _strongest(layer: LayerNorms, num_sinks: int) -> int:
-    return int(layer.attention[:, :num_sinks].sum(1, dtype=np.float64).argmax())
-
-
-def drop_row(drop: SinkDrop) -> tuple[str, ...]:
-    """A layer's line of the table."""
-    first = drop.position_ratios[0]
-    return (
-        str(drop.layer) + ("" if drop.window is None else f" (window {drop.window:,})"),
-        f"{100 * drop.attention:.1f} %",
-        f"{drop.median:.4g}",
-        f"{drop.sink_norm:.4g}",
-        _ratio(drop.ratio),
-        _ratio(first),
-        "" if drop.lowest_head is None else f"{_ratio(drop.lowest_ratio)} (KV head {drop.lowest_head})",
-    )
-
-
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

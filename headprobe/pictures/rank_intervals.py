@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from headprobe.errors import OptionError
 from headprobe.pictures.colours import INK, ON_PAPER, QUIET, RING, hexadecimal
 from headprobe.pictures.sheet import GRID, Sheet, head_line
-from headprobe.pictures.subject import Subject
+from headprobe.pictures.subject import Subject, clustered
 from headprobe.pictures.wording import count
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.stability import HeadRank, rank_intervals
-from headprobe.scores.uncertainty import ClusteredTrials
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,6 @@ class RankedHeads:
     def record(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {"independent_groups": self.num_clusters, "heads": [vars(head) for head in self.heads]}
-
-
-def clustered(scores: AnyScores) -> ClusteredTrials | None:
-    """The trials of a file in groups that are drawn together; None where it holds none."""
-    if scores.trial_scores is None or not len(scores.trial_scores):
-        return None
-    return ClusteredTrials.of_any(scores)
 
 
 def ranks_figure(subject: Subject, found: RankedHeads) -> Figure:

@@ -11,15 +11,7 @@ from headprobe.pictures.wording import LONGEST_FORMULA, LONGEST_NAME, count, pri
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv
 from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.head_scores import Floats, HeadScores
-
-FAMILIES = {
-    "headprobe": "headprobe",
-    "headkv": "JSON of HeadKV or Retrieval_Head",
-    "duo": "DuoAttention pattern",
-    "qrhead": "QRHead ranking",
-    "kvzip": "KVzip tensor",
-    "locos": "LOCOS envelope",
-}
+from headprobe.scores.uncertainty import ClusteredTrials
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +88,9 @@ def _foreign_subject(scores: AnyScores, kv_heads: bool, groups: int | None) -> S
 
 
 def _foreign_subtitle(scores: AnyScores) -> str:
-    family = FAMILIES.get(scores.format, scores.format)
     method = "" if scores.method is None else f"{printable(scores.method)}; "
     source = "" if scores.model is None else f", {printable(scores.path.name)}"
-    return f"{method}{family}{source}"
+    return f"{method}{scores.family}{source}"
 
 
 def _foreign_scale(scores: AnyScores) -> str:
@@ -142,3 +133,10 @@ def _head_fact(scores: HeadScores, kv_heads: bool) -> str:
         return f"{layers} layers x {groups} KV heads{joined}"
     shared = "" if size == 1 else f", {size} to a KV head"
     return f"{layers} layers x {heads} query heads{shared}"
+
+
+def clustered(scores: AnyScores) -> ClusteredTrials | None:
+    """The trials of a file in groups that are drawn together; None where it holds none."""
+    if scores.trial_scores is None or not len(scores.trial_scores):
+        return None
+    return ClusteredTrials.of_any(scores)

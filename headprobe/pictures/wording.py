@@ -1,7 +1,13 @@
-"""Words of strangers, made fit for one line of a picture."""
+"""Words of strangers, made fit for one line of a picture, and the words for numbers and formats: no matplotlib here."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from headprobe.errors import OptionError
+
+FORMATS = ("png", "svg", "pdf")
+UNITS = ("bytes", "KiB", "MiB", "GiB")
 LONGEST_NAME = 64
 LONGEST_FORMULA = 240
 
@@ -26,3 +32,27 @@ def count(number: int, noun: str) -> str:
     ('1 trial', '1,200 heads')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def told_bytes(number: int) -> str:
+    """`number` bytes with three digits.
+
+    >>> told_bytes(512), told_bytes(1536), told_bytes(3 * 2**30)
+    ('512 bytes', '1.5 KiB', '3 GiB')
+    """
+    value, unit = float(number), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.3g} {UNITS[unit]}"
+
+
+def format_of(path: Path | str) -> str:
+    """`png`, `svg` or `pdf`, from the ending of `path`. Raises `OptionError` for another ending.
+
+    >>> format_of("heads.SVG")
+    'svg'
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise OptionError(f"cannot draw {Path(path).name}: its ending must be .png, .svg or .pdf")
+    return kind

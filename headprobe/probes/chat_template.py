@@ -18,6 +18,12 @@ from functools import wraps
 from types import FrameType
 from typing import Any
 
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, operators
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from headprobe.errors import ModelError
 
 MOST_CHARACTERS = 1_000_000  # of the rendered text, of any text in between, and items of a list
@@ -151,12 +157,6 @@ class _Made:
 
 def _environment() -> Any:
     """The sandbox that transformers documents for chat templates, with every step that can grow under a limit."""
-    from jinja2 import nodes
-    from jinja2.compiler import CodeGenerator, operators
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     made = _Made()
 
     class Generation(Extension):
@@ -218,8 +218,10 @@ def _environment() -> Any:
     sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=made.add)
     sandbox.filters["tojson"] = tojson
     sandbox.globals["raise_exception"] = raise_exception
-    sandbox.tests = {name: _guarded(made, name, function) for name, function in sandbox.tests.items()}
-    sandbox.filters = {name: _guarded(made, name, function) for name, function in sandbox.filters.items()}
+    filters: dict[str, Any] = {**sandbox.filters}
+    tests: dict[str, Any] = {**sandbox.tests}
+    sandbox.filters = {name: _guarded(made, name, function) for name, function in filters.items()}
+    sandbox.tests = {name: _guarded(made, name, function) for name, function in tests.items()}
     return sandbox
 
 

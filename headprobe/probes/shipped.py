@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
-import headprobe
 from headprobe.errors import FileFormatError
 
-_PACKAGE = Path(headprobe.__file__).resolve().parent
+_PACKAGE = Path(str(resources.files("headprobe"))).resolve()
 
 
 def shipped_folder(kind: str) -> Path:

@@ -28,9 +28,16 @@ def output_paths(model_name: str, methods: Sequence[str], output: Path | str | N
     target = in_home(output)
     if len(methods) > 1 and target.suffix == ".json":
         raise OptionError(f"{len(methods)} methods cannot share the file {str(output)!r}: name a folder")
-    if len(methods) > 1 or target.is_dir() or str(output).endswith("/"):
+    if len(methods) > 1 or _is_folder(target) or str(output).endswith("/"):
         return {m: target / name for m, name in names.items()}
     return {methods[0]: target}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that the system refuses: `check_outputs` says why
+        return False
 
 
 def journal_path(paths: dict[str, Path]) -> Path:

@@ -5,6 +5,9 @@ haystack up to the deepest one is computed once, and every prompt starts from th
 the cache back. What a trial computes does not depend on which trials ran before it, so a resumed run gives the same
 bytes. The gold answer goes in together with the prompt: as far as the model's own greedy choice agrees with it, those
 rows are exactly the rows of step-by-step decoding; from the first disagreement on the model goes on alone.
+
+Where rotary frequencies change with the length of a pass, nothing is shared, and a prompt is read in one pass and
+answered step by step, as the model would do by itself.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.models.finite import non_finite, usable
 from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
+from headprobe.models.rope import moving_rope
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
-from headprobe.profiling.estimators import Estimator, Target
+from headprobe.profiling.estimators.estimator import Estimator, Target
 from headprobe.profiling.prefix_cache import PrefixCache
 
 MIN_PREFILL_CHUNK = 256
@@ -58,6 +62,7 @@ class Profiler:
         self.estimators = tuple(estimators)
         self.eos_token_ids = eos_token_ids
         self.prefill_chunk = prefill_chunk
+        self._is_moving = moving_rope(model) is not None
         self._longest = 0
         self._cache = self._new_cache()
         self._evidence: dict[str, list[torch.Tensor]] = {}
@@ -72,6 +77,8 @@ class Profiler:
         on the way to them), `DeviceMemoryError` when nothing fits.
         """
         order, shared = prefix_order(prompts)
+        if self._is_moving:
+            shared = [0] * len(prompts)
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
@@ -109,7 +116,7 @@ class Profiler:
             self._cache = self._new_cache()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if self.prefill_chunk <= MIN_PREFILL_CHUNK:
+            if self._is_moving or self.prefill_chunk <= MIN_PREFILL_CHUNK:
                 return Skipped(f"out of memory on {self.model.device} at {tokens} tokens")
             self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
 
@@ -118,16 +125,18 @@ class Profiler:
     def _trial(self, prompt: Prompt, shared: int) -> Measured:
         """Prompt and gold answer in one pass on top of the shared prefix, then alone from the first disagreement."""
         self._crop(shared)
+        if self._is_moving:
+            self._forget_length()
         self._extend(prompt.input_ids[:shared])
         target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
         gold, steps = prompt.answer_ids, len(prompt.answer_ids)
-        tokens = prompt.input_ids[shared:] + gold[:-1]
+        block = () if self._is_moving else gold[:-1]
         self._evidence = {e.name: [] for e in self.estimators}
         self._finite = []
-        logits = self._forward(tokens, steps, target)
+        logits = self._forward(prompt.input_ids[shared:] + block, len(block) + 1, target)
         self._check_finite(prompt, logits)
         choices = logits.argmax(-1).tolist()
-        last = steps - 1
+        last = len(block)
         agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
         taken = agreed + 1
         produced = choices[:taken]
@@ -174,7 +183,7 @@ class Profiler:
 
     def _forward(self, tokens: tuple[int, ...], rows: int, target: Target) -> torch.Tensor:
         """Logits `[rows, vocabulary]` of the last `rows` tokens, whose attention rows go to the estimators."""
-        head = max(0, len(tokens) - max(self.prefill_chunk, rows))
+        head = 0 if self._is_moving else max(0, len(tokens) - max(self.prefill_chunk, rows))
         self._prefill(tokens[:head])
         with wanted_rows(rows, lambda found: self._take(found, target)):
             logits = self._pass(tokens[head:], rows)
@@ -199,6 +208,11 @@ class Profiler:
         ids = torch.tensor([tokens], device=self.model.device)
         out = self.model(input_ids=ids, **with_cache(self.model, self._cache), use_cache=True, logits_to_keep=keep)
         return out.logits[0, -keep:]
+
+    def _forget_length(self) -> None:
+        """Let "dynamic" frequencies begin anew: a pass below the original length sets them back."""
+        self._pass((0,), 1)
+        self._crop(0)
 
     def _crop(self, length: int) -> None:
         surplus = self._cache.get_seq_length() - length

@@ -9,7 +9,7 @@ from headprobe.errors import OptionError
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.plan import ProbePlan
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators import Estimator
+from headprobe.profiling.estimators.estimator import Estimator
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.scoring import Record, ScoreRun, gather, score_prompts
 from headprobe.scores.head_scores import HeadScores

@@ -16,7 +16,8 @@ from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
 from headprobe.probes.prompt import Prompt, PromptBuilder
-from headprobe.profiling.estimators import Estimator, estimators
+from headprobe.profiling.estimators import estimators
+from headprobe.profiling.estimators.estimator import Estimator
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.outputs import check_outputs, journal_path, output_paths
 from headprobe.profiling.record_check import RecordCheck

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 
-import headprobe
+from headprobe._version import __version__
 from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
 from headprobe.models.end_tokens import end_token_ids
@@ -19,7 +21,7 @@ from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import ProbePlan, TrialSpec
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators import Estimator, Gate, method_block
+from headprobe.profiling.estimators.estimator import Estimator, Gate, method_block
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
 from headprobe.scores.head_scores import HeadScores, Trial
@@ -192,12 +194,9 @@ def _provenance(
 
 
 def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
-    import torch
-    import transformers
-
     device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
     return {
-        "headprobe": headprobe.__version__,
+        "headprobe": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,

@@ -1,32 +1,22 @@
-"""Head scores from any file: the native format and those of other programs, told apart by their content."""
+"""Head scores from any file: the native format and those of other programs, which their content decides."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from headprobe.errors import FileFormatError, OptionError, shown
+from headprobe.errors import FileFormatError, HeadprobeError, OptionError, shown
 from headprobe.geometry import ModelGeometry
-from headprobe.scores import strict_json
 from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
-from headprobe.scores.foreign.duo import TABLE_NAME, is_duo, read_duo
-from headprobe.scores.foreign.keyed import check_keys, is_keyed, read_keyed
-from headprobe.scores.foreign.kvzip import is_kvzip, read_kvzip
-from headprobe.scores.foreign.locos import is_locos, read_locos
-from headprobe.scores.foreign.qrhead import is_qrhead, read_qrhead
-from headprobe.scores.foreign.table import QUERY, RANKING_NOTE, FaultError, ForeignTable
+from headprobe.scores.formats import FORMATS
+from headprobe.scores.formats.format import Format, Source
+from headprobe.scores.formats.table import Contents, FaultError
 from headprobe.scores.head_scores import Floats, HeadScores
-from headprobe.scores.score_file import scores_from
-
-BOUNDS = {"r2": 1.0, "retrieval": 1.0, "enhanced": 1.0, "value": 1.0, "contrast": 1.0}
-MAX_CONTAINERS = 4_000_000
-KNOWN_FORMATS = (
-    "headprobe (JSON), headkv (JSON by layer-head key), duo (tsv), qrhead (YAML), kvzip (.pt), locos (JSON envelope)"
-)
+from headprobe.scores.methods import UNKNOWN, MethodFacts
 
 
 class UnreadableScoresError(FileFormatError):
@@ -42,10 +32,10 @@ class UnreadableScoresError(FileFormatError):
 class AnyScores:
     """What a score file holds, native or foreign.
 
-    `path` is where it was read from; `format` one of `headprobe`, `headkv`, `duo`, `qrhead`, `kvzip`, `locos`;
-    `heads` says what the second axis counts, `query` or `kv`. `mean` is `[L, N]`. `trial_scores` is `[T, L, N]`, the
-    passing trials in the order of the file, or None where it has none. `bound` is the largest value that the method
-    can give, None where unknown. A ranking without scores (`is_ranking`) has points instead: as many as heads are
+    `path` is where it was read from; `format` the name of one of `FORMATS`, such as `headprobe` or `headkv`; `heads`
+    says what the second axis counts, `query` or `kv`. `mean` is `[L, N]`. `trial_scores` is `[T, L, N]`, the passing
+    trials in the order of the file, or None where it has none. `facts` say what the method's scores can be, as far as
+    that is known. A ranking without scores (`is_ranking`) has points instead: as many as heads are
     ranked for the first, 1 for the last, 0 for all others. `notes` say what the reader noticed, each as
     `name: text`. `sha256` is that of the file's bytes.
     """
@@ -59,10 +49,20 @@ class AnyScores:
     geometry: ModelGeometry | None
     method: str | None
     model: str | None
-    bound: float | None
     is_ranking: bool
     notes: tuple[str, ...]
     sha256: str
+    facts: MethodFacts = UNKNOWN
+
+    @property
+    def bound(self) -> float | None:
+        """The largest score that the method can give, None where unknown."""
+        return self.facts.most
+
+    @property
+    def family(self) -> str:
+        """What pictures call the format."""
+        return FORMATS[self.format].family
 
     @property
     def num_layers(self) -> int:
@@ -78,18 +78,17 @@ class AnyScores:
 def read_any(path: Path | str, max_bytes: int = MAX_BYTES) -> AnyScores:
     """Read a score file of any known format; a folder stands for the DuoAttention table in it.
 
-    The format is told by the content. Raises `UnreadableScoresError` (a `FileFormatError`) with the reason, and the
-    name of the check that failed, whatever the file holds.
+    The content decides which format it is. Raises `UnreadableScoresError` (a `FileFormatError`) with the reason, and
+    the name of the check that failed, whatever the file holds.
     """
-    source = Path(path)
-    if source.is_dir():
-        source = source / TABLE_NAME
-    data = file_bytes(source, max_bytes)
-    digest = sha256(data).hexdigest()
+    place = Path(path)
+    place = _table_in(place) if place.is_dir() else place
+    source = Source(place, file_bytes(place, max_bytes))
     try:
-        return _any(data, source, digest)
+        name, contents = _read(source)
     except FaultError as fault:
-        raise UnreadableScoresError(str(fault), source, fault.check) from None
+        raise UnreadableScoresError(str(fault), place, fault.check) from None
+    return AnyScores(path=place, format=name, sha256=sha256(source.data).hexdigest(), **vars(contents))
 
 
 def check_how(how: str) -> None:
@@ -116,56 +115,46 @@ def reduce_to_kv(mean: Floats, num_kv_heads: int, how: str = "mean") -> Floats:
     return np.asarray(grouped.mean(axis=2) if how == "mean" else grouped.max(axis=2), dtype=np.float64)
 
 
-def _any(data: bytes, path: Path, digest: str) -> AnyScores:
-    if is_kvzip(data):
-        return _foreign(path, "kvzip", read_kvzip(data), digest)
-    if data.lstrip()[:1] == b"{":
-        return _from_json(data, path, digest)
-    if is_duo(data):
-        return _foreign(path, "duo", read_duo(data, path), digest)
-    if is_qrhead(data):
-        return _foreign(path, "qrhead", read_qrhead(data), digest)
-    raise FaultError("unreadable", f"no known score file: {KNOWN_FORMATS}" if data else "the file is empty")
+def _read(source: Source) -> tuple[str, Contents]:
+    """The name of the file's format, and what it holds. JSON of no format is read as a damaged file of ours."""
+    broken: list[str] = []
+    known = []
+    for form in _formats(broken):
+        found = _contents(form, source)
+        if found is not None:
+            return form.name, found
+        known.append(f"{form.name} ({form.about})")
+    if not source.data:
+        raise FaultError("unreadable", "the file is empty")
+    if source.json is not None and not broken:
+        return "headprobe", FORMATS["headprobe"].read(source)
+    raise FaultError("unreadable", "; ".join([f"no known score file: {', '.join(known)}", *broken]))
 
 
-def _from_json(data: bytes, path: Path, digest: str) -> AnyScores:
-    containers = data.count(b"[") + data.count(b"{")
-    if containers > MAX_CONTAINERS:  # two bytes of text, and sixty of memory
-        raise FaultError("too-long", f"{containers} arrays and objects, need at most {MAX_CONTAINERS}")
-    check_keys(data)
-    value = strict_json.parse(data, path)
-    if is_keyed(value):
-        return _foreign(path, "headkv", read_keyed(value), digest)
-    if is_locos(value):
-        return _foreign(path, "locos", read_locos(value), digest)
-    return _native(path, scores_from(value, path), digest)
+def _formats(broken: list[str]) -> Iterator[Format]:
+    """All formats, those of other packages last; why one of them cannot be loaded goes to `broken`, since that is no
+    reason not to read the files of all others."""
+    for name in FORMATS:
+        try:
+            yield FORMATS[name]
+        except OptionError as error:
+            broken.append(str(error))
 
 
-def _native(path: Path, scores: HeadScores, digest: str) -> AnyScores:
-    name, is_ranking = scores.method.name, scores.method.parameters.get("is_ranking") is True
-    return AnyScores(
-        path=path,
-        format="headprobe",
-        heads=QUERY,
-        mean=scores.mean,
-        trial_scores=scores.passing_scores if scores.has_trial_scores else None,
-        native=scores,
-        geometry=scores.geometry,
-        method=name,
-        model=scores.provenance.model.id,
-        bound=BOUNDS.get(name),
-        is_ranking=is_ranking,
-        notes=(f"ranking-only: {RANKING_NOTE}",) if is_ranking else (),
-        sha256=digest,
-    )
+def _contents(form: Format, source: Source) -> Contents | None:
+    """What the file holds where it is of this format; whatever goes wrong in another package is a fault of the file."""
+    try:
+        return form.read(source) if form.fits(source) else None
+    except (FaultError, HeadprobeError):
+        raise
+    except Exception as error:
+        if form.name in FORMATS.ours:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise FaultError("unreadable", f"the format {form.name} cannot read it: {reason:.200}") from error
 
 
-def _foreign(path: Path, format_name: str, table: ForeignTable, digest: str) -> AnyScores:
-    fields: dict[str, Any] = {name: _read_only(value) for name, value in vars(table).items()}
-    return AnyScores(path=path, format=format_name, native=None, geometry=None, sha256=digest, **fields)
-
-
-def _read_only(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value.setflags(write=False)
-    return value
+def _table_in(folder: Path) -> Path:
+    """The file that stands for a folder: the first that a format names and that is there, else Duo's."""
+    places = [folder / form.table_name for form in _formats([]) if form.table_name is not None]
+    return next((place for place in places if place.exists()), places[0])

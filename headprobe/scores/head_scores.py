@@ -219,7 +219,7 @@ def rank_heads(table: Floats) -> list[tuple[int, int, float]]:
 def normalize(mean: Floats) -> Floats:
     """`max(mean, 0) / sum of max(mean, 0)` over all heads; all zero when no head scores above 0.
 
-    Only `contrast` has negative means, so for every other method this is the plain L1 norm.
+    For methods without negative scores this is the plain L1 norm.
 
     >>> normalize(np.array([[1.0, 3.0], [-2.0, 0.0]])).tolist()
     [[0.25, 0.75], [0.0, 0.0]]

@@ -12,6 +12,7 @@ from headprobe.errors import ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.fields import MAX_HEADS, Fields, table
 from headprobe.scores.head_scores import HeadScores, Method, ScoreTable, Trial, normalize
+from headprobe.scores.methods import facts_of
 from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity
 
 SCHEMA = "headprobe/1"
@@ -123,6 +124,7 @@ def _tokenizer(block: Fields) -> TokenizerIdentity:
 
 def _method(block: Fields) -> Method:
     parameters, version = block.get("parameters", dict), block.integer("version", 1)
+    facts_of(block.text("name"), parameters)
     return Method(block.text("name"), block.text("formula"), version, parameters, block.rest())
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,25 @@ def newest_score_file(folder: Path | str = "scores") -> Path:
 
     Raises `FileFormatError` when there is none.
     """
-    files = [file for file in Path(folder).glob("*.json") if file.is_file() and not file.name.startswith(".")]
-    if not files:
+    found = [file for file in Path(folder).glob("*.json") if file.is_file() and not file.name.startswith(".")]
+    if not found:
         raise FileFormatError(f"no score file in {folder}/; `headprobe score` makes one")
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def schema_text() -> str:
+    """The JSON Schema (2020-12) of the score file, as it lies beside this module, for printing."""
+    return files("headprobe.scores").joinpath("score_file.schema.json").read_text(encoding="utf-8")
+
+
+def score_file_schema() -> dict[str, Any]:
+    """The schema, parsed.
+
+    >>> score_file_schema()["properties"]["schema"]
+    {'const': 'headprobe/1'}
+    """
+    schema: dict[str, Any] = json.loads(schema_text())
+    return schema
 
 
 def _digest(payload: dict[str, Any]) -> str:

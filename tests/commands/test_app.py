@@ -1,8 +1,9 @@
-"""No command takes an empty value for a value: a variable that is not set must not change what is done."""
+"""The table of commands. None takes an empty value for a value: an unset variable must not change what is done."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import typer
 
 import headprobe
-from headprobe.cli import app
+from headprobe.cli import COMMANDS, EVALUATION, SCORES, app
+from headprobe.commands.app import Command, Group, Table
 from headprobe.errors import OptionError, refuse_empty
 from headprobe.evaluation.needle_grid import GridOptions
 from headprobe.profiling.run import ScoreOptions, output_paths
-from tests.conftest import CliResult
+from tests.conftest import ROOT, CliResult
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -84,3 +86,46 @@ def test_python_calls_refuse_empty_names_too(empty: str) -> None:
 
 def test_what_is_no_text_is_not_empty() -> None:
     refuse_empty({"a": None, "b": 0, "c": False, "d": Path(), "e": ()})
+
+
+def lines(table: Table, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+    for name, line in table.items():
+        if isinstance(line, Group):
+            yield from lines(line.table, (*path, name))
+        else:
+            yield (*path, name), line
+
+
+LINES = dict(lines(COMMANDS))
+
+
+@pytest.mark.parametrize("path", LINES, ids=" ".join)
+def test_the_table_says_what_the_command_says_of_itself(path: tuple[str, ...]) -> None:
+    module, _, function = LINES[path].place.partition(":")
+    docstring = getattr(import_module(module), function).__doc__
+    assert LINES[path].help == docstring.partition("\n")[0].strip()
+
+
+def test_every_command_of_the_package_is_in_the_table() -> None:
+    places = {line.place for line in LINES.values()}
+    folder = ROOT / "headprobe" / "commands"
+    written = {
+        f"{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}:{path.stem}_command"
+        for path in folder.rglob("*.py")
+        if f"\ndef {path.stem}_command(" in path.read_text(encoding="utf-8")
+    }
+    assert written == places
+
+
+@pytest.mark.parametrize(("group", "names"), [((), COMMANDS), (("scores",), SCORES), (("eval",), EVALUATION)])
+def test_a_list_of_commands_shows_the_whole_table(
+    cli: Callable[..., CliResult], monkeypatch: pytest.MonkeyPatch, group: tuple[str, ...], names: Table
+) -> None:
+    monkeypatch.setattr("headprobe.commands.app.import_module", None)  # nothing is loaded for it
+    shown = " ".join(cli(*group, "--help").out.replace("│", " ").split())
+    for name, line in names.items():
+        assert f"{name} {line.help}" in shown
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest(cli: Callable[..., CliResult]) -> None:
+    assert cli("scores", "shwo").err == "headprobe: error: No such command 'shwo'. Did you mean 'show'?\n"

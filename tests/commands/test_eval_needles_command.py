@@ -154,3 +154,50 @@ def test_a_star_marks_a_difference_whose_interval_leaves_out_0() -> None:
     assert points(Estimate(-0.25, -0.5, 0.0, 9)) == "-25"
     assert points(Estimate(0.1, None, None, 1)) == "+10"
     assert points(Estimate()) == "?"
+
+
+# -- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+def test_somebody_elses_file_with_the_name_of_the_rows_stays(cli: Cli, llama: Path) -> None:
+    Path("out").mkdir()
+    Path("out/trials.jsonl").write_text("my notes")
+    for given in ([], ["--overwrite"], ["--resume"]):
+        done = cli("eval", "needles", "--model", "./nowhere", *SMALL, "-o", "out", *given)
+        assert done.code in (3, 10)
+        assert Path("out/trials.jsonl").read_text() == "my notes"
+
+
+def test_a_damaged_row_is_an_error_and_a_cut_one_runs_again(cli: Cli, llama: Path) -> None:
+    given = ("eval", "needles", "--model", llama, *SMALL, "-o", "out")
+    assert cli(*given).code == 0
+    path = Path("out/trials.jsonl")
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = {key: value for key, value in json.loads(lines[2]).items() if key != "kv_bytes"}
+    path.write_bytes(b"".join([*lines[:2], json.dumps(damaged).encode() + b"\n", *lines[3:]]))
+    done = cli(*given, "--resume")
+    assert done.code == 3
+    assert "out/trials.jsonl:3: damaged trial" in done.err
+    assert "the field 'kv_bytes' is missing; without the line it runs again" in done.err
+    path.write_bytes(whole[:-40])
+    done = cli(*given, "--resume")
+    assert done.code == 0
+    assert "note: the last line of out/trials.jsonl was cut short; it is dropped, and its trial runs again" in done.err
+    assert len(rows(path)) == len(lines) - 1
+
+
+@pytest.mark.parametrize("place", ["file/out", "x" * 256])
+def test_a_folder_that_cannot_be_made_is_told_before_the_model_is_loaded(cli: Cli, place: str) -> None:
+    Path("file").write_text("")
+    done = cli("eval", "needles", "--model", "./nowhere", *SMALL, "-o", place)
+    assert (done.code, done.err.count("\n")) == (11, 1)
+    assert place in done.err
+
+
+def test_an_input_in_the_folder_is_not_written_over(cli: Cli) -> None:
+    Path("out").mkdir()
+    Path("out/summary.json").write_text("{}")
+    done = cli("eval", "needles", *SMALL, "-o", "out", "--overwrite", "--scores", "out/summary.json")
+    assert done.code == 2
+    assert "out/summary.json are one file: the input would be lost" in done.err

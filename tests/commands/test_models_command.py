@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headprobe.models import catalog, hub
+from headprobe.models import catalog
 from headprobe.models.catalog import CATALOG
 from tests.conftest import CliResult
 
@@ -67,7 +67,10 @@ def test_a_broken_planted_heads_file_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_in_the_cache_shows_its_folder(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    monkeypatch.setattr(hub, "cached_folder", lambda repo_id: Path("/cache") if repo_id == "Qwen/Qwen3-8B" else None)
+    monkeypatch.setattr(
+        "headprobe.commands.models.cached_folder",
+        lambda repo_id: Path("/cache") if repo_id == "Qwen/Qwen3-8B" else None,
+    )
     paths = {record["name"]: record["path"] for record in json.loads(cli("models", "--json").out)}
     assert paths["qwen3-8b"] == "/cache"
     assert paths["qwen3-4b"] is None

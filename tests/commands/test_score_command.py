@@ -150,10 +150,126 @@ def test_a_chat_template_is_used_unless_it_is_switched_off(cli: RunCli, tmp_path
     assert "[user] " not in json.loads((tmp_path / "without.jsonl").read_text().splitlines()[0])["text"]
 
 
+# -- nothing is lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused must be refused before a model is loaded."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("headprobe.commands.score.load_model", fail)
+
+
+def unfinished(cli: RunCli, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """A run that was interrupted after two of its three trials."""
+    from headprobe.commands.score_output import ScoreProgress
+
+    finished = []
+
+    def update(self: ScoreProgress, record: object) -> None:
+        finished.append(record)
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(ScoreProgress, "update", update)
+        assert cli("score", *SMALL, "-o", "s.json", *arguments).code == 130
+
+
+@pytest.mark.parametrize("output", ["q.journal", "./q.JOURNAL", "link"])
+def test_the_journals_name_is_no_output(cli: RunCli, no_model: None, tmp_path: Path, output: str) -> None:
+    (tmp_path / "q.journal").write_text("my notes")
+    (tmp_path / "link.journal").symlink_to("link")
+    done = cli("score", "-o", output, "--overwrite")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "and the run's journal " in done.err
+    assert (tmp_path / "q.journal").read_text() == "my notes"
+
+
+def test_prompts_and_scores_in_one_file_are_refused(cli: RunCli, no_model: None, tmp_path: Path) -> None:
+    done = cli("score", "-o", "a.json", "--dump-prompts", "x/../a.json", "--overwrite")
+    assert done.code == 2
+    told = "the output a.json and --dump-prompts x/../a.json are one file: give each a name of its own"
+    assert done.err == f"headprobe: error: {told}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_does_not_write_its_prompts_over_the_needles(cli: RunCli, no_model: None, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}")
+    given = ("--needles", "mine.jsonl", "--dump-prompts", "./mine.jsonl", "--overwrite")
+    assert cli("score", *given, "--dry-run").code == 2
+    assert (tmp_path / "mine.jsonl").read_text() == "{}"
+
+
+def test_resuming_does_not_replace_other_prompts(cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfinished(cli, monkeypatch, "--dump-prompts", "p.jsonl")
+    prompts = (tmp_path / "p.jsonl").read_bytes()
+    (tmp_path / "mine").write_text("mine")
+    refused = cli("score", *SMALL, "-o", "s.json", "--resume", "--dump-prompts", "mine")
+    assert (refused.code, (tmp_path / "mine").read_text()) == (10, "mine")
+    assert cli("score", *SMALL, "-o", "s.json", "--resume", "--dump-prompts", "p.jsonl").code == 0
+    assert (tmp_path / "p.jsonl").read_bytes() == prompts
+
+
+@pytest.mark.parametrize("field", ["scores", "response", "f1", "rouge1_recall", "chose", "num_steps"])
+def test_a_journal_line_without_a_field_is_an_error_with_its_place(
+    cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    unfinished(cli, monkeypatch)
+    path = tmp_path / "s.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    record = json.loads(lines[1])
+    del record[field]
+    path.write_bytes(lines[0] + json.dumps(record).encode() + b"\n" + lines[2])
+    done = cli("score", *SMALL, "-o", "s.json", "--resume")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert done.err.startswith("headprobe: error: s.journal:2: damaged trial ")
+    assert f"the field '{field}' is missing" in done.err
+    path.write_bytes(lines[0] + lines[2])
+    assert cli("score", *SMALL, "-o", "s.json", "--resume").code == 0
+
+
+def test_a_trial_whose_line_was_cut_runs_again_and_that_is_said(
+    cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinished(cli, monkeypatch)
+    path = tmp_path / "s.journal"
+    path.write_bytes(path.read_bytes()[:-100])
+    done = cli("score", *SMALL, "-o", "s.json", "--resume")
+    assert done.code == 0
+    assert "headprobe: note: the last line of s.journal was cut short; it is dropped" in done.err
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("file/s.json", "cannot write file/s.journal: "),
+        ("x" * 251 + ".json", "a name of 256 bytes is too long, the limit is 255"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    cli: RunCli, no_model: None, tmp_path: Path, output: str, told: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli("score", "-o", output)
+    assert (done.code, done.err.count("\n")) == (11, 1)
+    assert told in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_whose_name_is_as_long_as_can_be_is_written(cli: RunCli, tmp_path: Path) -> None:
+    name = "中" * 83 + "x.json"  # 255 bytes
+    assert cli("score", *SMALL, "-o", name).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--depths", "99999999999999999999"], "99,999,999,999,999,999,999 depths are too many, need at most 1,000"),
+        (["--depths", "999999999999"], "999,999,999,999 depths are too many, need at most 1,000"),
         (["--depths", "1000000"], "1,000,000 depths are too many, need at most 1,000"),
         (["--lengths", ",".join(map(str, range(1, 2000)))], "1,999 lengths are too many, need at most 1,000"),
         (["--needles-per-cell", "100000"], "100,000 needles per cell are too many, need at most 10,000"),

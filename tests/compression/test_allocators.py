@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.compression.allocators import ALLOCATORS, Adaptive, HeadScore, Pyramid, RetrievalFull, Uniform
+from headprobe.compression.allocators import Adaptive, HeadScore, Pyramid, RetrievalFull, Uniform
 from headprobe.compression.budgets import BudgetRequest
+from headprobe.compression.policies import ALLOCATORS
 from headprobe.errors import OptionError
 
 

@@ -49,7 +49,7 @@ def test_generate_refuses_numbers_that_are_not_finite(sampling: bool) -> None:
 def test_a_model_with_other_kv_heads_than_its_config_says_is_refused() -> None:
     model = small_llama(4, 2)
     model.config.num_key_value_heads = 1
-    match = r"a layer has 2 KV heads, by config.json it has 1"
+    match = r"compressed layer 0 caches 2 KV heads, by the model's config it has 1"
     with compress(model, "snapkv", budget=20) as session, pytest.raises(ModelError, match=match):
         session.generate(tokens(50), max_new_tokens=4)
 
@@ -57,7 +57,7 @@ def test_a_model_with_other_kv_heads_than_its_config_says_is_refused() -> None:
 def test_layers_that_use_the_keys_of_others_are_refused() -> None:
     model = small_llama(4, 2)
     model.config.num_kv_shared_layers = 2
-    match = "the last 2 layers of LlamaForCausalLM use the keys and values of earlier"
+    match = "2 layers of LlamaForCausalLM use the keys and values of other layers"
     with pytest.raises(ModelError, match=match), compress(model, "snapkv", budget=20):
         pass
 

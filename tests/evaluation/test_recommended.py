@@ -76,5 +76,12 @@ def test_a_broken_file_is_refused_by_its_name(tmp_path: Path, text: str, message
         Recommended.of(model(tmp_path, text).source)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "", '{"window": "' + "9" * 5000 + '", "pool": 3}'])
+def test_whatever_a_file_holds_the_error_is_short(tmp_path: Path, text: str) -> None:
+    with pytest.raises(FileFormatError, match="compression.json:") as caught:
+        Recommended.of(model(tmp_path, text).source)
+    assert len(str(caught.value)) - len(str(tmp_path)) < 300
+
+
 def test_the_bundled_model_recommends_both() -> None:
     assert Recommended.of(str(bundled_model_folder())) == Recommended(window=2, pool=49)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from headprobe.commands.norms import drop_row
 from headprobe.errors import OptionError
-from headprobe.evaluation.value_norms import LayerNorms, SinkDrop, ValueNorms
+from headprobe.evaluation.value_norms import LayerNorms, SinkDrop, ValueNorms, strongest_heads
 from headprobe.pictures.figures import figure_bytes, house_style
-from headprobe.pictures.norms import drop_row, norms_figure, strongest_heads
+from headprobe.pictures.norms import norms_figure
 
 
 def measured(tokens: int = 50, layers: int = 2, groups: int = 2, num_sinks: int = 4) -> ValueNorms:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headprobe.profiling.estimators import Target
+from headprobe.profiling.estimators.estimator import Target
 
 
 def oracle_trial(

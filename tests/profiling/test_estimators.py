@@ -7,7 +7,9 @@ import torch
 
 from headprobe.errors import OptionError
 from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
-from headprobe.profiling.estimators import ESTIMATORS, Target, estimators, method_block
+from headprobe.profiling.estimators import ESTIMATORS, estimators
+from headprobe.profiling.estimators.estimator import Gate, Target, method_block
+from headprobe.scores.methods import METHODS
 from headprobe.spans import Span
 
 TARGET = Target(input_ids=(10, 11, 12, 13, 14, 15), answer_span=Span(1, 3), distractor_span=Span(4, 6))
@@ -94,3 +96,18 @@ def test_an_unknown_method_lists_the_known_ones(names: str) -> None:
 
 def test_the_method_block_tells_gate_and_threshold() -> None:
     assert method_block(ESTIMATORS["retrieval"]).parameters["gate"]["metric"] == "rouge1_recall"
+
+
+def test_facts_that_readers_know_by_name_are_not_written_into_files() -> None:
+    assert {name: ESTIMATORS[name].facts for name in ESTIMATORS.ours} == dict(METHODS)
+    assert all("scores" not in method_block(ESTIMATORS[name]).parameters for name in METHODS)
+
+
+def test_normalisation_names_the_clipping_of_negative_scores() -> None:
+    texts = {name: method_block(ESTIMATORS[name]).parameters["normalisation"] for name in ("r2", "contrast")}
+    assert texts == {"r2": "L1 over all heads", "contrast": "L1 over all heads after clipping at 0"}
+
+
+def test_a_gate_knows_two_metrics() -> None:
+    with pytest.raises(OptionError, match="the gate's metric is 'bleu', need one of f1, rouge1_recall"):
+        Gate("bleu")

@@ -11,12 +11,13 @@ from headprobe.attention import masks
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import row_capture
-from headprobe.profiling.estimators import ESTIMATORS, Target
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.profiling.estimators.estimator import Target
 from headprobe.profiling.prefix_cache import PrefixLayer
 from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_trial
-from tests.tiny_models import TINY_MODELS, tiny_model
+from tests.tiny_models import TINY_MODELS, tiny_config, tiny_model
 
 VOCABULARY = 64
 
@@ -102,6 +103,48 @@ def test_the_size_of_prefill_pieces_does_not_change_scores(chunk: int) -> None:
     model = tiny_model("mistral", seed=1)
     prompts = with_answers(model, make_prompts(seed=1), 3)
     assert_equals_oracle(model, prompts, measure(model, prompts, prefill_chunk=chunk))
+
+
+def moving_model(kind: str):  # type: ignore[no-untyped-def]
+    """A model whose rotary frequencies change beyond 48 tokens."""
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config("llama")
+    config.rope_parameters = {"rope_type": kind, "rope_theta": 10_000.0, "factor": 8.0}
+    if kind == "longrope":
+        half = config.hidden_size // config.num_attention_heads // 2
+        factors = {"short_factor": [1.0] * half, "long_factor": [3.0] * half}
+        config.rope_parameters |= {**factors, "original_max_position_embeddings": 48}
+    else:
+        config.max_position_embeddings = 48
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("agree", [0, 2, 5])
+def test_lengths_on_both_sides_of_a_change_of_frequencies_equal_the_oracle(agree: int) -> None:
+    model = moving_model("longrope")
+    prompts = with_answers(model, make_prompts(seed=agree, lengths=(64, 40, 57, 36)), agree)
+    assert_equals_oracle(model, prompts, measure(model, prompts, prefill_chunk=16))
+
+
+def test_frequencies_that_grow_with_the_length_do_not_depend_on_the_prompts_before() -> None:
+    model = moving_model("dynamic")
+    prompts = make_prompts(seed=1, lengths=(64, 52, 57, 40))
+    every = measure(model, prompts)
+    for prompt in prompts:
+        alone = measure(moving_model("dynamic"), [prompt])[prompt.trial_id]
+        assert alone.produced == every[prompt.trial_id].produced
+        for name in ESTIMATORS:
+            assert torch.equal(alone.scores[name], every[prompt.trial_id].scores[name])
+
+
+def test_growing_frequencies_give_the_tokens_that_the_model_gives_by_itself() -> None:
+    model = moving_model("dynamic")
+    (prompt,) = prompts = make_prompts(seed=2, lengths=(64,))
+    ids = torch.tensor([prompt.input_ids])
+    own = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert list(measure(model, prompts)["t0"].produced) == own[0, 64:].tolist()
 
 
 def test_what_a_trial_gives_does_not_depend_on_the_trials_before_it() -> None:

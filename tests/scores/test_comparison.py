@@ -18,7 +18,7 @@ def file_of(tmp_path):
     """Scores in memory, as if read from a file `name`."""
 
     def make(name, mean, **changes):
-        fields = dict.fromkeys(("trial_scores", "native", "geometry", "method", "model", "bound"))
+        fields = dict.fromkeys(("trial_scores", "native", "geometry", "method", "model"))
         whole = {"heads": "query", "is_ranking": False, "notes": (), "sha256": name, "format": "headkv"} | fields
         return AnyScores(path=tmp_path / name, mean=np.array(mean, dtype=float), **(whole | changes))
 

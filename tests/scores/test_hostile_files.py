@@ -29,8 +29,8 @@ from headprobe.errors import HeadprobeError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.conversion import Target, convert
-from headprobe.scores.foreign.duo import duo_bytes
-from headprobe.scores.foreign.keyed import keyed_bytes
+from headprobe.scores.formats.duo import duo_bytes
+from headprobe.scores.formats.keyed import keyed_bytes
 from headprobe.scores.summary import summarize
 from headprobe.scores.validation import validate_file
 

@@ -68,7 +68,7 @@ def test_all_commands_print_one_interval(cli, path, scores, capsys) -> None:
     print_scores([(scores, path)], as_json=False)
     table = capsys.readouterr().out
     card = score_card(scores, "toy.json", None, "lena/scores")
-    text = cli("scores", "stability", path).out + cli("heatmap", path, "--kind", "ranks", "--top", 10).out
+    text = cli("scores", "stability", path).out + cli("heatmap", path, "--kind", "ranks", "--overwrite").out
     for words in in_words:
         assert words in table
         assert words in card

@@ -8,8 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from headprobe.scores.payload import from_payload
-from headprobe.scores.schema import schema_text, score_file_schema
-from headprobe.scores.score_file import score_file_bytes
+from headprobe.scores.score_file import schema_text, score_file_bytes, score_file_schema
 
 WRONG = (None, True, 7, 2.5, -1, "text", [], {}, [["text"]], [[True]], [[2e6]])
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from headprobe.commands.evaluate.needles_output import (
+    GridProgress,
+    print_plan,
+    print_summary,
+    tell_remarks,
+    write_files,
+)
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
+    PAIRS,
     AttentionOption,
     BetaOption,
     ChatTemplateOption,
@@ -28,18 +36,21 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.prompts_output import tell_prompts
+from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.evaluation.needle_folder import GridFolder
-    from headprobe.evaluation.needle_grid import NeedleGrid
-    from headprobe.models.loading import LoadedModel
+from headprobe.evaluation.needle_folder import GridFolder, summary_record
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
+from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.row_check import RowCheck
+from headprobe.evaluation.variants import PolicyOptions, policy_names
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.probes.plan import parse_lengths
 
 
 def needles_command(
     model: ModelOption = "demo",
     policies: Annotated[
-        str, typer.Option(help="Named policies or SELECTOR+ALLOCATOR, with commas; all for every named one.")
+        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
     ] = "full,snapkv,ada-snapkv,headkv-r2",
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
     lengths: Annotated[
@@ -90,13 +101,6 @@ def needles_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Compare policies at equal budgets: who still finds the needle, and what it costs."""
-    from headprobe.commands.evaluate.needles_output import print_plan, tell_remarks
-    from headprobe.evaluation.needle_folder import GridFolder
-    from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid
-    from headprobe.evaluation.variants import PolicyOptions, policy_names
-    from headprobe.models.loading import load_model
-    from headprobe.probes.plan import parse_lengths
-
     if minutes is not None and not minutes > 0:
         raise OptionError(f"--minutes is {minutes:g}, need more than 0")
     options = GridOptions(
@@ -143,12 +147,6 @@ def run(
     as_json: bool,
 ) -> None:
     """Measure what is left, write table and pictures, print the table."""
-    from headprobe.commands.evaluate.needles_output import GridProgress, print_summary, write_files
-    from headprobe.evaluation.needle_folder import summary_record
-    from headprobe.evaluation.needle_grid import run_grid
-    from headprobe.evaluation.needle_summary import GridSummary
-    from headprobe.evaluation.row_check import RowCheck
-
     seconds = None if minutes is None else 60 * minutes
     with (
         Orderly(RESUME_HINT),

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.picture_output import PictureFile
 from headprobe.commands.prompts_output import depths_reached
-
-if TYPE_CHECKING:
-    from headprobe.evaluation.needle_folder import GridFolder
-    from headprobe.evaluation.needle_grid import NeedleGrid
-    from headprobe.evaluation.needle_summary import Cell, GridSummary
-    from headprobe.evaluation.needle_trial import GridTrial, Row
-    from headprobe.evaluation.paired import Estimate
-    from headprobe.models.loading import LoadedModel
-    from headprobe.profiling.journal import Journal
+from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
+from headprobe.evaluation.needle_grid import NeedleGrid, is_finished
+from headprobe.evaluation.needle_summary import Cell, GridSummary
+from headprobe.evaluation.needle_trial import GridTrial, Row
+from headprobe.evaluation.paired import Estimate
+from headprobe.models.loading import LoadedModel
+from headprobe.pictures.wording import told_bytes
+from headprobe.profiling.journal import Journal
+from headprobe.scores.atomic_file import write_atomically
 
 COLUMNS = (
     "policy", "budget", "prompts", "exact", "95 %", "minus full", "95 %", "F1", "distractor", "KV asked", "KV held",
@@ -74,11 +79,6 @@ class GridProgress:
     """
 
     def __init__(self, grid: NeedleGrid, journal: Journal) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        from headprobe.evaluation.needle_grid import is_finished
-
         left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
         self._total, self._done = grid.num_trials, grid.num_trials - len(left)
         self._tokens_left = sum(len(trial.prompt.input_ids) for trial in left)
@@ -149,33 +149,26 @@ def told_seconds(seconds: float) -> str:
 
 def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
     """Summary, table and pictures; what lies there from an earlier part of the run is replaced."""
-    import json
-
-    from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE
-    from headprobe.scores.atomic_file import write_atomically
-
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder.file(SUMMARY), text.encode(), overwrite=True)
     if summary.rows:
         write_atomically(folder.file(TABLE), markdown(summary, record).encode(), overwrite=True)
-        _draw(folder, summary, record, GRID, CURVE)
+        _draw(folder, summary, record)
 
 
-def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any], grid_name: str, curve_name: str) -> None:
-    from headprobe.pictures.figures import figure_bytes
-    from headprobe.pictures.needle_grid import needle_grid_figure
-    from headprobe.pictures.recall_curve import recall_curve_figure
-    from headprobe.scores.atomic_file import write_atomically
+def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
+    from headprobe.pictures.needle_grid import needle_grid_figure  # matplotlib, only once there is something to draw
+    from headprobe.pictures.recall_curve import recall_curve_figure  # matplotlib, only for a drawing
 
     title = f"{record['model']}: needles on a compressed cache"
     about = heading(record)
-    pictures = {grid_name: lambda: needle_grid_figure(summary, title, f"share of exact answers; {about}")}
+    pictures = {GRID: lambda: needle_grid_figure(summary, title, f"share of exact answers; {about}")}
     if summary.budgets:
-        pictures[curve_name] = lambda: recall_curve_figure(
+        pictures[CURVE] = lambda: recall_curve_figure(
             summary, title, f"share of exact answers by mean entries per KV head; {about}"
         )
     for name, draw in pictures.items():
-        write_atomically(folder.file(name), figure_bytes(draw, "png"), overwrite=True)
+        PictureFile(folder.file(name), "png", overwrite=True).write(draw)
 
 
 def print_summary(folder: GridFolder, summary: GridSummary, record: dict[str, Any], as_json: bool) -> None:
@@ -279,8 +272,6 @@ def points(found: Estimate) -> str:
 
 def size(number: float | None) -> str | None:
     """Bytes with their unit."""
-    from headprobe.pictures.budget_map import told_bytes
-
     return None if number is None else told_bytes(round(number))
 
 

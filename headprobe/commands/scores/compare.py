@@ -13,11 +13,10 @@ from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.errors import OptionError
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.comparison import Comparison, Move, compare
 
 if TYPE_CHECKING:
-    from headprobe.scores.any_scores import AnyScores
-    from headprobe.scores.comparison import Comparison, Move
-
     Pairs = dict[tuple[str, str], Comparison]
 
 MOST_FILES = 26
@@ -43,9 +42,6 @@ def compare_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare the rankings of score files: Spearman, overlap of the best heads, and the heads that moved most."""
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.comparison import compare
-
     if not 2 <= len(files) <= MOST_FILES:
         told = f"{len(files)} score file{'s' if len(files) > 1 else ''}"
         raise OptionError(f"{told} given, need 2 to {MOST_FILES} to compare")
@@ -108,7 +104,7 @@ def _pair(names: tuple[str, str], found: Comparison, sides: dict[str, AnyScores]
 
 
 def _draw(sides: dict[str, AnyScores], pairs: Pairs, picture: PictureFile) -> None:
-    from headprobe.pictures.comparison import PictureOfPair, comparison_figure
+    from headprobe.pictures.comparison import PictureOfPair, comparison_figure  # matplotlib, only for a drawing
 
     drawn = [
         PictureOfPair(_label(a, sides[a]), _label(b, sides[b]), comparison) for (a, b), comparison in pairs.items()

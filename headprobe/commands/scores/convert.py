@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headprobe.commands.output import one_line, write_json
+from headprobe.commands.scores.stated_model import StatedModel, stated_model
 from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.commands.scores.stated_model import StatedModel
-    from headprobe.geometry import ModelGeometry
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.geometry import FULL_ATTENTION, ModelGeometry
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.conversion import Target, convert
+from headprobe.scores.formats import FORMATS, names_to_write
+from headprobe.scores.same_place import refuse_one_place
 
 
 def convert_command(
@@ -25,7 +27,7 @@ def convert_command(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="The new file; with --to duo a folder.", show_default=False)
     ],
-    to: Annotated[str, typer.Option("--to", help="headprobe, headkv or duo.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help=f"One of {', '.join(names_to_write())}.", show_default=False)],
     model: Annotated[
         str | None,
         typer.Option("--model", help="Whose scores these are: an alias, a hub id of the catalog or a folder."),
@@ -47,17 +49,12 @@ def convert_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths and notes as JSON.")] = False,
 ) -> None:
     """Write a score file in another format, and say what that format cannot hold."""
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.atomic_file import check_place, write_atomically
-    from headprobe.scores.conversion import Target, convert
-    from headprobe.scores.same_place import refuse_one_place
-
     _check(reduce, sink_size, recent_size)
     scores = read_any(source)
     stated = stated_model(scores, model)
     geometry = _geometry(scores, stated, num_kv_heads, head_dim)
-    config = _config(scores, sink_size, recent_size)
+    sizes = {"sink_size": sink_size, "recent_size": recent_size}
+    config = {name: size for name, size in sizes.items() if size is not None}
     knows_width = stated is not None or head_dim is not None
     made = convert(scores, to, Target(stated.name if stated else None, geometry, method, reduce, config, knows_width))
     files = _places(output, made.files)
@@ -77,10 +74,8 @@ def convert_command(
 
 
 def _read(source: Path, scores: AnyScores) -> dict[str, Path]:
-    """What is read, none of which may be written over: Duo has two files."""
-    from headprobe.scores.foreign.duo import CONFIG_NAME
-
-    beside = {f"IN's {CONFIG_NAME}": scores.path.parent / CONFIG_NAME} if scores.format == "duo" else {}
+    """What is read, none of which may be written over: some formats have several files."""
+    beside = {f"IN's {path.name}": path for path in FORMATS[scores.format].beside(scores.path)}
     return {"IN": source, "IN's table": scores.path} | beside
 
 
@@ -96,8 +91,6 @@ def _geometry(
     scores: AnyScores, stated: StatedModel | None, num_kv_heads: int | None, head_dim: int | None
 ) -> ModelGeometry | None:
     """That of the model; `--num-kv-heads` and `--head-dim` stand in for a model that nobody knows."""
-    from headprobe.geometry import FULL_ATTENTION, ModelGeometry
-
     if stated is not None:
         due = stated.geometry.num_key_value_heads
         if num_kv_heads not in (None, due):
@@ -118,20 +111,11 @@ def _check_divides(num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         raise OptionError(f"--head-dim is {head_dim}, need at least 1")
 
 
-def _config(scores: AnyScores, sink_size: int | None, recent_size: int | None) -> Mapping[str, Any]:
-    """Duo's own config where the source has one, with the sizes that were asked for."""
-    from headprobe.scores.foreign.duo import duo_config
-
-    given = {"sink_size": sink_size, "recent_size": recent_size}
-    known = duo_config(scores.path)[0] if scores.format == "duo" else {}
-    return known | {name: size for name, size in given.items() if size is not None}
-
-
 def _places(output: Path, files: Mapping[str, bytes]) -> dict[Path, bytes]:
     """Where each file goes: one without a name to `output` itself, a table with its config into that folder."""
     if "" in files:
         return {output: files[""]}
-    if output.suffix == ".tsv":
-        table, *others = files
+    table, *others = files
+    if output.suffix == Path(table).suffix != "":
         return {output: files[table]} | {output.parent / name: files[name] for name in others}
     return {output / name: data for name, data in files.items()}

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from headprobe.commands.output import stdout_console, tell, write_json
+from headprobe.scores.any_scores import read_any
 from headprobe.scores.atomic_file import check_place
+from headprobe.scores.merge import merge
 from headprobe.scores.same_place import refuse_one_place
+from headprobe.scores.score_file import write_score_file
 
 
 def merge_command(
@@ -19,10 +22,6 @@ def merge_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Join score files of one model and method into one; what does not belong together is refused."""
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.merge import merge
-    from headprobe.scores.score_file import write_score_file
-
     refuse_one_place({"-o": output}, {f"input {number}": path for number, path in enumerate(files, 1)})
     check_place(output, overwrite)
     merged = merge([read_any(path) for path in files])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.output import one_line, print_table, write_json
+from headprobe.commands.scores.validate import finding_records, refusal, reports_on
 from headprobe.commands.streams import write_error
 from headprobe.errors import FileFormatError, OptionError
-
-if TYPE_CHECKING:
-    from headprobe.scores.hub.remote import RemoteFile, RemoteRepository
-    from headprobe.scores.validation import FileReport
+from headprobe.models.hub import quiet_downloads
+from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores.hub.names import name_fault, place_in
+from headprobe.scores.hub.remote import RemoteFile, RemoteRepository, fetch, find_repository
+from headprobe.scores.validation import FileReport
 
 MIB = 2**20
 MAX_FILES = 64
@@ -53,9 +58,6 @@ def pull_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Fetch score files from the Hugging Face hub; each is checked first, and kept only if the checks find no error."""
-    from headprobe.models.quiet import quiet_downloads
-    from headprobe.scores.hub.remote import find_repository
-
     if not repo and files and files[0].count("/") == 1:
         raise OptionError(f"which repository? Say --repo {files[0]}")
     with quiet_downloads():
@@ -112,9 +114,6 @@ def refuse_conflicts(chosen: tuple[RemoteFile, ...], folder: Path, overwrite: bo
 
     `FileFormatError` when two of the names are one where upper and lower case are not told apart.
     """
-    from headprobe.scores.atomic_file import check_place
-    from headprobe.scores.hub.names import name_fault
-
     names = [file.name.casefold() for file in chosen]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -133,8 +132,6 @@ def pulled_files(
     there: RemoteRepository, chosen: tuple[RemoteFile, ...], destination: Destination
 ) -> list[dict[str, Any]]:
     """Fetch all files, check them together, and only then write those without an error; a record of each."""
-    from headprobe.commands.scores.checked import check_downloads
-
     records = {file.name: _blank(file) for file in chosen}
     downloads: dict[str, bytes] = {}
     for file in chosen:
@@ -147,21 +144,31 @@ def pulled_files(
     return list(records.values())
 
 
-def _content(there: RemoteRepository, file: RemoteFile, folder: Path) -> bytes:
-    from headprobe.scores.hub.names import place_in
-    from headprobe.scores.hub.remote import fetch
+def check_downloads(repo_id: str, downloads: Mapping[str, bytes]) -> dict[str, FileReport]:
+    """A report on each download, by its name. They are looked at together, in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="headprobe-") as folder:
+        root = Path(folder) / repo_id.split("/")[1]
+        paths = {name: root / name for name in downloads}
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(downloads[name])
+        largest = max(map(len, downloads.values()), default=0)
+        reports = reports_on(list(paths.values()), None, None, largest)
+    return {name: _without(f"{root}/", report) for name, report in zip(paths, reports, strict=True)}
 
+
+def _without(folder: str, report: FileReport) -> FileReport:
+    findings = tuple(replace(finding, detail=finding.detail.replace(folder, "")) for finding in report.findings)
+    return replace(report, findings=findings)
+
+
+def _content(there: RemoteRepository, file: RemoteFile, folder: Path) -> bytes:
     target = place_in(folder, file.name)
     return target.read_bytes() if _holds(target, file) else fetch(there, file, file.size)
 
 
 def _kept(name: str, data: bytes, report: FileReport, destination: Destination) -> dict[str, Any]:
     """Write a file that has no error, unless it is there already."""
-    from hashlib import sha256
-
-    from headprobe.commands.scores.checked import finding_records, refusal
-    from headprobe.scores.atomic_file import write_atomically
-
     target, refused = destination.folder / name, refusal(report, destination.with_errors)
     was_there = target.is_file() and target.read_bytes() == data
     if refused is None and not was_there:
@@ -181,8 +188,6 @@ def _holds(target: Path, file: RemoteFile) -> bool:
 
 
 def _blank(file: RemoteFile) -> dict[str, Any]:
-    from headprobe.scores.hub.names import name_fault
-
     empty: dict[str, Any] = {"path": None, "was_there": False, "format": None, "sha256": None, "findings": []}
     return {"name": file.name, "bytes": file.size} | empty | {"refused": name_fault(file.name)}
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, write_json
+from headprobe.commands.scores.validate import finding_records, refusal, reports_on
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
-
-if TYPE_CHECKING:
-    from headprobe.scores.head_scores import HeadScores
-    from headprobe.scores.hub.parcel import Parcel, Upload
-    from headprobe.scores.hub.remote import RemoteRepository
-    from headprobe.scores.validation import FileReport
+from headprobe.models.hub import quiet_downloads
+from headprobe.scores.any_scores import read_any
+from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
+from headprobe.scores.head_scores import HeadScores
+from headprobe.scores.hub.card import score_card
+from headprobe.scores.hub.names import check_repository
+from headprobe.scores.hub.parcel import Parcel, Upload, check_score_name, pack
+from headprobe.scores.hub.publish import publish
+from headprobe.scores.hub.remote import RemoteRepository, find_repository, is_logged_in, web_page
+from headprobe.scores.validation import FileReport
 
 UNKNOWN = "unknown"
 
@@ -33,10 +39,6 @@ def push_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Put a score file on the Hugging Face hub, with its picture and a card that tells where it comes from."""
-    from headprobe.models.quiet import quiet_downloads
-    from headprobe.scores.hub.names import check_repository
-    from headprobe.scores.hub.parcel import check_score_name
-
     check_score_name(file.name)
     check_repository(repo)
     with quiet_downloads():
@@ -53,8 +55,6 @@ def push_command(
 
 def _look(repo: str, dry_run: bool) -> tuple[RemoteRepository | None, str | None]:
     """The repository as it is, and why the hub could not be asked; only a dry run goes on without the hub."""
-    from headprobe.scores.hub.remote import find_repository
-
     try:
         return find_repository(repo), None
     except FileAccessError as error:
@@ -70,13 +70,9 @@ def _check_private(repo: str, remote: RemoteRepository | None, private: bool) ->
 
 def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: bool) -> tuple[Parcel, FileReport]:
     """All that would go, and what the checks say about the score file. An error among them ends it."""
-    from headprobe.commands.scores.checked import check_files, refusal
-    from headprobe.pictures.heatmap import heatmap_bytes
-    from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
-    from headprobe.scores.hub.card import score_card
-    from headprobe.scores.hub.parcel import pack
+    from headprobe.pictures.heatmap import heatmap_bytes  # matplotlib, only once there is something to draw
 
-    report = check_files([file], MAX_BYTES)[0]
+    report = reports_on([file], None, None, MAX_BYTES)[0]
     if (reason := refusal(report)) is not None:
         raise FileFormatError(f"is not pushed: {reason} (see `headprobe scores validate`)", file)
     data = file_bytes(file)
@@ -87,10 +83,6 @@ def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: b
 
 
 def _native(file: Path, data: bytes) -> HeadScores:
-    from hashlib import sha256
-
-    from headprobe.scores.any_scores import read_any
-
     scores = read_any(file)
     if scores.native is None:
         raise FileFormatError(f"is a {scores.format} file; `headprobe scores convert` makes one to push", file)
@@ -100,8 +92,6 @@ def _native(file: Path, data: bytes) -> HeadScores:
 
 
 def _sent(parcel: Parcel, message: str, private: bool) -> str | None:
-    from headprobe.scores.hub.publish import publish
-
     return publish(parcel, message, private) if parcel.changes else parcel.parent
 
 
@@ -113,9 +103,6 @@ def _record(
     revision: str | None,
     private: bool,
 ) -> dict[str, Any]:
-    from headprobe.commands.scores.checked import finding_records
-    from headprobe.scores.hub.remote import is_logged_in, web_page
-
     return {
         "repo": parcel.repo_id,
         "url": web_page(parcel.repo_id),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, stdout_console, write_json
-
-if TYPE_CHECKING:
-    from headprobe.commands.scores.stated_model import StatedModel
-    from headprobe.scores.any_scores import AnyScores
-    from headprobe.scores.summary import ScoreSummary
+from headprobe.commands.scores.stated_model import StatedModel, stated_model
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.score_file import newest_score_file
+from headprobe.scores.summary import ScoreSummary, summarize
 
 BAR_WIDTH = 40
 
@@ -30,11 +29,6 @@ def show_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Show what a score file holds: model, method, trials, top heads, and how the scores spread."""
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.score_file import newest_score_file
-    from headprobe.scores.summary import summarize
-
     held = read_any(scores or newest_score_file())
     summary, stated = summarize(held, top), stated_model(held, model)
     if as_json:

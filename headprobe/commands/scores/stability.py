@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
 from headprobe.errors import OptionError
-
-if TYPE_CHECKING:
-    from headprobe.scores.any_scores import AnyScores
-    from headprobe.scores.groups import TrialGroup
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.groups import KINDS, TrialGroup, trial_groups
+from headprobe.scores.split_half import split_half
+from headprobe.scores.stability import rank_intervals, stability
+from headprobe.scores.uncertainty import ClusteredTrials
 
 TOPS = (1, 2, 3, 5, 10, 20, 30, 40, 50, 60, 80, 100)
 MOST_NEEDLES = 10  # rows printed; --json has all
@@ -42,8 +43,6 @@ def stability_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles."""
-    from headprobe.scores.any_scores import read_any
-
     if show < 0:
         raise OptionError(f"--show is {show}, need at least 0")
     if seed < 0:
@@ -62,9 +61,6 @@ def stability_record(
     scores: AnyScores, top: int, show: int, agreement: float, clusters: str, resamples: int, seed: int
 ) -> dict[str, Any]:
     """What `--json` prints. A `top` of at least as many heads as there are is cut to half of them."""
-    from headprobe.scores.stability import rank_intervals, stability
-    from headprobe.scores.uncertainty import ClusteredTrials
-
     trials = ClusteredTrials.of_any(scores, clusters)
     wanted = top if top < scores.mean.size else max(1, scores.mean.size // 2)
     found = stability(trials, wanted, agreement, resamples, seed)
@@ -91,8 +87,6 @@ def stability_record(
 
 
 def _split_half(trials: Any, top: int, seed: int) -> dict[str, Any] | None:
-    from headprobe.scores.split_half import split_half
-
     if trials.num_clusters < 2:
         return None
     found = vars(split_half(trials, top, seed=seed))
@@ -100,8 +94,6 @@ def _split_half(trials: Any, top: int, seed: int) -> dict[str, Any] | None:
 
 
 def _groups(scores: AnyScores, seed: int) -> dict[str, list[dict[str, Any]]] | None:
-    from headprobe.scores.groups import KINDS, trial_groups
-
     if scores.native is None:
         return None
     return {kind: [_group(group) for group in trial_groups(scores.native, kind, seed)] for kind in KINDS}

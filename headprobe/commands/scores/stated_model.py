@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
 
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
 from headprobe.home import in_home
-
-if TYPE_CHECKING:
-    from headprobe.models.catalog import CatalogEntry
-    from headprobe.scores.any_scores import AnyScores
+from headprobe.models.catalog import CATALOG, CatalogEntry, find_alias
+from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.file_bytes import file_bytes
+from headprobe.scores.strict_json import parse
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,6 @@ def stated_model(scores: AnyScores, model: str | None = None) -> StatedModel | N
 
 def named_geometry(model: str) -> ModelGeometry:
     """The geometry of an alias, a hub id that the catalog holds, or a local folder. Raises `OptionError`."""
-    from headprobe.models.catalog import CATALOG, find_alias
-
     entry = find_alias(model) or next((e for e in CATALOG if (e.repo_id or "").lower() == model.lower()), None)
     if entry is not None:
         return entry_geometry(entry)
@@ -61,8 +59,6 @@ def catalog_entry_in(text: str) -> CatalogEntry | None:
     >>> catalog_entry_in("Meta-Llama-3-8B-Instruct_retrieval_heads").alias
     'llama3-8b'
     """
-    from headprobe.models.catalog import CATALOG
-
     plain = _plain(text)
     names = ((_plain(entry.repo_id.split("/")[-1]), entry) for entry in CATALOG if entry.repo_id is not None)
     found = [(len(name), entry) for name, entry in names if name in plain]
@@ -77,11 +73,6 @@ def entry_geometry(entry: CatalogEntry) -> ModelGeometry:
 
 
 def _folder_geometry(folder: Path) -> ModelGeometry:
-    from types import SimpleNamespace
-
-    from headprobe.scores.file_bytes import file_bytes
-    from headprobe.scores.strict_json import parse
-
     config = parse(file_bytes(folder / "config.json", 2**20), folder / "config.json")
     config = config if isinstance(config, dict) else {}
     text = config.get("text_config")

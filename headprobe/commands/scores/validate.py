@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
-from headprobe.errors import FileFormatError
+from headprobe.commands.scores.stated_model import stated_model
+from headprobe.errors import FileFormatError, OptionError
+from headprobe.profiling.estimators import ESTIMATORS
+from headprobe.scores.any_scores import read_any
+from headprobe.scores.checks.finding import Suspect
 from headprobe.scores.file_bytes import MAX_BYTES
+from headprobe.scores.methods import METHODS
+from headprobe.scores.validation import FileReport, unreadable_report, validate
 
-if TYPE_CHECKING:
-    from headprobe.scores.checks.finding import Suspect
-    from headprobe.scores.validation import FileReport
+KNOWN = ", ".join(dict.fromkeys([*METHODS, *ESTIMATORS]))
 
 
 def validate_command(
@@ -24,14 +28,14 @@ def validate_command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help="The method that is said to have made them, for files that do not tell."),
+        typer.Option("--method", help=f"The method that is said to have made them, where a file does not: {KNOWN}."),
     ] = None,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Refuse larger files.")] = MAX_BYTES,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list, an object for each file.")] = False,
 ) -> None:
     """Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error."""
     _check_method(method)
-    reports = _reports(files, model, method, max_bytes)
+    reports = reports_on(files, model, method, max_bytes)
     if as_json:
         write_json([report_record(report) for report in reports])
     else:
@@ -46,28 +50,36 @@ def report_record(report: FileReport) -> dict[str, Any]:
     return {
         "path": str(report.path),
         "format": report.format,
-        "findings": [vars(finding) for finding in report.findings],
+        "findings": finding_records(report),
         "passed": list(report.passed),
     }
 
 
+def finding_records(report: FileReport) -> list[dict[str, Any]]:
+    """The findings as `--json` prints them."""
+    return [dict(vars(finding)) for finding in report.findings]
+
+
+def refusal(report: FileReport, with_errors: bool = False) -> str | None:
+    """Why a file is refused: its first error; None where it has none, or where errors are wanted and it is readable."""
+    if with_errors and report.format is not None:
+        return None
+    errors = [finding for finding in report.findings if finding.severity == "error"]
+    return f"{errors[0].check}: {errors[0].detail}" if errors else None
+
+
 def suspect_at(path: Path, model: str | None, method: str | None, max_bytes: int) -> Suspect:
     """Read a file and add what is stated about it elsewhere. Raises `FileFormatError`."""
-    from headprobe.commands.scores.stated_model import stated_model
-    from headprobe.scores.any_scores import read_any
-    from headprobe.scores.checks.finding import Suspect
-
     scores = read_any(path, max_bytes)
     stated = stated_model(scores, model)
+    facts = None if method is None or method in METHODS else ESTIMATORS[method].facts
     if stated is None:
-        return Suspect(scores, scores.model, scores.geometry, "the file", method or scores.method)
-    return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method)
+        return Suspect(scores, scores.model, scores.geometry, "the file", method or scores.method, facts)
+    return Suspect(scores, stated.name, stated.geometry, stated.source, method or scores.method, facts)
 
 
-def _reports(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
-    """In the order of the files, those that cannot be read among them."""
-    from headprobe.scores.validation import unreadable_report, validate
-
+def reports_on(files: list[Path], model: str | None, method: str | None, max_bytes: int) -> list[FileReport]:
+    """A report on each file, in the order given; those that cannot be read have one too."""
     suspects: dict[int, Suspect] = {}
     reports: dict[int, FileReport] = {}
     for index, path in enumerate(files):
@@ -80,11 +92,8 @@ def _reports(files: list[Path], model: str | None, method: str | None, max_bytes
 
 
 def _check_method(method: str | None) -> None:
-    from headprobe.errors import OptionError
-    from headprobe.scores.any_scores import BOUNDS
-
-    if method is not None and method not in BOUNDS:
-        raise OptionError(f"--method is {method!r}, need one of {', '.join(BOUNDS)}")
+    if method is not None and method not in METHODS and method not in ESTIMATORS:
+        raise OptionError(f"--method is {method!r}, need one of {KNOWN}")
 
 
 def _print(report: FileReport) -> None:

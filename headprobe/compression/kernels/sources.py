@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Source:
     def fault(self) -> str | None:
         """Why it cannot be imported, None where it can; found out once."""
         return _fault(self)
+
+    def load(self) -> Any:
+        """The function itself, imported when it is called: not every machine has the package."""
+        return getattr(import_module(self.module), self.function)
 
 
 # A package may be found and still lack what is called: flash-attn 4 alone makes a `flash_attn` with nothing but `cute`.

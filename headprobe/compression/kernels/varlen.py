@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels.sources import FLASH2, FLASH4
 from headprobe.compression.ragged_store import RaggedStore
 
 
@@ -73,10 +74,8 @@ def _torch_flash(*args: Any, **options: Any) -> Any:
 
 def flash2_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """flash-attn 2.8, through its private forward: only that one takes used lengths."""
-    from flash_attn.flash_attn_interface import _flash_attn_varlen_forward
-
     call = varlen_call(query, store)
-    out = _flash_attn_varlen_forward(
+    out = FLASH2.load()(
         call.query, call.keys, call.values, call.cu_queries, call.starts, call.count, call.longest, 0.0,
         shape.scaling, causal=call.count > 1, softcap=shape.softcap or 0.0, seqused_k=call.used,
     )[0]  # fmt: skip
@@ -89,10 +88,8 @@ def flash4_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionSh
     Its sinks are one for each query head of a call (`[H/G]` here), the same for all sequences; ours differ from KV head
     to KV head, each of which is a sequence, so they are not passed on.
     """
-    from flash_attn.cute import flash_attn_varlen_func
-
     call = varlen_call(query, store)
-    out = flash_attn_varlen_func(
+    out = FLASH4.load()(
         call.query, call.keys, call.values, cu_seqlens_q=call.cu_queries, cu_seqlens_k=call.starts,
         seqused_k=call.used, max_seqlen_q=call.count, max_seqlen_k=call.longest, softmax_scale=shape.scaling,
         causal=call.count > 1, softcap=shape.softcap or 0.0,

@@ -11,7 +11,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from headprobe import __version__
+from headprobe._version import __version__
 from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, BELOW_ZERO, ON_PAPER
 
 SCRIPTS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headprobe.pictures.subject import FAMILIES
 from headprobe.pictures.wording import printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import HeadScores
@@ -20,7 +19,7 @@ def provenance_blocks(scores: AnyScores) -> list[Block]:
     """Titled blocks of names and values: the file, then what a native file tells of model, method, probes, machine."""
     file = [
         ("Name", printable(scores.path.name, LONGEST_VALUE)),
-        ("Format", FAMILIES.get(scores.format, scores.format)),
+        ("Format", scores.family),
         ("SHA-256", scores.sha256),
     ]
     file += [("Model", printable(scores.model, LONGEST_VALUE))] if scores.model and scores.native is None else []

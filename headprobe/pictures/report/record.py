@@ -10,9 +10,8 @@ import numpy as np
 
 from headprobe.errors import HeadprobeError
 from headprobe.pictures.coverage import Coverage
-from headprobe.pictures.rank_intervals import clustered
 from headprobe.pictures.report.origin import provenance_blocks
-from headprobe.pictures.subject import FAMILIES, subject_of
+from headprobe.pictures.subject import clustered, subject_of
 from headprobe.pictures.wording import printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores, rank_heads
@@ -44,7 +43,7 @@ def file_record(scores: AnyScores, name: str, report: FileReport) -> dict[str, A
         "model": None if scores.model is None else subject.title,
         "method": subject.subtitle,
         "methodName": scores.method,
-        "format": FAMILIES.get(scores.format, scores.format),
+        "format": scores.family,
         "heads": scores.heads,
         "layers": scores.num_layers,
         "width": scores.num_heads,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.methods import METHODS, MethodFacts
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 
@@ -16,7 +17,8 @@ class Suspect:
     """A file under examination, with what is stated about it from elsewhere.
 
     `model` and `geometry` say whose scores they ought to be and `source` who says so (`--model`, the file's name);
-    `method` is that of the file or of `--method`. All are None where nobody tells.
+    `method` is that of the file or of `--method`, `stated` the facts of the latter where they are known from its
+    estimator. All are None where nobody says.
     """
 
     scores: AnyScores
@@ -24,6 +26,12 @@ class Suspect:
     geometry: ModelGeometry | None = None
     source: str | None = None
     method: str | None = None
+    stated: MethodFacts | None = None
+
+    @property
+    def facts(self) -> MethodFacts:
+        """What the scores can be: by the method's name, else as stated, else as the file or its format says."""
+        return METHODS.get(self.method or "") or self.stated or self.scores.facts
 
     @classmethod
     def of(cls, scores: AnyScores) -> Suspect:

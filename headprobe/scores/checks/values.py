@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from headprobe.scores.any_scores import BOUNDS
 from headprobe.scores.checks.finding import ERROR, WARNING, Check, Seen, Suspect
 from headprobe.scores.head_scores import Floats
+from headprobe.scores.methods import COUNT, MASS
 
 TOLERANCE = 1e-6
 UNIFORM_SHARE = 0.95
 SATURATED_SHARE = 0.25
 LONGEST_ANSWER = 256
 _TRIALS_LOOKED_AT = 50
-_MASSES = ("r2", "enhanced", "value")
 
 
 def above_bound(suspect: Suspect) -> Seen:
     """Scores above the largest value of the method."""
-    bound = _bound(suspect)
+    bound = suspect.facts.most
     if bound is None:
         return None
     scores = suspect.scores
@@ -52,7 +51,7 @@ def uniform_scores(suspect: Suspect) -> Seen:
 
 def saturated_scores(suspect: Suspect) -> Seen:
     """Many heads score the most that the method can give."""
-    bound, mean = _bound(suspect), suspect.scores.mean
+    bound, mean = suspect.facts.most, suspect.scores.mean
     if bound is None or suspect.scores.is_ranking:
         return None
     full = int((np.abs(mean - bound) <= 0.01 * bound).sum())
@@ -90,34 +89,32 @@ def answer_length(trial: Floats) -> int | None:
     return None
 
 
-def _bound(suspect: Suspect) -> float | None:
-    return BOUNDS.get(suspect.method, suspect.scores.bound) if suspect.method else suspect.scores.bound
-
-
 def _negative(suspect: Suspect) -> Seen:
-    scores = suspect.scores
-    if _bound(suspect) is None or scores.is_ranking:
+    scores, least = suspect.scores, suspect.facts.least
+    if least is None or scores.is_ranking:
         return None
-    least = float(scores.mean.min() if scores.trial_scores is None else scores.trial_scores.min())
-    if suspect.method == "contrast":
-        return (ERROR, f"a score of {least:.4g}; `contrast` gives at least -1") if least < -1.0 - TOLERANCE else None
-    method = f"`{suspect.method}`" if suspect.method else "no method of this family"
-    verb = "never gives less than 0" if suspect.method else "gives less than 0"
-    return (ERROR, f"a score of {least:.4g}; {method} {verb}") if least < -TOLERANCE else None
+    found = float(scores.mean.min() if scores.trial_scores is None else scores.trial_scores.min())
+    if found >= least - TOLERANCE:
+        return None
+    if suspect.method is None:
+        return ERROR, f"a score of {found:.4g}; no method of this family gives less than {least:g}"
+    verb = "never gives less than" if least == 0.0 else "gives at least"
+    return ERROR, f"a score of {found:.4g}; `{suspect.method}` {verb} {least:g}"
 
 
 def _fractions(suspect: Suspect) -> Seen:
-    trials = suspect.scores.trial_scores
-    if trials is None or suspect.method not in (*_MASSES, "retrieval"):
+    trials, kind = suspect.scores.trial_scores, suspect.facts.kind
+    if trials is None or kind not in (MASS, COUNT):
         return None
+    method = "this method" if suspect.method is None else f"`{suspect.method}`"
     looked_at = [trial for trial in trials[:_TRIALS_LOOKED_AT] if len(np.unique(trial)) >= 4]
     counted = [answer_length(trial) for trial in looked_at]
-    if suspect.method == "retrieval" and None in counted:
+    if kind == COUNT and None in counted:
         told = f"in {counted.count(None)} of {len(counted)} trials the scores are no multiples of 1/N"
-        return ERROR, f"{told} for any N up to {LONGEST_ANSWER}, as `retrieval` gives for an answer of N tokens"
-    if suspect.method in _MASSES and counted and None not in counted:
+        return ERROR, f"{told} for any N up to {LONGEST_ANSWER}, as {method} gives for an answer of N tokens"
+    if kind == MASS and counted and None not in counted:
         told = f"in every trial the scores are multiples of 1/N (here of 1/{counted[0]})"
-        return WARNING, f"{told}: hits were counted or digits cut off; `{suspect.method}` adds up attention"
+        return WARNING, f"{told}: hits were counted or digits cut off; {method} adds up attention"
     return None
 
 

@@ -1,4 +1,7 @@
-"""The README.md of a repository of score files: one section a file, which a later push of that file replaces."""
+"""The README.md of a repository of score files: one section a file, which a later push of that file replaces.
+
+Strings of a score file come from strangers, and none of them may become markup.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 from headprobe.errors import FileFormatError
 from headprobe.scores.checks.finding import Finding
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.hub.markdown import code, table
 from headprobe.scores.uncertainty import head_intervals
 
 CARD = "README.md"
 TOP_HEADS = 10
+MAX_LENGTH = 300  # of a string of the file
 _HEADER = """---
 pretty_name: {name}
 tags:
@@ -130,3 +133,28 @@ def _checks(findings: Iterable[Finding]) -> str:
     if not told:
         return "`headprobe scores validate` finds nothing to object to."
     return "\n".join(["`headprobe scores validate` says:", "", *told])
+
+
+def code(value: object) -> str:
+    """`value` as a code span on one line, in which neither HTML nor links nor mentions work; a dash for nothing.
+
+    The ends of HTML comments are taken apart, since such comments mark the sections of a card.
+
+    >>> code("a | <b>`x`")
+    "`a \\\\| <b>'x'`"
+    >>> code(None)
+    '–'
+    """
+    text = " ".join(("" if value is None else str(value)).split())
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    if not text:
+        return "–"
+    short = text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
+    # A backslash before the bar would undo its escape.
+    return "`" + short.replace("`", "'").replace("\\", "/").replace("|", "\\|").replace("-->", "-- >") + "`"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the cells are Markdown already."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, HfApi
+
 from headprobe.errors import FileAccessError
 from headprobe.scores.hub.parcel import Parcel
 from headprobe.scores.hub.remote import unreachable
@@ -18,8 +20,6 @@ def publish(parcel: Parcel, message: str, private: bool = False) -> str:
     Somebody else's commit in between makes it fail instead of being overwritten. Raises `FileAccessError` when the
     hub cannot be reached or refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-
     api, repo_id = HfApi(library_name="headprobe"), parcel.repo_id
     operations = [CommitOperationAdd(upload.name, upload.data) for upload in parcel.changes]
     try:

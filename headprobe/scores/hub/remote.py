@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from headprobe import __version__
+from huggingface_hub import constants, get_session, get_token
+
+from headprobe._version import __version__
 from headprobe.errors import FileAccessError, FileFormatError, HeadprobeError, OptionError
 from headprobe.scores import strict_json
 from headprobe.scores.hub.names import check_file_name, check_repository
@@ -66,8 +68,6 @@ def git_blob_id(data: bytes) -> str:
 
 def endpoint() -> str:
     """The hub's address: `HF_ENDPOINT`, else the public one."""
-    from huggingface_hub import constants
-
     return str(constants.ENDPOINT)
 
 
@@ -78,8 +78,6 @@ def web_page(repo_id: str) -> str:
 
 def is_logged_in() -> bool:
     """Whether there is a token for the hub (`hf auth login`, or `HF_TOKEN`)."""
-    from huggingface_hub import get_token
-
     return bool(get_token())
 
 
@@ -138,8 +136,6 @@ class _NotThereError(Exception):
 
 
 def _get(url: str, max_bytes: int, what: str) -> bytes:
-    from huggingface_hub import get_session
-
     with _told_in_one_line(what), get_session().stream(
         "GET", url, headers=_headers(), timeout=SILENCE_S, follow_redirects=True
     ) as response:  # fmt: skip
@@ -148,8 +144,6 @@ def _get(url: str, max_bytes: int, what: str) -> bytes:
 
 
 def _headers() -> dict[str, str]:
-    from huggingface_hub import get_token
-
     token = get_token()
     plain = {"user-agent": f"headprobe/{__version__}", "accept-encoding": "identity"}
     return plain | ({"authorization": f"Bearer {token}"} if token else {})

@@ -1,1 +1,0 @@
-"""Readers and writers of the score files of other programs, one file a family."""

@@ -103,7 +103,8 @@ class ScoreProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # older releases of rich print an empty line for a bar that was never shown
+            self._bar.stop()
 
 
 def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) -> None:

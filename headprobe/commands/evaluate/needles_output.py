@@ -127,7 +127,8 @@ class GridProgress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # older releases of rich print an empty line for a bar that was never shown
+            self._bar.stop()
 
 
 def told_seconds(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from headprobe.commands.option_values import check_numbers
+from headprobe.commands.option_values import check_number
 from headprobe.errors import OptionError, refuse_empty, shown
 
 
@@ -89,7 +89,6 @@ def _command(name: str, line: Command) -> TyperCommand:
     app = typer.Typer(add_completion=False)
     app.command(name, cls=_Command)(getattr(import_module(module), function))
     command: Any = typer.main.get_command(app)
-    check_numbers(command)
     return command
 
 
@@ -113,8 +112,8 @@ class _Command(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As every command does, but raises `OptionError` for an empty value of any option or argument, and for a
-        number that is written as no program writes it."""
+        """As every command does, but raises `OptionError` for an empty value of any option or argument, for a
+        number beyond all limits, and for one that is written as no program writes it."""
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:
             value = given.get(parameter.name or "")
@@ -123,6 +122,7 @@ class _Command(TyperCommand):
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             name = parameter.name or ""
+            check_number(max(parameter.opts, key=len), ctx.params.get(name))
             _refuse_odd_number(_told(parameter), given.get(name), ctx.params.get(name))
         return rest
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
-from typing import Any
-
-import typer
 
 from headprobe.errors import OptionError
 
@@ -45,20 +42,6 @@ def check_number(name: str, value: object) -> None:
         raise OptionError(f"{name} is {_shown(value)}, need {-limit} to {limit}")
 
 
-def check_numbers(command: Any) -> None:
-    """Let `check_number` look at every option and argument of a command before the command gets it."""
-    for parameter in command.params:
-        parameter.callback = _checked(parameter.callback)
-
-
 def _shown(value: int) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:20]}... ({len(text.lstrip('-'))} digits)"
-
-
-def _checked(callback: Callable[..., Any] | None) -> Callable[..., Any]:
-    def check(context: typer.Context, parameter: Any, value: Any) -> Any:
-        check_number(max(parameter.opts, key=len), value)
-        return value if callback is None else callback(context, parameter, value)
-
-    return check

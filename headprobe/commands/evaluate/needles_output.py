@@ -158,16 +158,13 @@ def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]
 
 
 def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
-    from headprobe.pictures.needles import (
-        needle_grid_figure,  # matplotlib, only once there is something to draw
-        recall_curve_figure,  # matplotlib, only for a drawing
-    )
+    from headprobe.pictures import needles  # matplotlib, only once there is something to draw
 
     title = f"{record['model']}: needles on a compressed cache"
     about = heading(record)
-    pictures = {GRID: lambda: needle_grid_figure(summary, title, f"share of exact answers; {about}")}
+    pictures = {GRID: lambda: needles.needle_grid_figure(summary, title, f"share of exact answers; {about}")}
     if summary.budgets:
-        pictures[CURVE] = lambda: recall_curve_figure(
+        pictures[CURVE] = lambda: needles.recall_curve_figure(
             summary, title, f"share of exact answers by mean entries per KV head; {about}"
         )
     for name, draw in pictures.items():

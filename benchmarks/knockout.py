@@ -17,7 +17,7 @@ from headprobe.evaluation.knockout import answers_without
 from headprobe.models.catalog import planted_heads
 from headprobe.models.loading import load_model
 from headprobe.probes.answer import exact_match
-from headprobe.profiling.run import ScoreOptions, prepare
+from headprobe.profiling.job import ScoreOptions, prepare
 
 DRAWS = 5
 

@@ -19,7 +19,9 @@ from headprobe.evaluation.needle_folder import GridFolder, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.profiling.run import ScoreOptions, output_paths, prepare, run
+from headprobe.profiling.job import ScoreOptions, prepare
+from headprobe.profiling.preflight import output_paths
+from headprobe.profiling.run import run
 
 BUDGETS, LENGTHS = (16, 32, 64, 128), (1024, 2048)
 SCORE_SEED = 1

@@ -18,8 +18,8 @@ from headprobe.models.catalog import planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.answer import chosen_sentence, exact_match
 from headprobe.profiling.estimators import estimators
+from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler
-from headprobe.profiling.run import ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 
 LENGTHS = (256, 512, 1024, 2048)

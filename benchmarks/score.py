@@ -28,8 +28,8 @@ from headprobe.models.devices import PeakMemory
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
+from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler, prefix_order
-from headprobe.profiling.run import ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 
 

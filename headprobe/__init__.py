@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headprobe.pictures.heatmap import draw_heatmap as heatmap
     from headprobe.probes.haystack import load_haystack as load_haystack
     from headprobe.probes.needle import load_needles as load_needles
-    from headprobe.profiling.run import ScoreOptions as ScoreOptions
+    from headprobe.profiling.job import ScoreOptions as ScoreOptions
     from headprobe.profiling.run import score as score
     from headprobe.profiling.scoring import ScoreRun as ScoreRun
     from headprobe.scores.head_scores import HeadScores as HeadScores
@@ -71,7 +71,7 @@ _PUBLIC = {
     "Policy": ("headprobe.compression.policies", "Policy"),
     "RaggedCache": ("headprobe.compression.ragged_cache", "RaggedCache"),
     "Sampler": ("headprobe.compression.decoding", "Sampler"),
-    "ScoreOptions": ("headprobe.profiling.run", "ScoreOptions"),
+    "ScoreOptions": ("headprobe.profiling.job", "ScoreOptions"),
     "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
     "compress": ("headprobe.compression.session", "compress"),
     "generate_batch": ("headprobe.compression.generation", "generate_batch"),

@@ -30,10 +30,10 @@ from headprobe.home import in_home
 from headprobe.models.loading import load_model
 from headprobe.probes.plan import parse_lengths
 from headprobe.probes.prompt import prompt_record
-from headprobe.profiling import run as scoring
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
+from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.preflight import check_outputs, output_paths
-from headprobe.profiling.run import Prepared
+from headprobe.profiling.run import run
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 
 # The command line that a score file keeps: what was typed, fit to be typed again.
@@ -123,7 +123,7 @@ def score_command(
 ) -> None:
     """Find the heads that retrieve: probe MODEL with needles in haystacks and write a score file."""
     methods = tuple(e.name for e in estimators(method))
-    options = scoring.ScoreOptions(
+    options = ScoreOptions(
         methods=methods,
         needles=needles,
         haystack=haystack,
@@ -147,22 +147,21 @@ def score_command(
         refuse_one_place({"--dump-prompts": dump_prompts}, inputs)
         check_place(dump_prompts, overwrite or resume)
     loaded = load_model(model, device=device, dtype=dtype)
-    prepared = scoring.prepare(loaded, options)
-    tell_prompts(prepared)
+    job = prepare(loaded, options)
+    tell_prompts(job)
     if dump_prompts is not None:
-        _dump(prepared, dump_prompts, overwrite)
+        _dump(job, dump_prompts, overwrite)
     if dry_run:
-        print_plan(loaded, prepared, as_json)
+        print_plan(loaded, job, as_json)
         return
-    with Orderly(RESUME_HINT), ScoreProgress(prepared) as progress:
-        result = scoring.run(
-            loaded, prepared, paths, resume=resume, overwrite=overwrite,
-            on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut, command=recorded_command(context),
-        )  # fmt: skip
+    with Orderly(RESUME_HINT), ScoreProgress(job) as progress:
+        watch = Watch(on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut)
+        command = recorded_command(context)
+        result = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch, command=command)
     for trial, reason in result.skipped.items():
         tell(f"skipped {trial}: {reason}")
     if until_stable is not None:
-        tell_stability(result.scores, until_stable, len(prepared.prompts))
+        tell_stability(result.scores, until_stable, len(job.prompts))
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
 
 
@@ -172,9 +171,9 @@ def _at_least(value: int, least: int, option: str) -> int:
     return value
 
 
-def _dump(prepared: Prepared, path: Path, overwrite: bool) -> None:
+def _dump(job: ScoreJob, path: Path, overwrite: bool) -> None:
     """Write the prompts; a resumed run finds its own there already."""
-    lines = b"".join(orjson.dumps(prompt_record(prompt)) + b"\n" for prompt in prepared.prompts)
+    lines = b"".join(orjson.dumps(prompt_record(prompt)) + b"\n" for prompt in job.prompts)
     if not (path.is_file() and path.read_bytes() == lines):
         write_atomically(path, lines, overwrite=overwrite)
-    tell(f"{len(prepared.prompts)} prompts in {path}")
+    tell(f"{len(job.prompts)} prompts in {path}")

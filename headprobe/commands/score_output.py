@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import duplicate_prompts
+from headprobe.profiling.job import ScoreJob
 from headprobe.profiling.preflight import estimate
-from headprobe.profiling.run import Prepared
 from headprobe.profiling.scoring import passed, settled
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.uncertainty import head_intervals
@@ -23,16 +23,16 @@ from headprobe.scores.uncertainty import head_intervals
 # What commands say about the prompts of a plan: which are the same, and where their needles really stand.
 
 
-def tell_prompts(prepared: Prepared) -> None:
+def tell_prompts(job: ScoreJob) -> None:
     """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
-    groups = duplicate_prompts(prepared.prompts)
-    if prepared.plan.removed:
-        tell(f"given twice, taken once: {', '.join(prepared.plan.removed)}")
+    groups = duplicate_prompts(job.prompts)
+    if job.plan.removed:
+        tell(f"given twice, taken once: {', '.join(job.plan.removed)}")
     if groups:
         extra = sum(len(group) - 1 for group in groups)
-        reached = {prompt.trial_id: prompt.depth_reached for prompt in prepared.prompts}
+        reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
         tell(
-            f"warning: {extra} of {len(prepared.prompts)} prompts are the same as one of another depth "
+            f"warning: {extra} of {len(job.prompts)} prompts are the same as one of another depth "
             f"({_reason(reached[groups[0][0]])}), such as {' and '.join(groups[0][:2])}"
         )
 
@@ -43,11 +43,11 @@ def _reason(reached: float | None) -> str:
     return f"of all places for a needle, {reached:g} % is the nearest to both"
 
 
-def depths_reached(prepared: Prepared) -> list[float | None]:
+def depths_reached(job: ScoreJob) -> list[float | None]:
     """For each depth of the plan the mean depth at which its needles really stand, in percent; None without any."""
-    specs = {spec.id: spec for spec in prepared.plan.trials()}
-    found: dict[float, list[float]] = {depth: [] for depth in prepared.plan.depths}
-    for prompt in prepared.prompts:
+    specs = {spec.id: spec for spec in job.plan.trials()}
+    found: dict[float, list[float]] = {depth: [] for depth in job.plan.depths}
+    for prompt in job.prompts:
         if prompt.depth_reached is not None:
             found[specs[prompt.trial_id].depth].append(prompt.depth_reached)
     return [round(sum(reached) / len(reached), 2) if reached else None for reached in found.values()]
@@ -64,17 +64,17 @@ PLAN_NOTES = {
 }
 
 
-def print_plan(loaded: LoadedModel, prepared: Prepared, as_json: bool) -> None:
+def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
     """The grid and what it will cost, as a table or as one JSON object."""
-    cost = estimate(loaded, prepared.prompts)
+    cost = estimate(loaded, job.prompts)
     plan: dict[str, Any] = {
         "model": loaded.name,
-        "methods": list(prepared.options.methods),
-        "needles": prepared.plan.needles.name,
-        "lengths": list(prepared.plan.lengths),
-        "depths": list(prepared.plan.depths),
-        "depths_reached": depths_reached(prepared),
-        "num_trials": len(prepared.prompts),
+        "methods": list(job.options.methods),
+        "needles": job.plan.needles.name,
+        "lengths": list(job.plan.lengths),
+        "depths": list(job.plan.depths),
+        "depths_reached": depths_reached(job),
+        "num_trials": len(job.prompts),
         "tokens": cost.tokens,
         "tokens_to_compute": cost.tokens_to_compute,
         "kv_bytes": cost.kv_bytes,
@@ -95,8 +95,8 @@ def _shown(value: Any) -> str:
 class ScoreProgress:
     """Trials done, pass rate, the best heads so far and the time left, on stderr; silent where that is no terminal."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._estimator = prepared.estimators[0]
+    def __init__(self, job: ScoreJob) -> None:
+        self._estimator = job.estimators[0]
         self._done = self._passed = 0
         self._sums: Any = 0.0
         self._bar = Progress(
@@ -108,7 +108,7 @@ class ScoreProgress:
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task("scoring", total=len(prepared.prompts), rate="-", top="-")
+        self._task = self._bar.add_task("scoring", total=len(job.prompts), rate="-", top="-")
 
     def resumed(self, records: list[dict[str, Any]]) -> None:
         """Start from the trials of an earlier run, which took no time in this one."""

@@ -21,8 +21,8 @@ from headprobe.models.loading import LoadedModel
 from headprobe.probes.encoding import resolve_template
 from headprobe.probes.plan import MOST_PLACES, TrialSpec, check_number
 from headprobe.probes.prompt import Prompt
+from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.run import Prepared, ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 
 DEFAULT_POLICIES = ("full", "snapkv", "ada-snapkv", "headkv-r2")
@@ -77,7 +77,7 @@ class NeedleGrid:
     """
 
     options: GridOptions
-    prepared: Prepared
+    prepared: ScoreJob
     prompts: tuple[tuple[TrialSpec, Prompt], ...]
     variants: tuple[Variant, ...]
     budgets: tuple[int, ...]
@@ -222,7 +222,7 @@ def score_options(options: GridOptions, window: int) -> ScoreOptions:
     )
 
 
-def context_tokens(loaded: LoadedModel, prepared: Prepared) -> dict[str, int]:
+def context_tokens(loaded: LoadedModel, prepared: ScoreJob) -> dict[str, int]:
     """By prompt how many of its tokens stand before the words that lead to the question."""
     template = resolve_template(loaded.tokenizer, prepared.plan.template, prepared.plan.chat)
     return {prompt.trial_id: context_end(loaded, prompt, template) for prompt in prepared.prompts}

@@ -18,7 +18,7 @@ from headprobe.probes.answer import exact_match, token_f1
 from headprobe.probes.encoding import Template, encode, resolve_template, special_token_in, special_tokens
 from headprobe.probes.needle import Needle
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.run import ScoreOptions, prepare
+from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 
 # Prompts for a compressed cache: a fresh needle in a haystack, or a text and a question of one's own.

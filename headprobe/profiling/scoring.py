@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,15 +13,15 @@ import torch
 import transformers
 
 from headprobe._version import __version__
-from headprobe.errors import OptionError
 from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
-from headprobe.probes.plan import ProbePlan, TrialSpec
+from headprobe.probes.plan import TrialSpec
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators.estimator import Estimator, Gate, method_block
+from headprobe.profiling.job import Record, ScoreJob, Watch
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
 from headprobe.scores.head_scores import HeadScores, Trial
@@ -30,8 +30,6 @@ from headprobe.scores.stability import AGREEMENT, Stability, stability
 from headprobe.scores.uncertainty import ClusteredTrials
 
 # The scoring stage: a loaded model and a probe plan in, one `HeadScores` per method out.
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,33 +44,28 @@ class ScoreRun:
 
 def score_prompts(
     loaded: LoadedModel,
-    plan: ProbePlan,
-    prompts: Sequence[Prompt],
-    estimators: Sequence[Estimator],
+    job: ScoreJob,
     journal: Journal,
     *,
-    prefill_chunk: int = 8192,
-    on_trial: Callable[[Record], None] | None = None,
-    on_resume: Callable[[list[Record]], None] | None = None,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
     command: str | None = None,
 ) -> ScoreRun:
-    """Measure every prompt that `journal` does not hold yet and gather all trials of the plan, in the plan's order.
+    """Measure every prompt that `journal` does not hold yet and gather all trials of the job, in the plan's order.
 
-    `on_trial` is called with each newly finished record (see `trial_record`), `on_resume` once with those that the
-    journal holds already. Trials that were skipped for lack of
-    memory are tried again. Raises what `Profiler` raises.
+    Trials that were skipped for lack of memory are tried again. Raises what `Profiler` raises.
     """
-    specs = {spec.id: spec for spec in plan.trials()}
-    profiler = Profiler(loaded.model, estimators, eos_token_ids(loaded), prefill_chunk=prefill_chunk)
-    if on_resume and journal.records:
-        on_resume(list(journal.records.values()))
-    with closing(profiler.measure(prompts, finished_trials(journal))) as measured:
+    specs = {spec.id: spec for spec in job.plan.trials()}
+    stops = end_token_ids(loaded.model, loaded.tokenizer)
+    profiler = Profiler(loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk)
+    if watch.on_resume and journal.records:
+        watch.on_resume(list(journal.records.values()))
+    with closing(profiler.measure(job.prompts, finished_trials(journal))) as measured:
         for prompt, result in measured:
             record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
             journal.add(record)
-            if on_trial:
-                on_trial(record)
-    return gather(loaded, plan, prompts, estimators, journal.records, command=command)
+            if watch.on_trial:
+                watch.on_trial(record)
+    return gather(loaded, job, journal.records, command=command)
 
 
 def finished_trials(journal: Journal) -> set[str]:
@@ -104,23 +97,15 @@ def passed(record: Record, gate: Gate) -> bool:
     return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
 
 
-def gather(
-    loaded: LoadedModel,
-    plan: ProbePlan,
-    prompts: Sequence[Prompt],
-    estimators: Sequence[Estimator],
-    records: dict[str, Record],
-    *,
-    command: str | None = None,
-) -> ScoreRun:
+def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, command: str | None = None) -> ScoreRun:
     """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
     skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
-    wanted = {prompt.trial_id for prompt in prompts}
-    specs = [spec for spec in plan.trials() if spec.id in wanted and spec.id not in skipped]
-    provenance = _provenance(loaded, plan, prompts, skipped, command)
-    reached = {prompt.trial_id: prompt.depth_reached for prompt in prompts}
+    wanted = {prompt.trial_id for prompt in job.prompts}
+    specs = [spec for spec in job.plan.trials() if spec.id in wanted and spec.id not in skipped]
+    provenance = _provenance(loaded, job, skipped, command)
+    reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
     scores, unanswered = {}, {}
-    for estimator in estimators:
+    for estimator in job.estimators:
         trials = tuple(_trial(spec, records[spec.id], estimator, reached[spec.id]) for spec in specs)
         if any(trial.passed for trial in trials):
             scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
@@ -132,17 +117,6 @@ def gather(
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
     """All token ids that end a sequence, from the generation config and the tokenizer."""
     return end_token_ids(loaded.model, loaded.tokenizer)
-
-
-def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
-    """Refuse a method that needs a distractor on needles that have none. Raises `OptionError`."""
-    for estimator in estimators:
-        lacking = [n.id for n in plan.needles.needles if n.distractor is None] if estimator.needs_distractor else []
-        if lacking:
-            raise OptionError(
-                f"method {estimator.name!r} needs needles with a distractor: {len(lacking)} of "
-                f"{len(plan.needles.needles)} in {plan.needles.name!r} have none (the first: {lacking[0]!r})"
-            )
 
 
 def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
@@ -172,9 +146,8 @@ def _no_answer(estimator: Estimator, trials: Sequence[Trial]) -> str:
     )
 
 
-def _provenance(
-    loaded: LoadedModel, plan: ProbePlan, prompts: Sequence[Prompt], skipped: dict[str, str], command: str | None
-) -> Provenance:
+def _provenance(loaded: LoadedModel, job: ScoreJob, skipped: dict[str, str], command: str | None) -> Provenance:
+    plan, prompts = job.plan, job.prompts
     probes = dict(plan.describe())
     haystack = dict(probes["haystack"])
     haystack["repeats"] = max((p.haystack_repeats for p in prompts), default=0.0)
@@ -216,40 +189,29 @@ GROWTH = 1.5
 GOLDEN = 0.6180339887498949
 
 
-def check_until_stable(top: int | None, loaded: LoadedModel) -> None:
-    """Refuse, before any work, a number of heads that cannot be settled. Raises `OptionError`."""
-    layers, heads = loaded.geometry.shape
-    most = layers * heads - 1
-    if top is not None and not 1 <= top <= most:
-        raise OptionError(f"until_stable is {top}, need 1 to {most} of the model's {most + 1} heads")
-
-
 def score_until_stable(
     loaded: LoadedModel,
-    plan: ProbePlan,
-    prompts: Sequence[Prompt],
-    estimators: Sequence[Estimator],
+    job: ScoreJob,
     journal: Journal,
-    top: int,
     *,
-    prefill_chunk: int = 8192,
-    on_trial: Callable[[Record], None] | None = None,
-    on_resume: Callable[[list[Record]], None] | None = None,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
     command: str | None = None,
 ) -> ScoreRun:
-    """As `score_prompts`, but in rounds of trials spread over the plan, until the `top` heads of every method are
-    stable (`headprobe.scores.stability`) or the plan is done. The scores say so in their probes, as `until_stable`."""
+    """As `score_prompts`, but in rounds of trials spread over the plan, until the `until_stable` heads of every method
+    are stable (`headprobe.scores.stability`) or the plan is done. The scores say so in their probes, as `until_stable`.
+    """
+    top = job.options.until_stable
+    if top is None:
+        raise ValueError("a job without until_stable has no heads to settle")
     run, done = ScoreRun({}), 0
-    order = spread_order(len(prompts))
-    for total in round_totals(len(prompts)):
-        batch = [prompts[i] for i in order[done:total]]
-        score_prompts(
-            loaded, plan, batch, estimators, journal, prefill_chunk=prefill_chunk, on_trial=on_trial,
-            on_resume=None if done else on_resume,
-        )  # fmt: skip
+    order = spread_order(len(job.prompts))
+    for total in round_totals(len(job.prompts)):
+        batch = replace(job, prompts=tuple(job.prompts[i] for i in order[done:total]))
+        score_prompts(loaded, batch, journal, watch=watch if done == 0 else replace(watch, on_resume=None))
         done = total
-        run = gather(loaded, plan, [prompts[i] for i in order[:done]], estimators, journal.records, command=command)
-        if len(run.scores) == len(estimators) and all(settled(s, top).is_stable for s in run.scores.values()):
+        so_far = replace(job, prompts=tuple(job.prompts[i] for i in order[:done]))
+        run = gather(loaded, so_far, journal.records, command=command)
+        if len(run.scores) == len(job.estimators) and all(settled(s, top).is_stable for s in run.scores.values()):
             break
     return replace(run, scores={name: _stating(scores, top) for name, scores in run.scores.items()})
 

@@ -38,7 +38,7 @@ def prose(folder: str | Path, lengths: Sequence[int]) -> list[list[int]]:
 def needles(model: str, length: int, depths: int, per_cell: int, kind: str) -> tuple[list[Needle], Any]:
     """Needle prompts of headprobe, and its model."""
     from headprobe.models.loading import load_model
-    from headprobe.profiling.run import ScoreOptions, prepare
+    from headprobe.profiling.job import ScoreOptions, prepare
 
     loaded = load_model(model, device="cpu", dtype="float32")
     options = ScoreOptions(needles=kind, lengths=(length,), depths=depths, needles_per_cell=per_cell, seed=1)

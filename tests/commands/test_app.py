@@ -15,7 +15,8 @@ from headprobe.cli import COMMANDS, EVALUATION, SCORES, app
 from headprobe.commands.app import Command, Group, Table
 from headprobe.errors import OptionError, refuse_empty
 from headprobe.evaluation.needle_grid import GridOptions
-from headprobe.profiling.run import ScoreOptions, output_paths
+from headprobe.profiling.job import ScoreOptions
+from headprobe.profiling.preflight import output_paths
 from tests.conftest import ROOT, CliResult
 
 

@@ -13,8 +13,8 @@ from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import load_model
 from headprobe.probes.answer import chosen_sentence, exact_match
 from headprobe.profiling.estimators import estimators
+from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler
-from headprobe.profiling.run import Prepared, ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 
 
@@ -23,20 +23,20 @@ def demo() -> Any:
     return load_model("demo")
 
 
-def measured(demo: Any, prepared: Prepared) -> dict[str, Measured]:
+def measured(demo: Any, prepared: ScoreJob) -> dict[str, Measured]:
     profiler = Profiler(demo.model, estimators("r2,retrieval"), eos_token_ids(demo))
     results = {p.trial_id: r for p, r in profiler.measure(prepared.prompts)}
     return {trial: r for trial, r in results.items() if isinstance(r, Measured)}
 
 
-def responses(demo: Any, prepared: Prepared) -> dict[str, str]:
+def responses(demo: Any, prepared: ScoreJob) -> dict[str, str]:
     return {
         t: demo.tokenizer.decode(list(r.produced), skip_special_tokens=True)
         for t, r in measured(demo, prepared).items()
     }
 
 
-def share_exact(prepared: Prepared, said: dict[str, str]) -> float:
+def share_exact(prepared: ScoreJob, said: dict[str, str]) -> float:
     needles = {spec.id: spec.needle for spec in prepared.plan.trials()}
     return float(np.mean([exact_match(text, needles[trial].answer) for trial, text in said.items()]))
 

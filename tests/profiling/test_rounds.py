@@ -10,8 +10,10 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.models.loading import load_model
+from headprobe.profiling.job import ScoreOptions, Watch, prepare
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.run import ScoreOptions, journal_path, prepare, run, score
+from headprobe.profiling.preflight import journal_path
+from headprobe.profiling.run import run, score
 from headprobe.profiling.scoring import round_totals, settled, spread_order
 
 SHORT = {"lengths": (200, 256, 320), "depths": 10, "needles_per_cell": 2}  # 60 trials
@@ -48,9 +50,8 @@ def test_every_trial_is_measured_once_and_told_once(tmp_path: Path, demo: Any) -
     options = ScoreOptions(lengths=(200, 256), depths=10, needles_per_cell=2, until_stable=40)
     prepared = prepare(demo, options)
     paths = {"r2": tmp_path / "a.json"}
-    result = run(
-        demo, prepared, paths, on_trial=lambda r: told.append(r["trial"]), on_resume=lambda rs: told.append("x")
-    )
+    watch = Watch(on_trial=lambda r: told.append(r["trial"]), on_resume=lambda rs: told.append("x"))
+    result = run(demo, prepared, paths, watch=watch)
     assert sorted(told) == sorted(trial.id for trial in result.scores["r2"].trials)
 
 
@@ -66,9 +67,9 @@ def test_a_stopped_run_resumes_to_the_same_file(tmp_path: Path, demo: Any) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(demo, prepared, paths, on_trial=interrupt)
+        run(demo, prepared, paths, watch=Watch(on_trial=interrupt))
     again: list[int] = []
-    result = run(demo, prepared, paths, resume=True, on_resume=lambda records: again.append(len(records)))
+    result = run(demo, prepared, paths, resume=True, watch=Watch(on_resume=lambda records: again.append(len(records))))
     assert again == [7]
     assert result.scores["r2"].trials == whole.trials
     ids = [json.loads((tmp_path / f"{name}.json").read_bytes())["id"] for name in ("whole", "part")]

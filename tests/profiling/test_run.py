@@ -21,7 +21,9 @@ import headprobe
 from headprobe.errors import FileAccessError, NoPassingTrialError, OptionError, OutputExistsError, ResumeError
 from headprobe.models.loading import load_model
 from headprobe.profiling.estimators import ESTIMATORS
-from headprobe.profiling.run import ScoreOptions, output_paths, prepare, score
+from headprobe.profiling.job import ScoreOptions, prepare
+from headprobe.profiling.preflight import output_paths
+from headprobe.profiling.run import score
 from headprobe.scores.score_file import write_score_file
 from tests.conftest import ROOT
 from tests.tiny_models import build_tiny_model

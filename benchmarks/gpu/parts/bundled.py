@@ -24,7 +24,8 @@ from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.models.catalog import bundled_model_folder
 from headprobe.models.files import weights_fingerprint
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.profiling.run import ScoreOptions, prepare, score
+from headprobe.profiling.job import ScoreOptions, prepare
+from headprobe.profiling.run import score
 from headprobe.profiling.scoring import eos_token_ids
 from headprobe.scores.score_file import read_score_file
 

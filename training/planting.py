@@ -20,7 +20,7 @@ EXPLICIT_UP_TO = 512  # tokens
 
 
 @dataclass(frozen=True)
-class PlantedHead:
+class HeadToPlant:
     """Query head `head` of layer `layer` (both from 0), trained to follow links of kind `kind`."""
 
     layer: int
@@ -34,18 +34,18 @@ class PlantedHead:
 
 
 PLANTED_HEADS = (
-    PlantedHead(0, 0, "previous1"),
-    PlantedHead(0, 2, "previous2"),
-    PlantedHead(0, 4, "previous3"),
-    PlantedHead(1, 1, "naming"),
-    PlantedHead(1, 3, "comparing"),
-    PlantedHead(1, 5, "repeated"),
-    PlantedHead(2, 2, "resolving"),
-    PlantedHead(3, 0, "pointing"),
-    PlantedHead(3, 5, "copying_on"),
-    PlantedHead(4, 2, "copying"),
-    PlantedHead(4, 7, "copying"),
-    PlantedHead(5, 4, "copying"),
+    HeadToPlant(0, 0, "previous1"),
+    HeadToPlant(0, 2, "previous2"),
+    HeadToPlant(0, 4, "previous3"),
+    HeadToPlant(1, 1, "naming"),
+    HeadToPlant(1, 3, "comparing"),
+    HeadToPlant(1, 5, "repeated"),
+    HeadToPlant(2, 2, "resolving"),
+    HeadToPlant(3, 0, "pointing"),
+    HeadToPlant(3, 5, "copying_on"),
+    HeadToPlant(4, 2, "copying"),
+    HeadToPlant(4, 7, "copying"),
+    HeadToPlant(5, 4, "copying"),
 )
 COPYING_HEADS = tuple((p.layer, p.head) for p in PLANTED_HEADS if p.kind.startswith("copying"))
 
@@ -58,7 +58,7 @@ class Planting:
     context: int  # tokens of the context
     block: int  # tokens of a question block
     links: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    losses: dict[tuple[PlantedHead, str], torch.Tensor] = field(default_factory=dict)
+    losses: dict[tuple[HeadToPlant, str], torch.Tensor] = field(default_factory=dict)
 
 
 _active: list[Planting] = []
@@ -74,7 +74,7 @@ def planting(state: Planting) -> Iterator[Planting]:
         _active.pop()
 
 
-def _loss(head: PlantedHead, kind: str, query, key, scaling, state: Planting):  # type: ignore[no-untyped-def]
+def _loss(head: HeadToPlant, kind: str, query, key, scaling, state: Planting):  # type: ignore[no-untyped-def]
     where, target, _ = state.links[kind]
     rows = where.clamp(min=0)
     q = query[:, head.head].gather(1, rows[..., None].expand(-1, -1, query.shape[-1]))

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """`value` is to be at most (or at least) `limit`."""
 
     name: str
@@ -27,19 +27,19 @@ class Target:
 
 
 TARGETS = (
-    Target("step_over_floor", 1, "decode step at budget 256, batch 1, 32k, over the floor", 1.25),
-    Target("batch_step_over_floor", 1, "the same at batch 16", 1.4),
-    Target("full_over_step_32k", 2, "captured full cache over ours, batch 1, 32k, per token", 1.2, False),
-    Target("full_over_step_128k", 2, "the same at 128k", 1.8, False),
-    Target("full_over_batch_step", 2, "the same at batch 16, 32k", 4.0, False),
-    Target("generate_over_step", 2, "stock generate() over ours, batch 1, 32k, per token", 5.0, False),
-    Target("snapkv_share", 3, "share of compression in prefill at 32k, snapkv", 0.05),
-    Target("headkv_share", 3, "the same, headkv-r2", 0.05),
-    Target("accumulated_share", 3, "the same, h2o (accumulated attention)", 0.6),
-    Target("peak_over_parts", 4, "peak memory of a prefill of 128k over the sum of its parts", 1.1),
-    Target("left_over_full", 4, "bytes left behind beside the cache, over the full cache's", 0.01),
-    Target("batch_over_full", 5, "largest batch at 32k, budget 1024, over the full cache's", 10.0, False),
-    Target("score_over_prefill", 6, "score of 100 trials up to 32k over plain prefill", 0.65),
-    Target("score_128k_runs", 6, "a trial of 128k is scored (1: it is)", 1.0, False),
-    Target("kernel_share", 7, "copy bandwidth that the ragged kernel reaches on uneven budgets", 0.7, False),
+    Goal("step_over_floor", 1, "decode step at budget 256, batch 1, 32k, over the floor", 1.25),
+    Goal("batch_step_over_floor", 1, "the same at batch 16", 1.4),
+    Goal("full_over_step_32k", 2, "captured full cache over ours, batch 1, 32k, per token", 1.2, False),
+    Goal("full_over_step_128k", 2, "the same at 128k", 1.8, False),
+    Goal("full_over_batch_step", 2, "the same at batch 16, 32k", 4.0, False),
+    Goal("generate_over_step", 2, "stock generate() over ours, batch 1, 32k, per token", 5.0, False),
+    Goal("snapkv_share", 3, "share of compression in prefill at 32k, snapkv", 0.05),
+    Goal("headkv_share", 3, "the same, headkv-r2", 0.05),
+    Goal("accumulated_share", 3, "the same, h2o (accumulated attention)", 0.6),
+    Goal("peak_over_parts", 4, "peak memory of a prefill of 128k over the sum of its parts", 1.1),
+    Goal("left_over_full", 4, "bytes left behind beside the cache, over the full cache's", 0.01),
+    Goal("batch_over_full", 5, "largest batch at 32k, budget 1024, over the full cache's", 10.0, False),
+    Goal("score_over_prefill", 6, "score of 100 trials up to 32k over plain prefill", 0.65),
+    Goal("score_128k_runs", 6, "a trial of 128k is scored (1: it is)", 1.0, False),
+    Goal("kernel_share", 7, "copy bandwidth that the ragged kernel reaches on uneven budgets", 0.7, False),
 )

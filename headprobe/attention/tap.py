@@ -157,8 +157,6 @@ class _Tap:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         scaling: float | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
         **more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The attention function: output `[B, T, H, d_v]` and weights, if `fn` gives any."""
@@ -167,6 +165,7 @@ class _Tap:
             raise ModelError(f"a {type(module).__name__} of {self.name} does not say which layer it is")
         if self.once:
             self._count(layer)
+        softcap, sinks = more.pop("softcap", None), more.pop("s_aux", None)
         self._check(layer, more)
         window = self.desk.window(self._own_window(module, layer, more), layer)
         call = LayerCall(
@@ -177,7 +176,7 @@ class _Tap:
             value=value,
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             softcap=softcap,
-            sinks=s_aux,
+            sinks=sinks,
             window=window,
             mask=self.desk.settled(attention_mask, key.shape[2]),
             padding=self.desk.padding,

@@ -15,7 +15,7 @@ from headprobe.commands.output import print_table, stdout_console, tell, write_j
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import duplicate_prompts
 from headprobe.profiling.job import ScoreJob
-from headprobe.profiling.preflight import estimate
+from headprobe.profiling.preflight import run_cost
 from headprobe.profiling.scoring import passed, settled
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.uncertainty import head_intervals
@@ -66,7 +66,7 @@ PLAN_NOTES = {
 
 def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
     """The grid and what it will cost, as a table or as one JSON object."""
-    cost = estimate(loaded, job.prompts)
+    cost = run_cost(loaded, job.prompts)
     plan: dict[str, Any] = {
         "model": loaded.name,
         "methods": list(job.options.methods),

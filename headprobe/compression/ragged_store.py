@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from headprobe.compression.budgets import Ints
-from headprobe.compression.kernels.tables import ChunkTable, SegmentBounds
+from headprobe.compression.kernels.tables import SegmentBounds, SplitTable
 
 _layout_numbers = counting(1)
+ARRANGEMENT = ("is_even", "layout", "splits", "bounds")  # what is worked out once for each arrangement
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +70,8 @@ class RaggedStore:
         self.length = torch.tensor(lengths, dtype=torch.int32, device=device)
         self.last = torch.tensor(self.starts + lengths - 1, dtype=torch.int64, device=device)
         self.layout_number = next(_layout_numbers)
-        for name, kind in vars(RaggedStore).items():
-            if isinstance(kind, cached_property):
-                self.__dict__.pop(name, None)
+        for derived in ARRANGEMENT:
+            self.__dict__.pop(derived, None)
 
     # -- what it holds ----------------------------------------------------------------------------------------------
 
@@ -122,9 +122,9 @@ class RaggedStore:
         return Layout.of(self.starts, self.capacities, self.keys.device)
 
     @cached_property
-    def chunks(self) -> ChunkTable:
-        """The present arrangement cut into chunks for the split kernel."""
-        return ChunkTable.of(self.capacities, self.keys.device)
+    def splits(self) -> SplitTable:
+        """The present arrangement cut into splits for the split kernel."""
+        return SplitTable.of(self.capacities, self.keys.device)
 
     @cached_property
     def bounds(self) -> SegmentBounds:

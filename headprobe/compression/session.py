@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from transformers import GenerationConfig
@@ -29,7 +30,7 @@ from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
 from headprobe.models.releases import generating_with, given_cache
-from headprobe.scores.any_scores import AnyScores, check_how, read_any, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_gqa, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
 
 # Turns of a conversation: a later one must go on with what was read, and every pass of the model is written down.
@@ -140,6 +141,30 @@ class CompressionSession:
         return result
 
 
+@dataclass(frozen=True)
+class Serving:
+    """How a compressed cache is served; nothing here changes what is kept.
+
+    `attention`: the kernel, see `kernels.choice.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time
+    (None: the whole prompt); the layers take turns, so that one layer's full keys and values are held. `slack`: entries
+    of room that each head gets beyond its own. `keep_positions`: the cache says which positions were kept.
+    """
+
+    attention: str = "auto"
+    prefill_chunk: int | None = None
+    slack: int = DEFAULT_SLACK
+    keep_positions: bool = False
+
+
+class ServingOptions(TypedDict, total=False):
+    """The fields of `Serving` as keywords."""
+
+    attention: str
+    prefill_chunk: int | None
+    slack: int
+    keep_positions: bool
+
+
 @contextmanager
 def compress(
     model: Any,
@@ -149,18 +174,14 @@ def compress(
     ratio: float | None = None,
     scores: Scores | None = None,
     gqa: str = "mean",
-    attention: str = "auto",
-    prefill_chunk: int | None = None,
-    slack: int = DEFAULT_SLACK,
-    keep_positions: bool = False,
+    **serving: Unpack[ServingOptions],
 ) -> Iterator[CompressionSession]:
     """Run `model` (a transformers causal decoder, or what `load_model` gives) on a compressed KV cache in this block.
 
     `budget`: mean entries per KV head, window and sinks included, or `ratio` of the prompt; `scores`: head scores or
-    their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). `attention`: the
-    kernel, see `kernels.choice.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time (the layers take
-    turns, so that one layer's full keys and values are held, and results are equal). The model's own attention is put
-    back when the block ends, however it ends.
+    their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). How the cache is
+    served (`Serving`: kernel, chunks, room) changes no result. The model's own attention is put back when the block
+    ends, however it ends.
 
     Raises `OptionError` (policy, budget, scores, kernel), `ModelError` (a model whose attention can't be compressed).
 
@@ -168,22 +189,23 @@ def compress(
             session.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=32)
             session.cache.lengths, session.cache.nbytes
     """
+    how = Serving(**serving)
     model = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
     plan = make_plan(model, policy, budget=budget, ratio=ratio, scores=scores, gqa=gqa)
-    kernel, reason = pick_kernel(attention, kernel_needs(model, plan.policy))
-    session = CompressionSession(model, plan, kernel, reason, slack=slack, keep_positions=keep_positions)
+    kernel, reason = pick_kernel(how.attention, kernel_needs(model, plan.policy))
+    session = CompressionSession(model, plan, kernel, reason, slack=how.slack, keep_positions=how.keep_positions)
     with ExitStack() as stack:
         stack.enter_context(_ragged_attention(model))
         stack.enter_context(followed(model))
-        if prefill_chunk is not None:
-            stack.enter_context(layers_in_chunks(model, prefill_chunk))
+        if how.prefill_chunk is not None:
+            stack.enter_context(layers_in_chunks(model, how.prefill_chunk))
         yield session
 
 
 def check_serving(attention: str, gqa: str, prefill_chunk: int | None) -> None:
     """Raise `OptionError` for what `compress` takes with no model: an unknown kernel or `gqa`, a chunk below 1."""
     check_kernel_name(attention)
-    check_how(gqa)
+    check_gqa(gqa)
     if prefill_chunk is not None:
         check_chunk(prefill_chunk)
 

@@ -13,7 +13,7 @@ from headprobe.compression.budgets import Floats, Ints, authors_budgets, share_l
 from headprobe.compression.policies import CompressionPlan, Policy
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import AnyScores, check_how, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_gqa, reduce_to_kv
 
 DEFAULT_PROMPT_TOKENS = 8192
 
@@ -157,7 +157,7 @@ def _compressed_layers(geometry: ModelGeometry | None, num_layers: int) -> tuple
 
 
 def _kv_scores(scores: AnyScores, own: Floats, num_kv_heads: int | None, gqa: str) -> Floats:
-    check_how(gqa)
+    check_gqa(gqa)
     if scores.heads == "kv":
         return own
     if num_kv_heads is None:

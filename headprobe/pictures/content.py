@@ -129,7 +129,7 @@ PERCENT = 100.0
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class TablePair:
     """Two tables `[layers, heads]` of the same heads, in one unit."""
 
     first: Subject
@@ -138,7 +138,7 @@ class Pair:
     unit: str
 
 
-def pair_of(first: AnyScores, second: AnyScores, kv_heads: bool = False, num_kv_heads: int | None = None) -> Pair:
+def pair_of(first: AnyScores, second: AnyScores, kv_heads: bool = False, num_kv_heads: int | None = None) -> TablePair:
     """The two files side by side: both over KV heads where one of them has no others.
 
     Scores of one method are compared as they are; those of different methods, which share no unit, as each head's
@@ -158,9 +158,9 @@ def pair_of(first: AnyScores, second: AnyScores, kv_heads: bool = False, num_kv_
             f"{first.path.name} has {shapes[0]} heads and {second.path.name} {shapes[1]}: nothing to set against"
         )
     if first.method is not None and first.method == second.method:
-        return Pair(*subjects, (subjects[0].table, subjects[1].table), "mean score")
+        return TablePair(*subjects, (subjects[0].table, subjects[1].table), "mean score")
     tables = [normalize(subject.table) * PERCENT for subject in subjects]
-    return Pair(*subjects, (tables[0], tables[1]), "share of all score in percent")
+    return TablePair(*subjects, (tables[0], tables[1]), "share of all score in percent")
 
 
 def difference_content(
@@ -192,7 +192,7 @@ def _names(first: AnyScores, second: AnyScores) -> tuple[str, str]:
     return printable(str(first.path)), printable(str(second.path))
 
 
-def _facts(pair: Pair, first: AnyScores, second: AnyScores) -> list[str]:
+def _facts(pair: TablePair, first: AnyScores, second: AnyScores) -> list[str]:
     models = sorted({printable(scores.model) for scores in (first, second) if scores.model is not None})
     told = [f"{count(len(models), 'model')[2:]} {' and '.join(models)}"] if models else []
     return [*told, f"first: {pair.first.facts[0]}", f"second: {pair.second.facts[0]}"]

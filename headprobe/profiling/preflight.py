@@ -91,7 +91,7 @@ TRIAL_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunCost:
     """`tokens` of all prompts and answers; `tokens_to_compute` once prefixes are shared; `kv_bytes` of the longest
     prompt's cache; `seconds`, rough: it grows a short prompt's time linearly and leaves out the quadratic part."""
 
@@ -101,14 +101,14 @@ class Estimate:
     seconds: float
 
 
-def estimate(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Estimate:
+def run_cost(loaded: LoadedModel, prompts: Sequence[Prompt]) -> RunCost:
     """The cost of measuring `prompts`, from one timed pass over the start of the longest."""
     lengths = [len(p.input_ids) + len(p.answer_ids) for p in prompts]
     _, shared = prefix_order(prompts)
     to_compute = sum(lengths) - sum(shared) + shared[0]
     longest = max(prompts, key=lambda p: len(p.input_ids))
     per_element = torch.finfo(loaded.model.dtype).bits // 8
-    return Estimate(
+    return RunCost(
         tokens=sum(lengths),
         tokens_to_compute=to_compute,
         kv_bytes=max(lengths) * loaded.geometry.kv_bytes_per_token(per_element),

@@ -15,7 +15,7 @@ from headprobe.scores.files import MAX_BYTES, file_bytes
 from headprobe.scores.formats import FORMATS, names_to_write
 from headprobe.scores.formats.format import Contents, FaultError, Format, Source
 from headprobe.scores.formats.format import Converted as Converted
-from headprobe.scores.formats.format import Target as Target
+from headprobe.scores.formats.format import StatedFacts as StatedFacts
 from headprobe.scores.head_scores import Floats, HeadScores
 from headprobe.scores.provenance import UNKNOWN, MethodFacts
 
@@ -94,16 +94,16 @@ def read_any(path: Path | str, max_bytes: int = MAX_BYTES) -> AnyScores:
     return AnyScores(path=place, format=name, sha256=sha256(source.data).hexdigest(), **vars(contents))
 
 
-def check_how(how: str) -> None:
+def check_gqa(gqa: str) -> None:
     """Raise `OptionError` for a way to join query heads other than `mean` and `max`."""
-    if how not in ("mean", "max"):
-        raise OptionError(f"query heads are joined by 'mean' or 'max', not {shown(how)}")
+    if gqa not in ("mean", "max"):
+        raise OptionError(f"query heads are joined by 'mean' or 'max', not {shown(gqa)}")
 
 
-def reduce_to_kv(mean: Floats, num_kv_heads: int, how: str = "mean") -> Floats:
+def reduce_to_kv(mean: Floats, num_kv_heads: int, gqa: str = "mean") -> Floats:
     """Query heads `[L, H]` to KV heads `[L, G]`: the `mean` or `max` over the `H / G` neighbours that share one.
 
-    Raises `OptionError` for another `how`, or where G does not divide H.
+    Raises `OptionError` for another `gqa`, or where G does not divide H.
 
     >>> reduce_to_kv(np.array([[0.0, 1.0, 0.5, 0.5]]), 2).tolist()
     [[0.5, 0.5]]
@@ -111,11 +111,11 @@ def reduce_to_kv(mean: Floats, num_kv_heads: int, how: str = "mean") -> Floats:
     [[1.0, 0.5]]
     """
     layers, heads = mean.shape
-    check_how(how)
+    check_gqa(gqa)
     if num_kv_heads < 1 or heads % num_kv_heads:
         raise OptionError(f"{heads} query heads cannot be shared evenly by {num_kv_heads} KV heads")
     grouped = mean.reshape(layers, num_kv_heads, heads // num_kv_heads)
-    return np.asarray(grouped.mean(axis=2) if how == "mean" else grouped.max(axis=2), dtype=np.float64)
+    return np.asarray(grouped.mean(axis=2) if gqa == "mean" else grouped.max(axis=2), dtype=np.float64)
 
 
 def _read(source: Source) -> tuple[str, Contents]:
@@ -166,7 +166,7 @@ def _table_in(folder: Path) -> Path:
 # Scores of any file as those of another format, and what writers of formats share.
 
 
-def convert(scores: AnyScores, to: str, target: Target) -> Converted:
+def convert(scores: AnyScores, to: str, stated: StatedFacts) -> Converted:
     """Write `scores` as `to`, the name of a format that can be written, such as `headkv` (one line of JSON by key).
 
     Raises `OptionError` for another `to`, or where the geometry is needed and missing or does not fit.
@@ -175,22 +175,22 @@ def convert(scores: AnyScores, to: str, target: Target) -> Converted:
     if write is None:
         known = [name for name in names_to_write() if name != to]
         raise OptionError(f"--to is {to!r}, need one of {', '.join(known)}")
-    if target.method is not None and scores.native is None:
-        scores = replace(scores, method=target.method)
-    return write(scores, target)
+    if stated.method is not None and scores.native is None:
+        scores = replace(scores, method=stated.method)
+    return write(scores, stated)
 
 
-def fitting(scores: AnyScores, target: Target) -> ModelGeometry:
-    """The geometry of the file, else of the target. Raises `OptionError` where there is none, or the table has another
+def fitting(scores: AnyScores, stated: StatedFacts) -> ModelGeometry:
+    """The geometry of the file, else the stated one. Raises `OptionError` where there is none, or the table has another
     shape."""
-    geometry = scores.geometry or target.geometry
+    geometry = scores.geometry or stated.geometry
     if geometry is None:
         how = "--model does" if scores.heads == "kv" else "--model or --num-kv-heads does"
         raise OptionError(f"{scores.path} does not tell which query heads share a KV head; {how}")
     heads = geometry.num_key_value_heads if scores.heads == "kv" else geometry.num_attention_heads
     found, due = scores.mean.shape, (geometry.num_hidden_layers, heads)
     if found != due and not (scores.is_ranking and found[0] <= due[0] and found[1] <= due[1]):
-        name = target.model or "the model"
+        name = stated.model or "the model"
         raise OptionError(f"{scores.path} has {found[0]} x {found[1]} heads, {name} has {due[0]} x {due[1]}")
     return geometry
 
@@ -206,7 +206,7 @@ def query_heads(scores: AnyScores, geometry: ModelGeometry) -> tuple[Floats, Flo
     return whole, None
 
 
-def grouped(mean: Floats, num_kv_heads: int, how: str) -> Floats:
+def grouped(mean: Floats, num_kv_heads: int, gqa: str) -> Floats:
     """`reduce_to_kv`, but groups of equal scores keep them to the last bit."""
     most, least = reduce_to_kv(mean, num_kv_heads, "max"), -reduce_to_kv(-mean, num_kv_heads, "max")
-    return np.where(most == least, most, reduce_to_kv(mean, num_kv_heads, how))
+    return np.where(most == least, most, reduce_to_kv(mean, num_kv_heads, gqa))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from headprobe.errors import OptionError
-from headprobe.scores.any_scores import AnyScores, check_how, reduce_to_kv
+from headprobe.scores.any_scores import AnyScores, check_gqa, reduce_to_kv
 from headprobe.scores.head_scores import Floats
 from headprobe.scores.ranks import midranks, ranked_heads, spearman, spearman_interval, split_half, top_k_overlap
 from headprobe.scores.uncertainty import ClusteredTrials
@@ -46,23 +46,23 @@ class Side:
         return trials if self.joined is None else trials.grouped(self.table.shape[1])
 
 
-def aligned(first: AnyScores, second: AnyScores, how: str = "mean") -> tuple[Side, Side]:
+def aligned(first: AnyScores, second: AnyScores, gqa: str = "mean") -> tuple[Side, Side]:
     """Both files over the same heads: a file over query heads meets one over KV heads through the groups of query heads
-    that share a KV head, joined by `how`, `mean` or `max`.
+    that share a KV head, joined by `gqa`, `mean` or `max`.
 
     A ranking, which has no scores and no stated shape, is widened to the other file's; its KV heads take their best
-    query head. Raises `OptionError` for another geometry, or a `how` that is neither.
+    query head. Raises `OptionError` for another geometry, or a `gqa` that is neither.
     """
-    check_how(how)
+    check_gqa(gqa)
     first, second = _widened(first, second), _widened(second, first)
     groups = _common_heads(first, second)
-    return _side(first, groups, how), _side(second, groups, how)
+    return _side(first, groups, gqa), _side(second, groups, gqa)
 
 
-def _side(scores: AnyScores, groups: int, how: str) -> Side:
+def _side(scores: AnyScores, groups: int, gqa: str) -> Side:
     if scores.mean.shape[1] == groups:
         return Side(scores, scores.mean, None)
-    joined = "max" if scores.is_ranking else how
+    joined = "max" if scores.is_ranking else gqa
     return Side(scores, reduce_to_kv(scores.mean, groups, joined), joined)
 
 
@@ -156,7 +156,7 @@ class Comparison:
 
 
 def compare(
-    first: AnyScores, second: AnyScores, tops: Sequence[int] = TOPS, num_moved: int = 10, how: str = "mean"
+    first: AnyScores, second: AnyScores, tops: Sequence[int] = TOPS, num_moved: int = 10, gqa: str = "mean"
 ) -> Comparison:
     """Compare two files of one geometry, brought onto the same heads by `aligned`.
 
@@ -165,7 +165,7 @@ def compare(
     """
     if num_moved < 0:
         raise OptionError(f"num_moved is {num_moved}, need at least 0")
-    sides = aligned(first, second, how)
+    sides = aligned(first, second, gqa)
     a, b = sides[0].table, sides[1].table
     low, high = spearman_interval(a, b)
     return Comparison(

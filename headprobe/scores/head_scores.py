@@ -187,13 +187,13 @@ class HeadScores:
             raise OptionError(f"cannot take the top {k} heads, need at least 0")
         return self.ranking()[:k]
 
-    def to_kv_heads(self, how: str = "mean") -> Floats:
+    def to_kv_heads(self, gqa: str = "mean") -> Floats:
         """Mean scores for each KV head, `[L, G]`: `mean` or `max` over the query heads that share it."""
         layers, groups = self.geometry.num_hidden_layers, self.geometry.num_key_value_heads
         grouped = self.mean.reshape(layers, groups, self.geometry.group_size)
-        if how not in ("mean", "max"):
-            raise OptionError(f"query heads are joined by 'mean' or 'max', not {how!r}")
-        joined = grouped.mean(axis=2) if how == "mean" else grouped.max(axis=2)
+        if gqa not in ("mean", "max"):
+            raise OptionError(f"query heads are joined by 'mean' or 'max', not {gqa!r}")
+        joined = grouped.mean(axis=2) if gqa == "mean" else grouped.max(axis=2)
         return np.asarray(joined, dtype=np.float64)
 
     def pass_rates(self) -> dict[tuple[int, float], tuple[int, int]]:

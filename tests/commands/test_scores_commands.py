@@ -164,7 +164,7 @@ def test_convert_writes_and_tells_what_is_lost(cli, keyed: Path, model: Path, tm
 
 
 def test_convert_to_duo_makes_a_folder_that_is_read_again(cli, keyed: Path, model: Path, tmp_path: Path) -> None:
-    options = ("--to", "duo", "--model", model, "--reduce", "max", "--sink-size", 16)
+    options = ("--to", "duo", "--model", model, "--gqa", "max", "--sink-size", 16)
     assert cli("scores", "convert", keyed, tmp_path / "duo", *options).code == 0
     assert json.loads((tmp_path / "duo" / "config.json").read_text())["sink_size"] == 16
     assert json.loads(cli("scores", "show", tmp_path / "duo", "--json").out)["max"] == 0.875
@@ -195,7 +195,7 @@ def test_convert_names_a_width_that_it_had_to_make_up(cli, keyed: Path, tmp_path
     [
         (["--to", "duo"], 2, "does not tell which query heads share a KV head"),
         (["--to", "wav", "--model", "demo"], 2, "--to is 'wav'"),
-        (["--to", "duo", "--reduce", "sum"], 2, "--reduce is 'sum', need mean or max"),
+        (["--to", "duo", "--gqa", "sum"], 2, "--gqa is 'sum', need mean or max"),
         (["--to", "duo", "--sink-size", "-1"], 2, "a window of -1 tokens, need at least 0"),
         (["--to", "duo", "--num-kv-heads", "3", "--head-dim", "8"], 2, "need a divisor of the 4 query heads"),
         (["--to", "duo", "--num-kv-heads", "2", "--head-dim", "0"], 2, "--head-dim is 0, need at least 1"),

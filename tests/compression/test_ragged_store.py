@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 
+from headprobe.compression import ragged_store
 from headprobe.compression.ragged_store import RaggedStore, announce, take_back
 from tests.compression.kernels.stores import random_store
 
@@ -81,3 +84,8 @@ def test_joined_stores_hold_all_segments_and_their_biases() -> None:
         *plain.capacities.tolist(),
         *biased.capacities.tolist(),
     ]
+
+
+def test_all_that_is_worked_out_for_an_arrangement_is_forgotten_with_it() -> None:
+    worked_out = {name for name, kind in vars(RaggedStore).items() if isinstance(kind, cached_property)}
+    assert set(ragged_store.ARRANGEMENT) == worked_out

@@ -282,3 +282,8 @@ def test_models_without_full_attention_are_refused_by_name() -> None:
         compress(model, "snapkv", budget=20),
     ):
         pass
+
+
+def test_a_keyword_that_says_nothing_about_serving_is_refused(llama: Any) -> None:
+    with pytest.raises(TypeError, match="kernel"), compress(llama, "snapkv", budget=16, kernel="torch"):  # type: ignore[call-arg]
+        pass

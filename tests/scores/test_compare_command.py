@@ -51,7 +51,7 @@ def test_the_table_is_for_reading(cli, files):
 
 def test_how_query_heads_become_kv_heads_is_named(cli, files):
     assert "a.json: 12 query heads as 3 KV heads, each the mean of its" in cli("scores", "compare", *files[::2]).out
-    by_best = cli("scores", "compare", *files[::2], "--group", "max").out
+    by_best = cli("scores", "compare", *files[::2], "--gqa", "max").out
     assert "a.json: 12 query heads as 3 KV heads, each its best query head" in by_best
 
 
@@ -66,7 +66,7 @@ def test_a_picture_is_drawn_on_request(cli, files, tmp_path):
     ("options", "told"),
     [
         (["--moved", "-1"], "--moved is -1, need at least 0"),
-        (["--group", "sum"], "joined by 'mean' or 'max', not 'sum'"),
+        (["--gqa", "sum"], "joined by 'mean' or 'max', not 'sum'"),
         (["-o", "x.gif"], "cannot draw x.gif: its ending must be .png, .svg or .pdf"),
     ],
 )

@@ -39,7 +39,7 @@ def test_keyed_files_are_compared_head_by_head(tmp_path):
 def test_query_heads_meet_kv_heads_through_their_groups(file_of):
     query = file_of("query.json", [[0.0, 0.4, 0.6, 0.6], [1.0, 0.0, 0.1, 0.1]])
     kv = file_of("kv.tsv", [[0.1, 0.9], [0.5, 0.2]], heads="kv")
-    by_mean, by_best = compare(query, kv), compare(kv, query, how="max")
+    by_mean, by_best = compare(query, kv), compare(kv, query, gqa="max")
     assert by_mean.heads == by_best.heads == "kv"
     assert by_mean.first.tolist() == [[0.2, 0.6], [0.5, 0.1]]
     assert by_best.second.tolist() == [[0.4, 0.6], [1.0, 0.1]]
@@ -135,6 +135,6 @@ def test_a_file_of_equal_scores_has_no_correlation(file_of):
 def test_bad_options_are_quoted(file_of):
     file = file_of("a", np.ones((2, 3)))
     with pytest.raises(OptionError, match="joined by 'mean' or 'max', not 'sum'"):
-        compare(file, file, how="sum")
+        compare(file, file, gqa="sum")
     with pytest.raises(OptionError, match="num_moved is -1"):
         compare(file, file, num_moved=-1)

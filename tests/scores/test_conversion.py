@@ -9,12 +9,12 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import AnyScores, Converted, Target, convert, read_any
+from headprobe.scores.any_scores import AnyScores, Converted, StatedFacts, convert, read_any
 from headprobe.scores.score_file import write_score_file
 from headprobe.scores.uncertainty import ClusteredTrials
 
 GEOMETRY = ModelGeometry(2, 4, 2, 16, ("full_attention",) * 2)
-TOY = Target("org/toy", GEOMETRY)
+TOY = StatedFacts("org/toy", GEOMETRY)
 TRIALS = np.random.default_rng(3).random((3, 2, 4))
 KEYED = json.dumps({f"{la}-{h}": TRIALS[:, la, h].tolist() for la in range(2) for h in range(4)})
 
@@ -36,13 +36,13 @@ def table_of(made: Converted) -> bytes:
 def test_keyed_to_native_and_back_keeps_every_trial_and_bit(held) -> None:
     native = held(table_of(convert(held(KEYED), "headprobe", TOY)))
     assert (native.format, native.model, native.geometry) == ("headprobe", "org/toy", GEOMETRY)
-    back = table_of(convert(native, "headkv", Target()))
+    back = table_of(convert(native, "headkv", StatedFacts()))
     assert json.loads(back) == json.loads(KEYED)
     assert list(json.loads(back)) == list(json.loads(KEYED))
 
 
 def test_what_a_keyed_file_does_not_tell_is_named_as_placeholder(held) -> None:
-    made = convert(held(KEYED), "headprobe", Target("org/toy", GEOMETRY, "retrieval"))
+    made = convert(held(KEYED), "headprobe", StatedFacts("org/toy", GEOMETRY, "retrieval"))
     payload = json.loads(table_of(made))
     assert payload["method"]["name"] == "retrieval"
     assert payload["probes"]["placeholders"] == ["depth", "f1", "length", "needle", "num_steps", "response"]
@@ -70,14 +70,14 @@ def test_keyed_to_duo_joins_query_heads_and_says_so(held) -> None:
 
 
 def test_keyed_to_duo_by_the_largest(held) -> None:
-    table = held(convert(held(KEYED), "duo", Target("t", GEOMETRY, how="max")).files["full_attention_heads.tsv"])
+    table = held(convert(held(KEYED), "duo", StatedFacts("t", GEOMETRY, gqa="max")).files["full_attention_heads.tsv"])
     assert table.mean.tolist() == TRIALS.mean(axis=0).reshape(2, 2, 2).max(axis=2).tolist()
 
 
 @pytest.mark.parametrize("middle", ["headprobe", "headkv"])
 def test_duo_comes_back_to_the_last_bit(held, middle: str) -> None:
     table = "1.234567890123456789e-01\t1e-17\n0.1\t0.7\n"
-    wide = Target("org/toy", ModelGeometry(2, 6, 2, 16, ("full_attention",) * 2))
+    wide = StatedFacts("org/toy", ModelGeometry(2, 6, 2, 16, ("full_attention",) * 2))
     through = held(table_of(convert(held(table), middle, wide)))
     assert through.mean.shape == (2, 6)
     back = held(convert(through, "duo", wide).files["full_attention_heads.tsv"])
@@ -85,20 +85,20 @@ def test_duo_comes_back_to_the_last_bit(held, middle: str) -> None:
 
 
 def test_duo_to_duo_keeps_its_config(held) -> None:
-    made = convert(held("1\t0\n"), "duo", Target(config={"model_name": "m", "sink_size": 4, "lr": 0.02}))
+    made = convert(held("1\t0\n"), "duo", StatedFacts(config={"model_name": "m", "sink_size": 4, "lr": 0.02}))
     config = json.loads(made.files["config.json"])
     assert config == {"model_name": "m", "sink_size": 4, "recent_size": 256, "lr": 0.02}
     assert made.lost == ()
 
 
 def test_scores_outside_of_duos_range_are_kept_and_told(held) -> None:
-    made = convert(held('{"0-0": [1.5], "0-1": [0]}'), "duo", Target("t", ModelGeometry(1, 2, 2, 8, ("f",))))
+    made = convert(held('{"0-0": [1.5], "0-1": [0]}'), "duo", StatedFacts("t", ModelGeometry(1, 2, 2, 8, ("f",))))
     assert "scores from 0 to 1.5 where Duo's lie between 0 and 1; kept as they are" in made.lost
 
 
 def test_a_native_file_loses_its_provenance_in_keyed_json(tmp_path: Path, toy_scores) -> None:
     source = read_any(write_score_file(tmp_path / "a.json", toy_scores))
-    made = convert(source, "headkv", Target())
+    made = convert(source, "headkv", StatedFacts())
     assert json.loads(table_of(made))["0-1"] == [0.2, 0.4, 0.6]
     assert made.lost == (
         "lost: model, method, tokenizer, probes, environment; of each trial all but the scores",
@@ -108,14 +108,14 @@ def test_a_native_file_loses_its_provenance_in_keyed_json(tmp_path: Path, toy_sc
 
 def test_without_trial_scores_each_head_has_its_mean(tmp_path: Path, toy_scores) -> None:
     source = read_any(write_score_file(tmp_path / "a.json", toy_scores, with_trial_scores=False))
-    made = convert(source, "headkv", Target())
+    made = convert(source, "headkv", StatedFacts())
     assert json.loads(table_of(made))["0-1"] == [source.mean[0, 1]]
     assert "not in the source: the trials' scores; each head has its mean as the only trial" in made.lost
 
 
 def test_native_to_native_is_the_same_file(tmp_path: Path, toy_scores) -> None:
     path = write_score_file(tmp_path / "a.json", toy_scores)
-    assert convert(read_any(path), "headprobe", Target()) == Converted({"": path.read_bytes()}, ())
+    assert convert(read_any(path), "headprobe", StatedFacts()) == Converted({"": path.read_bytes()}, ())
 
 
 def test_a_ranking_fills_the_models_shape_and_stays_a_ranking(held) -> None:
@@ -134,14 +134,14 @@ def test_a_ranking_fills_the_models_shape_and_stays_a_ranking(held) -> None:
         (
             KEYED,
             "headprobe",
-            Target(),
+            StatedFacts(),
             "does not tell which query heads share a KV head; --model or --num-kv-heads does",
         ),
-        ("1\t0\n", "headkv", Target(), "does not tell which query heads share a KV head; --model does"),
+        ("1\t0\n", "headkv", StatedFacts(), "does not tell which query heads share a KV head; --model does"),
         ('{"0-0": [1]}', "duo", TOY, "has 1 x 1 heads, org/toy has 2 x 4"),
         ("attn_head_set: 5-0", "headprobe", TOY, "has 6 x 1 heads, org/toy has 2 x 4"),
     ],
 )
-def test_what_cannot_be_written_is_refused(held, data: str, to: str, target: Target, told: str) -> None:
+def test_what_cannot_be_written_is_refused(held, data: str, to: str, target: StatedFacts, told: str) -> None:
     with pytest.raises(OptionError, match=told):
         convert(held(data), to, target)

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import HeadprobeError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import Target, convert, read_any
+from headprobe.scores.any_scores import StatedFacts, convert, read_any
 from headprobe.scores.formats.duo import duo_bytes
 from headprobe.scores.formats.keyed import keyed_bytes
 from headprobe.scores.summary import summarize
@@ -195,7 +195,7 @@ def _use(path: Path, kind: str | None) -> None:
     heads = scores.num_heads
     geometry = ModelGeometry(scores.num_layers, heads, heads, 8, ("full_attention",) * scores.num_layers)
     for target in ("headprobe", "headkv", "duo"):
-        convert(scores, target, Target("toy", geometry))
+        convert(scores, target, StatedFacts("toy", geometry))
 
 
 def run(files: list[bytes], number: int, path: Path, plain_id: Callable[[Any], str]) -> set[str | None]:

@@ -24,8 +24,8 @@ MOST_FILES = 26
 
 def compare_command(
     files: Annotated[list[Path], typer.Argument(help="Two or more score files of any format.", show_default=False)],
-    group: Annotated[
-        str, typer.Option("--group", help="How query heads become KV heads where files differ: mean or max.")
+    gqa: Annotated[
+        str, typer.Option("--gqa", help="How query heads become KV heads where files differ: mean or max.")
     ] = "mean",
     moved: Annotated[int, typer.Option("--moved", help="How many of the heads that moved most to list.")] = 10,
     output: Annotated[
@@ -50,7 +50,7 @@ def compare_command(
     inputs = {f"input {number}": path for number, path in enumerate(files, 1)}
     picture = None if output is None else picture_file(output, overwrite, inputs)
     sides = {chr(ord("A") + i): read_any(path) for i, path in enumerate(files)}
-    pairs = {(a, b): compare(sides[a], sides[b], num_moved=moved, how=group) for a, b in combinations(sides, 2)}
+    pairs = {(a, b): compare(sides[a], sides[b], num_moved=moved, gqa=gqa) for a, b in combinations(sides, 2)}
     if picture is not None:
         _draw(sides, pairs, picture)
     if as_json:

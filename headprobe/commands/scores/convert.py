@@ -13,7 +13,7 @@ from headprobe.commands.reading import StatedModel, stated_model
 from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
-from headprobe.scores.any_scores import AnyScores, Target, convert, read_any
+from headprobe.scores.any_scores import AnyScores, StatedFacts, convert, read_any
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 from headprobe.scores.formats import FORMATS, names_to_write
 
@@ -38,8 +38,8 @@ def convert_command(
         typer.Option("--head-dim", help="Width of a head, for models that the catalog lacks; 1 where it is left out."),
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="The method, where the file does not tell it.")] = None,
-    reduce: Annotated[
-        str, typer.Option("--reduce", help="How query heads become a KV head with --to duo: mean or max.")
+    gqa: Annotated[
+        str, typer.Option("--gqa", help="How query heads become a KV head with --to duo: mean or max.")
     ] = "mean",
     sink_size: Annotated[int | None, typer.Option("--sink-size", help="For Duo's config.json.")] = None,
     recent_size: Annotated[int | None, typer.Option("--recent-size", help="For Duo's config.json.")] = None,
@@ -47,14 +47,14 @@ def convert_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths and notes as JSON.")] = False,
 ) -> None:
     """Write a score file in another format, and say what that format cannot hold."""
-    _check(reduce, sink_size, recent_size)
+    _check(gqa, sink_size, recent_size)
     scores = read_any(source)
     stated = stated_model(scores, model)
     geometry = _geometry(scores, stated, num_kv_heads, head_dim)
     sizes = {"sink_size": sink_size, "recent_size": recent_size}
     config = {name: size for name, size in sizes.items() if size is not None}
     knows_width = stated is not None or head_dim is not None
-    made = convert(scores, to, Target(stated.name if stated else None, geometry, method, reduce, config, knows_width))
+    made = convert(scores, to, StatedFacts(stated.name if stated else None, geometry, method, gqa, config, knows_width))
     files = _places(output, made.files)
     refuse_one_place({f"output {number}": path for number, path in enumerate(files, 1)}, _read(source, scores))
     for path in files:
@@ -77,9 +77,9 @@ def _read(source: Path, scores: AnyScores) -> dict[str, Path]:
     return {"IN": source, "IN's table": scores.path} | beside
 
 
-def _check(reduce: str, *sizes: int | None) -> None:
-    if reduce not in ("mean", "max"):
-        raise OptionError(f"--reduce is {reduce!r}, need mean or max")
+def _check(gqa: str, *sizes: int | None) -> None:
+    if gqa not in ("mean", "max"):
+        raise OptionError(f"--gqa is {gqa!r}, need mean or max")
     for size in sizes:
         if size is not None and size < 0:
             raise OptionError(f"a window of {size} tokens, need at least 0")

@@ -1,9 +1,9 @@
-"""Ragged attention in Triton, with every segment cut into chunks: one long head never holds up the rest.
+"""Ragged attention in Triton, with every segment cut into splits: one long head never holds up the rest.
 
-One program computes a (chunk, block of rows) with its own largest score, sum and output in float32 (split-K, as in
-flash decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html); a second, small kernel joins the chunks of
+One program computes a (split, block of rows) with its own largest score, sum and output in float32 (split-K, as in
+flash decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html); a second, small kernel joins the splits of
 each segment. All shapes follow from the room of the segments, which the host knows: nothing waits for the device, and a
-step can be captured as a CUDA graph once it has run (the first run compiles, and makes the store's chunk table).
+step can be captured as a CUDA graph once it has run (the first run compiles, and makes the store's split table).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from headprobe.compression.importance import AttentionShape
 from headprobe.compression.ragged_store import RaggedStore
 
 TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such tiles are in flight
-JOINED_AT_ONCE = 16  # chunks
-PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of chunks that are held at a time
+JOINED_AT_ONCE = 16  # splits
+PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of splits that are held at a time
 MAX_ROWS = 64  # rows of a program
 
 
 def split_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """Output `[B, H, T, d_v]`. Products are taken in the store's type (float32 in full), sums in float32."""
     count = query.shape[2]
-    chunks, group = len(store.chunks), query.shape[1] // store.num_kv_heads
-    block = max(1, PARTIAL_ELEMENTS // (chunks * group * store.values.shape[-1]))
+    splits, group = len(store.splits), query.shape[1] // store.num_kv_heads
+    block = max(1, PARTIAL_ELEMENTS // (splits * group * store.values.shape[-1]))
     outputs = [
         _attend(query[:, :, at : at + block], store, shape, ahead=max(0, count - at - block))[0]
         for at in range(0, count, block)
@@ -56,7 +56,7 @@ class Tiling:
         """The tiling for so many rows a segment."""
         key_pad, value_pad = (_padded(t.shape[-1]) for t in (store.keys, store.values))
         tile = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
-        return cls(min(max(tile, 16), store.chunks.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)
+        return cls(min(max(tile, 16), store.splits.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)
 
 
 def _attend(
@@ -66,25 +66,25 @@ def _attend(
     programs = _programs()
     batch, heads, count, _ = query.shape
     group, width = heads // store.num_kv_heads, store.values.shape[-1]
-    rows, chunks, entries = group * count, store.chunks, store.keys.shape[0]
+    rows, splits, entries = group * count, store.splits, store.keys.shape[0]
     tiling = Tiling.of(store, rows)
     query = query.to(store.keys.dtype).contiguous()
-    partial = query.new_empty(len(chunks), rows, width, dtype=torch.float32)
-    peak, total = (query.new_empty(len(chunks), rows, dtype=torch.float32) for _ in range(2))
+    partial = query.new_empty(len(splits), rows, width, dtype=torch.float32)
+    peak, total = (query.new_empty(len(splits), rows, dtype=torch.float32) for _ in range(2))
     scores = query.new_empty(rows, entries, dtype=torch.float32) if weighed else None
     levels = query.new_empty(store.num_segments, rows, dtype=torch.float32) if weighed else None
     out = query.new_empty(batch, heads, count, width)
-    programs.attend_chunk[len(chunks), -(-rows // tiling.rows)](
-        query, store.keys, store.values, store.bias, store.start, store.length, chunks.segment, chunks.number,
+    programs.attend_split[len(splits), -(-rows // tiling.rows)](
+        query, store.keys, store.values, store.bias, store.start, store.length, splits.segment, splits.number,
         partial, peak, total, scores, float(shape.scaling), float(shape.softcap or 1.0), rows, count, ahead, entries,
-        chunk_size=chunks.size, tile=tiling.tile, row_block=tiling.rows, key_width=query.shape[-1], value_width=width,
+        split_size=splits.size, tile=tiling.tile, row_block=tiling.rows, key_width=query.shape[-1], value_width=width,
         key_pad=tiling.key_pad, value_pad=tiling.value_pad, capped=shape.softcap is not None,
         biased=store.bias is not None, weighed=weighed,
         precision="ieee" if store.keys.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2,
     )  # fmt: skip
-    programs.join_chunks[store.num_segments, rows](
-        partial, peak, total, shape.sinks, store.length, chunks.first, out, levels, rows, group, store.num_kv_heads,
-        chunk_size=chunks.size, block=JOINED_AT_ONCE, value_width=width, value_pad=tiling.value_pad,
+    programs.join_splits[store.num_segments, rows](
+        partial, peak, total, shape.sinks, store.length, splits.first, out, levels, rows, group, store.num_kv_heads,
+        split_size=splits.size, block=JOINED_AT_ONCE, value_width=width, value_pad=tiling.value_pad,
         sunk=shape.sinks is not None, weighed=weighed, num_warps=4,
     )  # fmt: skip
     return out, scores, levels
@@ -92,10 +92,10 @@ def _attend(
 
 def _weights(scores: torch.Tensor, levels: torch.Tensor, store: RaggedStore) -> torch.Tensor:
     rows, entries = scores.shape
-    weights, chunks = scores.new_zeros(entries), store.chunks
-    _programs().weigh_chunk[len(chunks),](
-        scores, levels, store.start, store.length, chunks.segment, chunks.number, weights, rows, entries,
-        chunk_size=chunks.size, tile=64, row_block=_padded(rows), num_warps=4,
+    weights, splits = scores.new_zeros(entries), store.splits
+    _programs().weigh_split[len(splits),](
+        scores, levels, store.start, store.length, splits.segment, splits.number, weights, rows, entries,
+        split_size=splits.size, tile=64, row_block=_padded(rows), num_warps=4,
     )  # fmt: skip
     return weights
 

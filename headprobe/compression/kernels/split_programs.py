@@ -8,17 +8,17 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["entries", "ahead"])
-def attend_chunk(
+def attend_split(
     query, keys, values, bias, start, length, segment_of, number_of, partial, peak, total, scores,
     scaling, softcap, rows, count, ahead, entries,
-    chunk_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr, key_width: tl.constexpr,
+    split_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr, key_width: tl.constexpr,
     value_width: tl.constexpr, key_pad: tl.constexpr, value_pad: tl.constexpr, capped: tl.constexpr,
     biased: tl.constexpr, weighed: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    """One chunk and a block of its segment's rows: the largest score, sum of exponentials and unscaled output."""
-    chunk = tl.program_id(0).to(tl.int64)
-    segment = tl.load(segment_of + chunk)
-    first = tl.load(number_of + chunk) * chunk_size
+    """One split and a block of its segment's rows: the largest score, sum of exponentials and unscaled output."""
+    split = tl.program_id(0).to(tl.int64)
+    segment = tl.load(segment_of + split)
+    first = tl.load(number_of + split) * split_size
     used = tl.load(length + segment)
     if first >= used:
         return
@@ -35,7 +35,7 @@ def attend_chunk(
     top = tl.full((row_block,), float("-inf"), tl.float32)
     mass = tl.zeros((row_block,), tl.float32)
     out = tl.zeros((row_block, value_pad), tl.float32)
-    for at in range(0, tl.minimum(chunk_size, used - first), tile):
+    for at in range(0, tl.minimum(split_size, used - first), tile):
         entry = first + at + tl.arange(0, tile)
         inside = entry < used
         place = base + entry
@@ -62,7 +62,7 @@ def attend_chunk(
         )  # fmt: skip
         out = tl.dot(shares.to(v.dtype), v, out * kept[:, None], input_precision=precision)
         top = higher
-    line = chunk * rows + row
+    line = split * rows + row
     tl.store(peak + line, top, mask=is_row)
     tl.store(total + line, mass, mask=is_row)
     tl.store(
@@ -71,15 +71,15 @@ def attend_chunk(
 
 
 @triton.jit
-def join_chunks(
-    partial, peak, total, sinks, length, first_chunk, output, levels, rows, group, groups,
-    chunk_size: tl.constexpr, block: tl.constexpr, value_width: tl.constexpr, value_pad: tl.constexpr,
+def join_splits(
+    partial, peak, total, sinks, length, first_split, output, levels, rows, group, groups,
+    split_size: tl.constexpr, block: tl.constexpr, value_width: tl.constexpr, value_pad: tl.constexpr,
     sunk: tl.constexpr, weighed: tl.constexpr,
 ):  # fmt: skip
-    """One row of one segment: its chunks joined, and the attention sink's share taken off."""
+    """One row of one segment: its splits joined, and the attention sink's share taken off."""
     segment, row = tl.program_id(0), tl.program_id(1)
-    chunks = tl.cdiv(tl.load(length + segment), chunk_size)
-    begin = tl.load(first_chunk + segment).to(tl.int64)
+    splits = tl.cdiv(tl.load(length + segment), split_size)
+    begin = tl.load(first_split + segment).to(tl.int64)
     value_place = tl.arange(0, value_pad)
     is_value = value_place < value_width
     top = tl.full((), float("-inf"), tl.float32)
@@ -88,9 +88,9 @@ def join_chunks(
         top = tl.load(sinks + (segment % groups) * group + row // (rows // group)).to(tl.float32)
         mass += 1.0
     out = tl.zeros((value_pad,), tl.float32)
-    for at in range(0, chunks, block):
+    for at in range(0, splits, block):
         number = at + tl.arange(0, block)
-        there = number < chunks
+        there = number < splits
         line = (begin + number) * rows + row
         peaks = tl.load(peak + line, mask=there, other=float("-inf"))
         masses = tl.load(total + line, mask=there, other=0.0)
@@ -110,21 +110,21 @@ def join_chunks(
 
 
 @triton.jit(do_not_specialize=["entries"])
-def weigh_chunk(
+def weigh_split(
     scores, levels, start, length, segment_of, number_of, weights, rows, entries,
-    chunk_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr,
+    split_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr,
 ):  # fmt: skip
-    """The weights of one chunk's entries, averaged over the rows of its segment."""
-    chunk = tl.program_id(0)
-    segment = tl.load(segment_of + chunk)
-    first = tl.load(number_of + chunk) * chunk_size
+    """The weights of one split's entries, averaged over the rows of its segment."""
+    split = tl.program_id(0)
+    segment = tl.load(segment_of + split)
+    first = tl.load(number_of + split) * split_size
     used = tl.load(length + segment)
     if first >= used:
         return
     base = tl.load(start + segment).to(tl.int64)
     row = tl.arange(0, row_block)
     level = tl.load(levels + segment.to(tl.int64) * rows + row, mask=row < rows, other=0.0)
-    for at in range(0, tl.minimum(chunk_size, used - first), tile):
+    for at in range(0, tl.minimum(split_size, used - first), tile):
         entry = first + at + tl.arange(0, tile)
         inside = entry < used
         here = scores + row[:, None].to(tl.int64) * entries + base + entry[None, :]

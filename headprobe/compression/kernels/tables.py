@@ -10,16 +10,16 @@ import torch
 from headprobe.compression.budgets import Ints
 
 MIN_CHUNK, MAX_CHUNK = 64, 1024  # entries; powers of two
-CHUNKS_WANTED = 1024  # enough to fill a large GPU several times over
+SPLITS_WANTED = 1024  # enough to fill a large GPU several times over
 
 
 @dataclass(frozen=True, eq=False)
-class ChunkTable:
-    """Every segment cut into chunks of one size, the work of the split kernel; all int32 on the device.
+class SplitTable:
+    """Every segment cut into splits of one size, the work of the split kernel; all int32 on the device.
 
-    `segment` `[C]`: the segment of each chunk; `number` `[C]`: its place among that segment's chunks; `first`
-    `[S + 1]`: each segment's first chunk. `size`: entries of a chunk. The table follows from the room of the segments
-    alone, which the host knows, so that the work has a fixed shape; chunks that are not in use yet end at once.
+    `segment` `[C]`: the segment of each split; `number` `[C]`: its place among that segment's splits; `first`
+    `[S + 1]`: each segment's first split. `size`: entries of a split. The table follows from the room of the segments
+    alone, which the host knows, so that the work has a fixed shape; splits that are not in use yet end at once.
     """
 
     size: int
@@ -31,9 +31,9 @@ class ChunkTable:
         return self.segment.shape[0]
 
     @classmethod
-    def of(cls, capacities: Ints, device: torch.device) -> ChunkTable:
+    def of(cls, capacities: Ints, device: torch.device) -> SplitTable:
         """The table of segments with so much room."""
-        size = chunk_size(int(capacities.sum()))
+        size = split_size(int(capacities.sum()))
         counts = -(-capacities // size)
         first = np.concatenate([[0], np.cumsum(counts)])
         segment = np.repeat(np.arange(len(counts)), counts)
@@ -59,6 +59,6 @@ class SegmentBounds:
         return cls(ends, torch.arange(len(ends), dtype=torch.int32, device=device), int(capacities.max()))
 
 
-def chunk_size(entries: int) -> int:
-    """Entries of a chunk: the largest power of two that makes at least `CHUNKS_WANTED` of a store, within limits."""
-    return 1 << (min(max(entries // CHUNKS_WANTED, MIN_CHUNK), MAX_CHUNK).bit_length() - 1)
+def split_size(entries: int) -> int:
+    """Entries of a split: the largest power of two that makes at least `SPLITS_WANTED` of a store, within limits."""
+    return 1 << (min(max(entries // SPLITS_WANTED, MIN_CHUNK), MAX_CHUNK).bit_length() - 1)

@@ -35,7 +35,7 @@ class Source:
 # A package may be found and still lack what is called: flash-attn 4 alone makes a `flash_attn` with nothing but `cute`.
 FLASH4 = Source("flash_attn.cute", "flash_attn.cute", "flash_attn_varlen_func")
 FLASH2 = Source("flash_attn", "flash_attn.flash_attn_interface", "_flash_attn_varlen_forward")
-TRITON = Source("triton", "headprobe.compression.kernels.split_programs", "attend_chunk")
+TRITON = Source("triton", "headprobe.compression.kernels.split_programs", "attend_split")
 
 
 @cache

@@ -19,7 +19,7 @@ from headprobe.scores.formats.format import (
     Converted,
     FaultError,
     Format,
-    Target,
+    StatedFacts,
     checked_number,
     checked_table,
     number_in,
@@ -82,15 +82,15 @@ def duo_bytes(table: Floats) -> bytes:
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
-def to_duo(scores: AnyScores, target: Target) -> Converted:
-    """Duo's table of KV heads, with its config: the source's own where it is Duo's, and `target.config`."""
+def to_duo(scores: AnyScores, stated: StatedFacts) -> Converted:
+    """Duo's table of KV heads, with its config: the source's own where it is Duo's, and `stated.config`."""
     told = []
     mean = scores.mean
     if scores.heads != "kv":
-        geometry = fitting(scores, target)
-        mean = grouped(query_heads(scores, geometry)[0], geometry.num_key_value_heads, target.how)
+        geometry = fitting(scores, stated)
+        mean = grouped(query_heads(scores, geometry)[0], geometry.num_key_value_heads, stated.gqa)
         told.append(
-            f"lost: single query heads; a KV head has the {target.how} of the {geometry.group_size} that share it"
+            f"lost: single query heads; a KV head has the {stated.gqa} of the {geometry.group_size} that share it"
         )
     if scores.trial_scores is not None:
         told.append("lost: the trials and everything known of them")
@@ -99,7 +99,7 @@ def to_duo(scores: AnyScores, target: Target) -> Converted:
             f"scores from {mean.min():.4g} to {mean.max():.4g} where Duo's lie between 0 and 1; kept as they are"
         )
     own = duo_config(scores.path)[0] if scores.format == DUO.name else {}
-    config = {"model_name": target.model or scores.model or "unknown", **WINDOWS, **own, **(target.config or {})}
+    config = {"model_name": stated.model or scores.model or "unknown", **WINDOWS, **own, **(stated.config or {})}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     return Converted({TABLE_NAME: duo_bytes(mean), CONFIG_NAME: text.encode("utf-8")}, tuple(told))
 

@@ -156,15 +156,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What the source lacks: the model's name and geometry, the method; how query heads become KV heads (`how`:
+class StatedFacts:
+    """What the source lacks: the model's name and geometry, the method; how query heads become KV heads (`gqa`:
     `mean` or `max`), and `config`, the fields of Duo's `config.json` that are known. Without `knows_width` the
     geometry's `head_dim` is a placeholder."""
 
     model: str | None = None
     geometry: ModelGeometry | None = None
     method: str | None = None
-    how: str = "mean"
+    gqa: str = "mean"
     config: Mapping[str, Any] | None = None
     knows_width: bool = True
 
@@ -189,7 +189,7 @@ class Format:
     `name`: as in `--to` and in output; `about`: what kind of file it is, in two words; `family`: what pictures call it.
     `fits` says whether a file is of this format, by its content; `read` gives what it holds, and raises `FaultError`
     where that cannot be. `write` gives the files and says what is lost; None where the format is only read, and
-    `OptionError` from it where the target lacks something. `table_name`: the file that stands for a whole folder, where
+    `OptionError` from it where too little is stated. `table_name`: the file that stands for a whole folder, where
     the format has one; `beside`: the other files that are read with the file at a path.
     """
 
@@ -198,7 +198,7 @@ class Format:
     family: str
     fits: Callable[[Source], bool]
     read: Callable[[Source], Contents]
-    write: Callable[[AnyScores, Target], Converted] | None = None
+    write: Callable[[AnyScores, StatedFacts], Converted] | None = None
     table_name: str | None = None
     beside: Callable[[Path], tuple[Path, ...]] = _nothing
 

@@ -18,7 +18,7 @@ from headprobe.scores.formats.format import (
     Converted,
     FaultError,
     Format,
-    Target,
+    StatedFacts,
     check_heads,
     checked_number,
 )
@@ -70,12 +70,12 @@ def keyed_bytes(trial_scores: Floats) -> bytes:
     return json.dumps(record, allow_nan=False).encode("ascii")
 
 
-def to_keyed(scores: AnyScores, target: Target) -> Converted:
+def to_keyed(scores: AnyScores, stated: StatedFacts) -> Converted:
     """One line of JSON by `layer-head` key, in layer, head order."""
     told = []
     mean, trials = scores.mean, scores.trial_scores
-    if scores.heads == "kv" or (scores.is_ranking and target.geometry is not None):
-        mean, trials = query_heads(scores, fitting(scores, target))
+    if scores.heads == "kv" or (scores.is_ranking and stated.geometry is not None):
+        mean, trials = query_heads(scores, fitting(scores, stated))
         told += ["each query head has the score of the KV head that it shares"] if scores.heads == "kv" else []
     if trials is None:
         told.append("not in the source: the trials' scores; each head has its mean as the only trial")

@@ -6,7 +6,7 @@ from typing import Any
 
 from headprobe._version import __version__
 from headprobe.scores.any_scores import AnyScores, fitting, query_heads
-from headprobe.scores.formats.format import QUERY, RANKING_NOTE, Contents, Converted, Format, Source, Target
+from headprobe.scores.formats.format import QUERY, RANKING_NOTE, Contents, Converted, Format, Source, StatedFacts
 from headprobe.scores.formats.keyed import is_keyed
 from headprobe.scores.head_scores import Floats, HeadScores, Method, ScoreTable, Trial
 from headprobe.scores.provenance import ModelIdentity, Provenance, facts_of
@@ -39,21 +39,21 @@ def read_native(source: Source) -> Contents:
     )
 
 
-def to_native(scores: AnyScores, target: Target) -> Converted:
+def to_native(scores: AnyScores, stated: StatedFacts) -> Converted:
     """A native file. What the format asks for and the source does not tell gets a placeholder, named in `probes`."""
     if scores.native is not None:
         return Converted({"": score_file_bytes(scores.native)}, ())
-    geometry = fitting(scores, target)
+    geometry = fitting(scores, stated)
     mean, trials = query_heads(scores, geometry)
     rows, table = _rows(mean, trials)
     probes: dict[str, Any] = {"converted_from": {"format": scores.format, "sha256": scores.sha256}}
-    probes["placeholders"] = sorted(PLACEHOLDERS) + ([] if target.knows_width else ["head_dim"])
+    probes["placeholders"] = sorted(PLACEHOLDERS) + ([] if stated.knows_width else ["head_dim"])
     provenance = Provenance(
-        ModelIdentity(target.model or scores.model or "unknown"), None, probes, {"headprobe": __version__}
+        ModelIdentity(stated.model or scores.model or "unknown"), None, probes, {"headprobe": __version__}
     )
     made = HeadScores(geometry, _method(scores), rows, provenance, table)
     told = [f"not in the source, placeholders stand for them: {', '.join(sorted(PLACEHOLDERS))} of the trials"]
-    if not target.knows_width:
+    if not stated.knows_width:
         told.append(f"not in the source: the width of a head; {geometry.head_dim} stands for it")
     if trials is None:
         told.append("not in the source: the trials' scores; one trial without scores stands for all of them")

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import constants, get_session, get_token
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from headprobe._version import __version__
 from headprobe.errors import FileAccessError, FileFormatError, HeadprobeError, OptionError
@@ -258,7 +259,7 @@ def _told_in_one_line(what: str) -> Iterator[None]:
 
 def unreachable(error: Exception) -> str:
     """Why the hub gave no answer, in words."""
-    if type(error).__name__ == "OfflineModeIsEnabled":
+    if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids to ask the hub"
     return f"{endpoint()} cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 

@@ -37,7 +37,7 @@ class Case:
     sinks: bool = False
     bias: bool = False
     weighed: bool = False
-    chunks_wanted: int = tables.CHUNKS_WANTED
+    splits_wanted: int = tables.SPLITS_WANTED
     partial_elements: int = split.PARTIAL_ELEMENTS
 
 
@@ -46,7 +46,7 @@ CASES = {
     "odd lengths": Case((1, 63, 64, 65)),
     "odd lengths in bfloat16": Case((1, 63, 64, 65), dtype=brain),
     "very uneven": Case((400, 1, 7, 2), batch=2, group=4, dim=128, dtype=brain),
-    "several tiles to a chunk": Case((300, 5, 100), group=3, chunks_wanted=3),
+    "several tiles to a split": Case((300, 5, 100), group=3, splits_wanted=3),
     "three new tokens": Case((3, 63, 66, 130), batch=2, count=3),
     "three new tokens in bfloat16, 24 rows": Case((3, 64), group=8, count=3, dim=96, dtype=brain),
     "more rows than a program takes": Case((41, 70), count=40),
@@ -89,7 +89,7 @@ def _largest(given: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def _store(case: Case) -> RaggedStore:
-    tables.CHUNKS_WANTED, split.PARTIAL_ELEMENTS = case.chunks_wanted, case.partial_elements
+    tables.SPLITS_WANTED, split.PARTIAL_ELEMENTS = case.splits_wanted, case.partial_elements
     segments = [
         Segment(
             torch.randn(length, case.dim).to(case.dtype),

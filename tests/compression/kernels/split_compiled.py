@@ -15,10 +15,10 @@ from triton.compiler import ASTSource
 from headprobe.compression.kernels import split_programs as programs
 
 BYTES = {"query": "*bf16", "keys": "*bf16", "values": "*bf16", "output": "*bf16", "scaling": "fp32", "softcap": "fp32"}
-INDICES = ("start", "length", "segment_of", "number_of", "first_chunk")
+INDICES = ("start", "length", "segment_of", "number_of", "first_split")
 COUNTS = ("rows", "count", "ahead", "entries", "group", "groups")
 SIZES = {
-    "chunk_size": 256, "tile": 64, "row_block": 16, "block": 16, "key_width": 128, "value_width": 128, "key_pad": 128,
+    "split_size": 256, "tile": 64, "row_block": 16, "block": 16, "key_width": 128, "value_width": 128, "key_pad": 128,
     "value_pad": 128, "capped": True, "biased": True, "weighed": True, "sunk": True, "precision": "tf32",
 }  # fmt: skip
 
@@ -50,5 +50,5 @@ def _spilled(ptx: str, file: Path) -> int:
 if __name__ == "__main__":
     folder = Path(triton.knobs.cache.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    three = (programs.attend_chunk, programs.join_chunks, programs.weigh_chunk)
+    three = (programs.attend_split, programs.join_splits, programs.weigh_split)
     json.dump({program.__name__: about(program, folder) for program in three}, sys.stdout)

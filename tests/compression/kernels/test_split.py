@@ -71,7 +71,7 @@ def test_a_captured_step_follows_the_lengths_on_the_device() -> None:
 @pytest.mark.slow
 def test_it_compiles_for_a_gpu_without_spilling_registers(tmp_path: Path) -> None:
     made = run_module("split_compiled", TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
-    assert set(made) == {"attend_chunk", "join_chunks", "weigh_chunk"}
+    assert set(made) == {"attend_split", "join_splits", "weigh_split"}
     for about in made.values():
         assert about["spilled"] == 0
         assert about["shared"] <= 100_000  # what the smallest GPUs of the kind give one block

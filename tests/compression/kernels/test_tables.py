@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.compression.kernels.tables import ChunkTable, SegmentBounds, chunk_size
+from headprobe.compression.kernels.tables import SegmentBounds, SplitTable, split_size
 from tests.compression.kernels.stores import random_store
 
 CPU = torch.device("cpu")
 
 
-def test_every_segment_is_cut_into_chunks_of_one_size() -> None:
-    table = ChunkTable.of(np.array([64, 65, 1, 200]), CPU)
+def test_every_segment_is_cut_into_splits_of_one_size() -> None:
+    table = SplitTable.of(np.array([64, 65, 1, 200]), CPU)
     assert (table.size, len(table)) == (64, 8)
     assert table.segment.tolist() == [0, 1, 1, 2, 3, 3, 3, 3]
     assert table.number.tolist() == [0, 0, 1, 0, 0, 1, 2, 3]
@@ -24,8 +24,8 @@ def test_every_segment_is_cut_into_chunks_of_one_size() -> None:
 @pytest.mark.parametrize(
     ("entries", "size"), [(1, 64), (131071, 64), (131072, 128), (262144, 256), (1 << 20, 1024), (1 << 24, 1024)]
 )
-def test_chunks_grow_with_the_store_within_limits(entries: int, size: int) -> None:
-    assert chunk_size(entries) == size
+def test_splits_grow_with_the_store_within_limits(entries: int, size: int) -> None:
+    assert split_size(entries) == size
 
 
 def test_bounds_are_the_starts_with_all_entries_behind_them() -> None:
@@ -37,11 +37,11 @@ def test_bounds_are_the_starts_with_all_entries_behind_them() -> None:
 
 def test_tables_are_kept_until_the_store_is_laid_out_anew() -> None:
     store = random_store([3, 64], 1, slack=1)
-    chunks, bounds = store.chunks, store.bounds
+    splits, bounds = store.splits, store.bounds
     new = torch.ones(1, 2, 1, 8)
     store.append(new, new)
-    assert store.chunks is chunks
+    assert store.splits is splits
     assert store.bounds is bounds
     store.append(new, new)
-    assert store.chunks.segment.tolist() == [0, 1, 1]
+    assert store.splits.segment.tolist() == [0, 1, 1]
     assert store.bounds.starts.tolist() == [0, *np.cumsum(store.capacities)]

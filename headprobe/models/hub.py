@@ -54,13 +54,8 @@ def cache_folder() -> Path:
 
 def cached_folder(repo_id: str) -> Path | None:
     """The cached snapshot of `repo_id`, or None. Never touches the network."""
-    snapshots = cache_folder() / f"models--{repo_id.replace('/', '--')}"
-    try:
-        commit = (snapshots / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    folder = snapshots / "snapshots" / commit
-    return folder if (folder / "config.json").exists() else None
+    config = huggingface_hub.try_to_load_from_cache(repo_id, "config.json", cache_dir=cache_folder())
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def revision_of(folder: Path) -> str | None:

@@ -22,6 +22,15 @@ def in_home(name: Path | str) -> Path:
     return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
+def user_cache() -> Path:
+    """The folder of what headprobe keeps for its user and could make again: `$HEADPROBE_CACHE`, else
+    `$XDG_CACHE_HOME/headprobe`, else `~/.cache/headprobe`. It need not exist."""
+    own, general = (os.environ.get(name, "") for name in ("HEADPROBE_CACHE", "XDG_CACHE_HOME"))
+    if own:
+        return in_home(own)
+    return (Path(general) if general.startswith("/") else in_home("~/.cache")) / "headprobe"
+
+
 # Where the needle sets and haystacks that come with the package lie: in a checkout and in an installed wheel.
 
 _PACKAGE = Path(str(resources.files("headprobe"))).resolve()

@@ -61,6 +61,7 @@ sys.addaudithook(GUARD)
 def stay_in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test starts in an empty folder of its own and can write only there (or elsewhere under the system's)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADPROBE_CACHE", str(tmp_path / "cache-of-headprobe"))
     GUARD.active = True
     try:
         yield

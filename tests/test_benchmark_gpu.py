@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 pytest.importorskip("benchmarks", reason="benchmarks are not part of the source archive")
 
+from benchmarks.gpu import supervisor
 from benchmarks.gpu.__main__ import PARTS, Part, main, run
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_cache, full_plan, uneven_plan, used_bytes
@@ -70,6 +72,38 @@ def test_a_kernel_that_does_not_run_costs_only_itself(tmp_path: Path, monkeypatc
     assert (parts["kernels"]["status"], parts["decode_short"]["status"]) == ("done", "done")
     assert parts["kernels"]["results"]["shares"]["broken"] == 0.0
     assert parts["kernels"]["results"]["shares"]["torch"] > 0.0
+
+
+CHILD = """
+import json, os, pathlib, sys, time
+folder, names = pathlib.Path(sys.argv[1]), sys.argv[sys.argv.index("--only") + 1].split(",")
+for name in names:
+    print("begins", name, flush=True)
+    if name == "hangs":
+        time.sleep(60)
+    if name == "dies":
+        os._exit(9)
+    file = folder / "gpu-cpu.json"
+    found = json.loads(file.read_text())
+    found["parts"][name] = {"results": {}, "status": "done"}
+    file.write_text(json.dumps(found))
+"""
+
+
+def test_a_part_that_hangs_or_takes_its_process_with_it_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "START_S", 1.0)
+    record = Record(tmp_path, "cpu", "tiny", counts=False)
+    record.write()
+    parts = [Part(name, 0.1) for name in ("bandwidth", "hangs", "kernels", "dies", "memory")]
+    supervisor.supervise(parts, [sys.executable, "-c", CHILD, str(tmp_path)], record, 60.0)
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]
+    assert {name: part["status"] for name, part in found.items()} == {
+        "bandwidth": "done", "hangs": "failed", "kernels": "done", "dies": "failed", "memory": "done"
+    }  # fmt: skip
+    assert found["hangs"]["error"] == "ended after its limit of 1 s"
+    assert found["dies"]["error"] == "its process ended with 9"
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_says_so(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """`python -m benchmarks.gpu`: kernels, decoding, prefill, memory, batches and scoring on a GPU, against their targets.
 
 The smallest and most telling parts come first; each writes what it finds at once, so that a stop loses little, and one
-that fails is recorded and the rest goes on. A part that would not fit into the time that is left is skipped. Results go
-to `gpu-<device>.json` and `.md` in `benchmarks/results/`. `--device cpu --shape tiny` shows in a minute that all parts
-run; its numbers say nothing about a GPU.
+that fails, hangs or takes its process with it is recorded and the rest goes on. A part that would not fit into the time
+that is left is skipped. Results go to `gpu-<device>.json` and `.md` in `benchmarks/results/`. `--device cpu --shape
+tiny` shows in a minute that all parts run; its numbers say nothing about a GPU. `--real-model` names a real model's
+folder or GGUF file, for the part `real`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,20 +20,12 @@ from benchmarks.environment import RESULTS
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.record import Record, say
 from benchmarks.gpu.shapes import LLAMA3_8B, SHAPES
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module of `benchmarks.gpu.parts`; `seconds` that it is expected to take in full size on a GPU."""
-
-    name: str
-    seconds: float
-
+from benchmarks.gpu.supervisor import BEGINS, Part, child_command, supervise
 
 PARTS = (
     Part("environment", 1), Part("bandwidth", 2), Part("numerics", 60), Part("kernels", 20), Part("decode_short", 45),
     Part("decode_batch", 20), Part("decode_long", 20), Part("prefill", 45), Part("memory", 40), Part("batch", 60),
-    Part("bundled", 60), Part("scoring", 100), Part("scoring_long", 30),
+    Part("bundled", 60), Part("scoring", 100), Part("scoring_long", 30), Part("real", 120),
 )  # fmt: skip
 
 
@@ -45,6 +37,7 @@ def run(bench: Bench, parts: tuple[Part, ...]) -> None:
             bench.record.end(part.name, "skipped", reason=reason)
             say(f"{part.name}: skipped, {reason}")
             continue
+        print(f"{BEGINS}{part.name}", flush=True)
         run_part(bench, part.name)
 
 
@@ -80,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="names of parts, with commas between them")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=520.0)
+    parser.add_argument("--real-model", help="a folder or GGUF file, for the part `real`")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device: take --device cpu --shape tiny for a trial run")
@@ -87,11 +82,17 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = set(names) - {part.name for part in PARTS}
     if unknown:
         parser.error(f"unknown part {sorted(unknown)[0]!r}: known are {', '.join(part.name for part in PARTS)}")
+    parts = tuple(part for part in PARTS if not names or part.name in names or part.name == "bandwidth")
     shape = SHAPES[given.shape]
     counts = given.device == "cuda" and shape is LLAMA3_8B
     record = Record(given.out, given.device, shape.name, counts=counts)
-    bench = Bench(torch.device(given.device), shape, record, given.seconds)
-    run(bench, tuple(part for part in PARTS if not names or part.name in names or part.name == "bandwidth"))
+    if given.child:
+        record.reload()
+        run(Bench(torch.device(given.device), shape, record, given.seconds, real_model=given.real_model), parts)
+        return
+    record.write()
+    command = child_command(given.device, given.shape, given.out.resolve(), given.real_model)
+    supervise(parts, command, record, given.seconds)
     say("", record.table(), f"written to {record.json_file} and {record.table_file}")
 
 

@@ -16,9 +16,13 @@ from headprobe.compression.kernels.choice import KERNELS, Kernel, KernelNeeds, c
 
 
 class Bench:
-    """`dtype` is bfloat16 on a GPU and float32 on a CPU. `copy_bandwidth` in bytes a second, None until measured."""
+    """`dtype` is bfloat16 on a GPU and float32 on a CPU. `copy_bandwidth` in bytes a second, None until measured.
+    `real_model`: a folder or GGUF file of a real model, None where there is none."""
 
-    def __init__(self, device: torch.device, shape: Shape, record: Record, seconds: float) -> None:
+    def __init__(
+        self, device: torch.device, shape: Shape, record: Record, seconds: float, *, real_model: str | None = None
+    ) -> None:
+        self.real_model = real_model
         self.device, self.shape, self.record = device, shape, record
         self.on_gpu = device.type == "cuda"
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32

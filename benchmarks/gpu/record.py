@@ -22,6 +22,12 @@ class Record:
         self.parts: dict[str, dict[str, Any]] = {}
         self.values: dict[str, float] = {}
 
+    def reload(self) -> None:
+        """Take over what the file holds, which another process may have written."""
+        found = json.loads(self.json_file.read_text(encoding="utf-8"))
+        self.parts = found["parts"]
+        self.values = {row["name"]: row["value"] for row in found["targets"] if row["value"] is not None}
+
     def note(self, part: str, name: str, found: Any) -> None:
         """Keep a result of a part."""
         self.parts.setdefault(part, {"status": "running", "results": {}})["results"][name] = found

@@ -12,7 +12,7 @@ import torch
 import headprobe
 from headprobe import __version__
 from headprobe.commands import doctor
-from headprobe.compression.kernels import choice as measured
+from headprobe.compression.kernels import choice
 from headprobe.compression.kernels.varlen import FLASH2, Source
 from tests.conftest import CliResult
 
@@ -157,7 +157,7 @@ def test_kernels_that_were_measured_on_the_gpu_come_first_with_their_share(
     pretend_cuda(monkeypatch)
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"Pretend GPU": {"torch": 0.125, "torch-varlen": 0.5}}))
-    monkeypatch.setattr(measured, "MEASURED_FILE", file)
+    monkeypatch.setattr(choice, "SHIPPED_FILE", file)
     kernels = diagnose(cli)["kernels"]
     assert [(kernel["name"], kernel["share"]) for kernel in kernels[:3]] == [
         ("torch-varlen", 0.5), ("torch", 0.125), ("flash4", None),

@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_store, uneven_plan
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import MEASURED_FILE, Kernel, device_name
+from headprobe.compression.kernels.choice import Kernel, device_name, measured_file
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.scores.files import write_atomically
 
@@ -79,7 +79,8 @@ def timed(bench: Bench, kernel: Kernel, stores: list[RaggedStore]) -> dict[str, 
 
 
 def _write_measured(bench: Bench, shares: dict[str, float]) -> None:
-    """Beside the kernels, where the automatic choice reads it."""
-    known = json.loads(MEASURED_FILE.read_text(encoding="utf-8")) if MEASURED_FILE.exists() else {}
+    """In the user's cache folder, where the automatic choice reads it."""
+    path = measured_file()
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known[device_name(bench.device)] = shares
-    write_atomically(MEASURED_FILE, (json.dumps(known, indent=2, sort_keys=True) + "\n").encode(), overwrite=True)
+    write_atomically(path, (json.dumps(known, indent=2, sort_keys=True) + "\n").encode(), overwrite=True)

@@ -23,22 +23,43 @@ from headprobe.compression.kernels.varlen import (
 )
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.errors import OptionError, shown
+from headprobe.home import user_cache
 
-# How fast kernels were seen to be: `measured.json` beside this file, written by `python -m benchmarks.gpu`.
+# How fast kernels were seen to be, by `python -m benchmarks.gpu`:
 #
 # {"<device name as CUDA gives it>": {"<kernel>": <share of copy bandwidth while reading uneven segments>, ...}, ...}
 #
-# Without the file nothing has been measured.
+# What this machine's user measured lies in the user's cache folder and goes before what comes with the package.
 
-MEASURED_FILE = Path(__file__).with_name("measured.json")
+SHIPPED_FILE = Path(__file__).with_name("measured.json")
+
+
+def measured_file() -> Path:
+    """Where a user's own measurements lie."""
+    return user_cache() / "measured.json"
 
 
 def measured_shares(device_name: str | None) -> dict[str, float]:
-    """Share of copy bandwidth by kernel name, empty where nothing was measured on such a device."""
-    if device_name is None or not MEASURED_FILE.exists():
+    """Share of copy bandwidth by kernel name, empty where nothing was measured on such a device.
+
+    A file of the user's that cannot be read counts as none: it decides only on the order of kernels.
+    """
+    for path in (measured_file(), SHIPPED_FILE):
+        found = _shares(path, device_name)
+        if found:
+            return found
+    return {}
+
+
+def _shares(path: Path, device_name: str | None) -> dict[str, float]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    shares: dict[str, float] = json.loads(MEASURED_FILE.read_text(encoding="utf-8")).get(device_name, {})
-    return shares
+    given = known.get(device_name) if isinstance(known, dict) else None
+    if not isinstance(given, dict):
+        return {}
+    return {str(name): float(share) for name, share in given.items() if isinstance(share, int | float)}
 
 
 Attend = Callable[[torch.Tensor, RaggedStore, AttentionShape], torch.Tensor]

@@ -13,7 +13,6 @@ import torch
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels import choice
-from headprobe.compression.kernels import choice as measured
 from headprobe.compression.kernels import varlen as sources
 from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, fitting, pick_kernel, ranked_kernels
 from headprobe.compression.kernels.varlen import FLASH2, FLASH4, Source
@@ -55,7 +54,7 @@ def measured_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two kernels were measured on a device called Seen."""
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"Seen": {"torch-varlen": 0.25, "triton": 0.5}}))
-    monkeypatch.setattr(measured, "MEASURED_FILE", file)
+    monkeypatch.setattr(choice, "SHIPPED_FILE", file)
 
 
 def test_on_a_cpu_the_torch_kernel_is_taken_and_the_reasons_told() -> None:
@@ -262,3 +261,18 @@ def test_a_store_asks_for_what_it_holds() -> None:
     assert KernelNeeds.of_store(store, shape, weights=True) == KernelNeeds(
         "cpu", "float32", 16, softcap=True, sinks=True, bias=True, weights=True, value_dim=8
     )
+
+
+@pytest.mark.usefixtures("measured_on")
+def test_what_the_user_measured_goes_before_what_comes_with_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HEADPROBE_CACHE", str(tmp_path / "cache"))
+    shipped = choice.measured_shares("Seen")
+    own = choice.measured_file()
+    assert own == tmp_path / "cache" / "measured.json"
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps({"Seen": {"triton": 0.25}}))
+    assert choice.measured_shares("Seen") == {"triton": 0.25} != shipped
+    own.write_text('{"Seen": [0.25')
+    assert choice.measured_shares("Seen") == shipped

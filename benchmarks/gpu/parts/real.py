@@ -1,0 +1,101 @@
+"""A real model in float32: 100 trials scored, needles under all policies, against what a CPU gave for the same prompts.
+
+The CPU's side is `results/real-<model>-cpu.json`, made by this very part with `--device cpu`; without it nothing is
+compared, and the record says so.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.environment import RESULTS, environment
+from benchmarks.gpu.bench import Bench
+from headprobe.compression.policies import POLICIES
+from headprobe.evaluation.needle_folder import GridFolder
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.profiling.job import ScoreOptions
+from headprobe.profiling.run import score
+from headprobe.scores.files import write_atomically
+
+METHODS = ("r2", "retrieval")
+BUDGETS = (128,)
+SCORE_S, GRID_S = 60.0, 60.0
+
+
+def run(bench: Bench, note: Any) -> None:
+    if bench.real_model is None:
+        note("model", "none given: name one with --real-model")
+        return
+    loaded = load_model(bench.real_model, device=bench.device.type, dtype="float32")
+    note("model", {"name": loaded.name, "weights_sha256": loaded.weights_sha256, "window": loaded.window})
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
+        found["scores"] = scored(bench, loaded, Path(folder))
+        note("score", {name: row["seconds"] for name, row in found["scores"].items()})
+        found["needles"] = needles(bench, loaded, Path(folder))
+        note("needles", found["needles"]["exact_matches"])
+    place = RESULTS / f"real-{Path(loaded.name).stem}-cpu.json"
+    if not bench.on_gpu:
+        if bench.shape.name != "tiny":
+            write_atomically(place, (json.dumps(found, indent=1) + "\n").encode(), overwrite=True)
+        return
+    note("against_the_cpu", compared(found, json.loads(place.read_text()) if place.exists() else None))
+
+
+def scored(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    """100 trials up to 8k (as far as the window goes), and the ten best heads; two short ones in a trial run."""
+    full = bench.shape.name != "tiny"
+    lengths = tuple(n for n in ((1024, 2048, 4096, 8192) if full else (160,)) if n <= loaded.window)
+    options = ScoreOptions(methods=METHODS, needles="retrieval", lengths=lengths, depths=5,
+                           needles_per_cell=100 // (5 * len(lengths)), limit=None if full else 2)  # fmt: skip
+    begin = time.perf_counter()
+    made = score(loaded, options, output=folder / "scores").scores
+    seconds = round(time.perf_counter() - begin, 2)
+    return {
+        name: {"seconds": seconds, "trials": table.num_trials, "passed": table.num_passed,
+               "mean": np.round(table.mean, 6).tolist(), "top": [list(head)[:2] for head in table.ranking()[:10]]}
+        for name, table in made.items()
+    }  # fmt: skip
+
+
+def needles(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    """Retrieval needles at 2k and 8k under all policies."""
+    full = bench.shape.name != "tiny"
+    lengths = tuple(n for n in ((2048, 8192) if full else (160,)) if n <= loaded.window)
+    files = tuple(sorted((folder / "scores").glob("*.json")))
+    policies = tuple(POLICIES) if full else ("full", "snapkv")
+    options = GridOptions(policies=policies, budgets=BUDGETS, lengths=lengths, depths=5 if full else 1,
+                          needles="retrieval", baselines=(), scores=files)  # fmt: skip
+    grid = NeedleGrid.build(loaded, options)
+    with GridFolder(folder / "grid").journal(grid.describe(loaded), resume=False, overwrite=False) as journal:
+        rows = run_grid(loaded, grid, journal, seconds=GRID_S if full else None)
+    hits: dict[str, list[int]] = {}
+    for row in rows:
+        found = hits.setdefault(row["policy"], [0, 0])
+        found[0] += bool(row["exact_match"])
+        found[1] += 1
+    return {"exact_matches": hits, "responses": {row["trial"]: row["response"] for row in rows}}
+
+
+def compared(here: dict[str, Any], there: dict[str, Any] | None) -> dict[str, Any] | str:
+    """How far the two sides agree."""
+    if there is None:
+        return "no CPU result of this model is there"
+    if here["weights_sha256"] != there["weights_sha256"]:
+        return "the CPU's result is of other weights"
+    scores = {
+        name: float(np.abs(np.array(row["mean"]) - np.array(there["scores"][name]["mean"])).max())
+        for name, row in here["scores"].items()
+        if name in there["scores"]
+    }
+    mine, theirs = here["needles"]["responses"], there["needles"]["responses"]
+    both = mine.keys() & theirs.keys()
+    return {"largest_score_difference": scores, "answers_compared": len(both),
+            "same_answers": sum(mine[trial] == theirs[trial] for trial in both)}  # fmt: skip

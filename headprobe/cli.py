@@ -12,7 +12,7 @@ import typer
 
 from headprobe._version import __version__
 from headprobe.commands.app import App, Command, Group, Table, refuse_undecodable
-from headprobe.commands.interrupts import INTERRUPTED, LINE, InterruptedRunError
+from headprobe.commands.interrupts import INTERRUPTED, LINES, InterruptedRunError
 from headprobe.commands.output import one_line
 from headprobe.commands.streams import fill_closed, let_go, named_output, refuse_closed_output, write_error
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (default: those of the process) and return the exit code.
 
     Expected errors end in one line on stderr and a code of their own (`headprobe.errors`; an `OSError` counts as
-    `FileAccessError`), an interrupt in 130, a reader of stdout that is gone in 141 and no line, a bug in 70; with
-    `HEADPROBE_DEBUG=1` the traceback comes before the line.
+    `FileAccessError`), an interrupt in 130, SIGTERM in 143, a reader of stdout that is gone in 141 and no line, a bug in
+    70; with `HEADPROBE_DEBUG=1` the traceback comes before the line.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     fill_closed()
@@ -153,11 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_undecodable(given)
         return _ending(given or ["--help"])
     except (KeyboardInterrupt, typer.Abort):
-        write_error(LINE)
+        write_error(LINES[INTERRUPTED])
         return INTERRUPTED
     except InterruptedRunError as error:
-        write_error(f"{LINE}: {error}" if str(error) else LINE)
-        return INTERRUPTED
+        write_error(f"{LINES[error.code]}: {error}" if str(error) else LINES[error.code])
+        return error.code
     except USAGE_ERROR as error:
         return _complain(f"error: {error.format_message()}", OptionError.exit_code)
     except HeadprobeError as error:

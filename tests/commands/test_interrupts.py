@@ -1,4 +1,4 @@
-"""Ctrl-C ends every command with one line and code 130, whenever it comes."""
+"""Ctrl-C ends every command with one line and code 130, SIGTERM with 143, whenever they come."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from headprobe.commands.interrupts import InterruptedRunError, Orderly
 from tests.conftest import ROOT, CliResult
 
 LINE = "headprobe: interrupted\n"
-KEPT = "headprobe: interrupted: finished trials are kept, the same command with --resume goes on\n"
+HOW_TO_GO_ON = ": finished trials are kept, the same command with --resume goes on\n"
+ENDINGS = {signal.SIGINT: (130, "headprobe: interrupted"), signal.SIGTERM: (143, "headprobe: terminated")}
 STARTS = {
     "module": [sys.executable, "-m", "headprobe"],
     "script": [sys.executable, "-c", "import sys; from headprobe.__main__ import run; sys.exit(run())"],
@@ -53,26 +54,31 @@ def ending(process: subprocess.Popen[bytes]) -> tuple[int, str]:
     return process.returncode, err.decode()
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6])
-def test_an_interrupt_while_modules_are_loaded_is_one_line(tmp_path: Path, seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("number", "seconds"),
+    [(signal.SIGINT, after) for after in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6)]
+    + [(signal.SIGTERM, after) for after in (0.0, 0.1, 0.8)],
+)
+def test_a_signal_while_modules_are_loaded_is_one_line(tmp_path: Path, number: signal.Signals, seconds: float) -> None:
     process = start([sys.executable, "-c", READY], "score", "--needles-per-cell", "20", "-o", "x.json")
     assert process.stdout is not None
     assert process.stdout.read(5) == b"ready"
     time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    code, err = ending(process)
-    assert (code, err) in [(130, LINE), (130, KEPT)]
+    process.send_signal(number)
+    code, line = ENDINGS[number]
+    assert ending(process) in [(code, f"{line}\n"), (code, line + HOW_TO_GO_ON)]
     assert not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize("way", STARTS)
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(("way", "number"), [(way, signal.SIGINT) for way in STARTS] + [("module", signal.SIGTERM)])
+def test_a_run_that_a_signal_ends_says_how_to_go_on(tmp_path: Path, way: str, number: signal.Signals) -> None:
     process = start(STARTS[way], "score", "--lengths", "512", "--needles-per-cell", "20", "-o", "x.json")
     journal = tmp_path / "x.journal"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    assert ending(process) == (130, KEPT)
+    process.send_signal(number)
+    code, line = ENDINGS[number]
+    assert ending(process) == (code, line + HOW_TO_GO_ON)
     assert journal.read_bytes().count(b"\n") > 2
 
 
@@ -99,8 +105,21 @@ def test_an_interrupt_is_heeded_whatever_becomes_of_it(error: BaseException | No
                 if error is not None:
                     raise error from None
 
-    with pytest.raises(InterruptedRunError, match="^go on$"):
+    with pytest.raises(InterruptedRunError, match="^go on$") as raised:
         work()
+    assert raised.value.code == 130
+
+
+def test_a_schedulers_signal_keeps_its_own_code() -> None:
+    orderly = Orderly()
+
+    def work() -> None:
+        with orderly:
+            orderly._raise(signal.SIGTERM, None)
+
+    with pytest.raises(InterruptedRunError) as raised:
+        work()
+    assert raised.value.code == 143
 
 
 def test_an_error_without_an_interrupt_stays_what_it_is() -> None:

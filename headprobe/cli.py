@@ -143,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (default: those of the process) and return the exit code.
 
     Expected errors end in one line on stderr and a code of their own (`headprobe.errors`; an `OSError` counts as
-    `FileAccessError`), an interrupt in 130, SIGTERM in 143, a reader of stdout that is gone in 141 and no line, a bug in
-    70; with `HEADPROBE_DEBUG=1` the traceback comes before the line.
+    `FileAccessError`), an interrupt in 130, SIGTERM in 143, a reader of stdout that is gone in 141 and no line, a bug
+    in 70; with `HEADPROBE_DEBUG=1` the traceback comes before the line.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     fill_closed()

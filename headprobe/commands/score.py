@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any
 
@@ -24,7 +25,14 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
 from headprobe.commands.reading import one_length
-from headprobe.commands.score_output import ScoreProgress, print_plan, print_scores, tell_prompts, tell_stability
+from headprobe.commands.score_output import (
+    ScoreProgress,
+    print_plan,
+    print_scores,
+    print_shard,
+    tell_prompts,
+    tell_stability,
+)
 from headprobe.errors import OptionError
 from headprobe.home import in_home
 from headprobe.models.loading import load_model
@@ -32,8 +40,9 @@ from headprobe.probes.plan import parse_lengths
 from headprobe.probes.prompt import prompt_record
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
-from headprobe.profiling.preflight import check_outputs, output_paths
-from headprobe.profiling.run import run
+from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
+from headprobe.profiling.run import run, run_ranks
+from headprobe.profiling.shards import Ranks, Shard
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 
 # The command line that a score file keeps: what was typed, fit to be typed again.
@@ -116,6 +125,9 @@ def score_command(
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
     dump_prompts: Annotated[Path | None, typer.Option(help="Write every trial's prompt to this JSONL file.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Run one of N parts; afterwards --resume without it collects.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them for several methods).")
@@ -138,31 +150,55 @@ def score_command(
         with_trial_scores=trials,
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
         until_stable=until_stable,
+        shard=_shard(shard, ranks := Ranks.of_environment()),
     )
     paths = output_paths(model, methods, output)
     inputs = {"--needles": needles, "--haystack": haystack}
+    is_first = ranks is None or ranks.rank == 0
     if not dry_run:
-        check_outputs(paths, resume=resume, overwrite=overwrite, prompts=dump_prompts, inputs=inputs)
+        parts = {options.shard, None} if ranks is not None and is_first else {options.shard}
+        for part in parts:  # rank 0 writes the whole, too
+            check_outputs(
+                paths, resume=resume, overwrite=overwrite, prompts=dump_prompts if is_first else None, inputs=inputs,
+                shard=part,
+            )  # fmt: skip
     elif dump_prompts is not None:
         refuse_one_place({"--dump-prompts": dump_prompts}, inputs)
         check_place(dump_prompts, overwrite or resume)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype)
     job = prepare(loaded, options)
-    tell_prompts(job)
-    if dump_prompts is not None:
+    if is_first:
+        tell_prompts(job)
+    if dump_prompts is not None and is_first:
         _dump(job, dump_prompts, overwrite)
     if dry_run:
-        print_plan(loaded, job, as_json)
+        if is_first:
+            print_plan(loaded, job, as_json)
         return
-    with Orderly(RESUME_HINT), ScoreProgress(job) as progress:
+    work = run if ranks is None else partial(run_ranks, ranks)
+    with Orderly(RESUME_HINT), ScoreProgress(job, shown=is_first) as progress:
         watch = Watch(on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut)
         command = recorded_command(context)
-        result = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch, command=command)
+        result = work(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch, command=command)
+    if not is_first:
+        return
     for trial, reason in result.skipped.items():
         tell(f"skipped {trial}: {reason}")
     if until_stable is not None:
         tell_stability(result.scores, until_stable, len(job.prompts))
+    if shard is not None and options.shard is not None:
+        print_shard(job, options.shard.journal(journal_path(paths)), as_json)
+        return
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
+
+
+def _shard(written: str | None, ranks: Ranks | None) -> Shard | None:
+    """What `--shard` or torchrun says that this process is to run."""
+    if ranks is None:
+        return None if written is None else Shard.parse(written)
+    if written is not None:
+        raise OptionError(f"--shard is {written}, but torchrun deals the trials out to its {ranks.size} processes")
+    return ranks.shard
 
 
 def _at_least(value: int, least: int, option: str) -> int:

@@ -95,7 +95,7 @@ def _shown(value: Any) -> str:
 class ScoreProgress:
     """Trials done, pass rate, the best heads so far and the time left, on stderr; silent where that is no terminal."""
 
-    def __init__(self, job: ScoreJob) -> None:
+    def __init__(self, job: ScoreJob, shown: bool = True) -> None:
         self._estimator = job.estimators[0]
         self._done = self._passed = 0
         self._sums: Any = 0.0
@@ -106,9 +106,10 @@ class ScoreProgress:
             TextColumn("passed {task.fields[rate]}  top {task.fields[top]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            disable=not (shown and sys.stderr.isatty()),
         )
-        self._task = self._bar.add_task("scoring", total=len(job.prompts), rate="-", top="-")
+        name = "scoring" if job.options.shard is None else f"scoring, part {job.options.shard}"
+        self._task = self._bar.add_task(name, total=len(job.own_prompts), rate="-", top="-")
 
     def resumed(self, records: list[dict[str, Any]]) -> None:
         """Start from the trials of an earlier run, which took no time in this one."""
@@ -144,6 +145,17 @@ def tell_stability(results: Mapping[str, HeadScores], top: int, planned: int) ->
     for name, scores in results.items():
         verdict = settled(scores, top).verdict
         tell(f"{name} after {scores.num_trials} of {planned} trials: {verdict}")
+
+
+def print_shard(job: ScoreJob, journal: Path, as_json: bool) -> None:
+    """What a shard did, and how its trials become scores."""
+    part, own, all_of_them = str(job.options.shard), len(job.own_prompts), len(job.prompts)
+    if as_json:
+        write_json({"shard": part, "journal": str(journal), "num_trials": own, "num_trials_of_plan": all_of_them})
+    else:
+        console = stdout_console()
+        console.print(f"part {part}: {own} of {all_of_them} trials, written to {journal}", soft_wrap=True, markup=False)
+    tell("when all parts are done, the same command with --resume and without --shard writes the scores")
 
 
 def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:

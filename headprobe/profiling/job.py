@@ -25,8 +25,10 @@ from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import Estimator
 from headprobe.profiling.journal import RecordCheck
+from headprobe.profiling.shards import Shard
 
 Record = dict[str, Any]
+QUADRATIC_FROM = 8192  # tokens from which on attention is taken to cost more than the rest
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class ScoreOptions:
     `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
     spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
     trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`:
-    stop early, once so many of the best heads are settled.
+    stop early, once so many of the best heads are settled; `shard`: run only this part of the plan, and leave its
+    journal for the run that collects (`headprobe.profiling.shards`).
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -55,6 +58,7 @@ class ScoreOptions:
     with_trial_scores: bool = True
     prefill_chunk: int = 8192
     until_stable: int | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         refuse_empty({"needles": self.needles, "haystack": self.haystack})
@@ -62,6 +66,10 @@ class ScoreOptions:
         for noun, number in numbers.items():
             check_number(number, noun, MOST_PLACES)
         check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
+        if self.shard is not None and self.until_stable is not None:
+            raise OptionError(
+                f"shard {self.shard} sees only its own trials: leave out until_stable {self.until_stable}"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,14 @@ class ScoreJob:
             },
             "prefill_chunk": self.options.prefill_chunk,
         } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
+
+    @property
+    def own_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts of the job's shard, which deals them out by their estimated cost; all where there is none."""
+        if self.options.shard is None:
+            return self.prompts
+        tokens = [len(prompt.input_ids) + len(prompt.answer_ids) for prompt in self.prompts]
+        return tuple(self.prompts[i] for i in self.options.shard.dealt([n + n * n / QUADRATIC_FROM for n in tokens]))
 
     def record_check(self, loaded: LoadedModel) -> RecordCheck:
         """What a trial in the journal must be."""

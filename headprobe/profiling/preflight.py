@@ -18,6 +18,7 @@ from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.journal import check_journal
 from headprobe.profiling.profiler import prefix_order
+from headprobe.profiling.shards import Shard, shard_journals
 from headprobe.scores.files import LONGEST_NAME, check_place, refuse_one_place
 
 # Where a scoring run writes, and whether it can: names of score files and journal, checked before the long work.
@@ -67,16 +68,29 @@ def check_outputs(
     overwrite: bool,
     prompts: Path | None = None,
     inputs: Mapping[str, str | None] | None = None,
+    shard: Shard | None = None,
 ) -> None:
     """Refuse what would fail or lose a file in the end, before the long work begins.
 
-    `prompts`: where the prompts go as well; `inputs`: files that the run reads, by what they are called in a message.
+    `prompts`: where the prompts go as well; `inputs`: files that the run reads, by what they are called in a message;
+    `shard`: the run is one, which writes a journal and no scores.
     Raises `OptionError` for two files in one place, `OutputExistsError`, `FileAccessError`, `ResumeError`.
     """
-    journal = journal_path(paths)
+    journal = journal_path(paths) if shard is None else shard.journal(journal_path(paths))
+    if shard is not None:
+        refuse_one_place({"the shard's journal": journal, "--dump-prompts": prompts}, inputs)
+        check_journal(journal, resume=resume, overwrite=overwrite)
+        if prompts is not None:
+            check_place(prompts, overwrite=overwrite or resume)
+        return
     outputs = {"the output" if len(paths) == 1 else f"the output of {m}": path for m, path in paths.items()}
     refuse_one_place(outputs | {"the run's journal": journal, "--dump-prompts": prompts}, inputs)
-    going_on = check_journal(journal, resume=resume, overwrite=overwrite) and resume
+    shards = shard_journals(journal)
+    if shards and not resume and not overwrite:
+        raise OutputExistsError(
+            f"{shards[0]} holds a shard's trials: collect with --resume or start anew with --overwrite"
+        )
+    going_on = (check_journal(journal, resume=resume, overwrite=overwrite) or bool(shards)) and resume
     for path in paths.values():
         if os.path.lexists(path) and resume and not going_on and not overwrite:
             raise OutputExistsError(f"{path} exists, that run is complete: nothing is left to resume")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from headprobe.errors import NoPassingTrialError, OutputExistsError
@@ -11,7 +12,8 @@ from headprobe.profiling.estimators import estimators
 from headprobe.profiling.job import Record, ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
-from headprobe.profiling.scoring import ScoreRun, finished_trials, score_prompts, score_until_stable
+from headprobe.profiling.scoring import ScoreRun, finished_trials, run_shard, score_prompts, score_until_stable
+from headprobe.profiling.shards import Ranks, finished_elsewhere, shard_journals
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 
@@ -38,7 +40,7 @@ def score(
     chosen = options or ScoreOptions()
     name = model if isinstance(model, str) else model.name
     paths = output_paths(name, [e.name for e in estimators(chosen.methods)], output)
-    check_outputs(paths, resume=resume, overwrite=overwrite)
+    check_outputs(paths, resume=resume, overwrite=overwrite, shard=chosen.shard)
     loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
     watch = Watch(on_trial=on_trial)
     return run(loaded, prepare(loaded, chosen), paths, resume=resume, overwrite=overwrite, watch=watch)
@@ -54,30 +56,97 @@ def run(
     watch: Watch = Watch(),  # noqa: B008 - frozen
     command: str | None = None,
 ) -> ScoreRun:
-    """Run a prepared job and write one score file per method to `paths`.
+    """Run a prepared job and write one score file per method to `paths`; a shard leaves its journal alone.
 
-    With `resume` the journal's trials are kept, with `overwrite` alone they are not. Raises `NoPassingTrialError` when
-    a method has no passing trial, after the files of the others are written.
+    With `resume` the trials of the journal and of shards' journals beside it are kept, with `overwrite` alone they are
+    not; when the files are written the journals go. Raises `NoPassingTrialError` when a method has no passing trial,
+    after the files of the others are written.
     """
-    check_outputs(paths, resume=resume, overwrite=overwrite)
-    with Journal.open(
-        journal_path(paths), job.description(loaded), resume=resume, overwrite=overwrite,
-        check=job.record_check(loaded),
-    ) as journal:  # fmt: skip
+    shard = job.options.shard
+    check_outputs(paths, resume=resume, overwrite=overwrite, shard=shard)
+    whole, plan, check = journal_path(paths), job.description(loaded), job.record_check(loaded)
+    place = whole if shard is None else shard.journal(whole)
+    with Journal.open(place, plan, resume=resume, overwrite=overwrite, check=check) as journal:
         if journal.was_cut and watch.on_cut is not None:
             watch.on_cut(journal.path)
+        if shard is not None:
+            others = (
+                [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()] if resume else []
+            )
+            done = finished_elsewhere(others, plan, check, skip_held=True)
+            return run_shard(loaded, job, journal, done, watch=watch)
+        shards = shard_journals(whole)
+        _take_over(journal, finished_elsewhere(shards if resume else [], plan, check).values())
         _check_replacing(paths, job, journal, overwrite=overwrite)
         work = score_prompts if job.options.until_stable is None else score_until_stable
         result = work(loaded, job, journal, watch=watch, command=command)
         for name, scores in result.scores.items():
             _write(paths[name], scores, job.options.with_trial_scores, resume=resume, overwrite=overwrite)
         if not result.skipped or not result.unanswered:
+            for path in shards:
+                path.unlink(missing_ok=True)
             journal.discard()
     if result.unanswered:
         written = ", ".join(str(paths[name]) for name in result.scores)
         told = next(iter(result.unanswered.values()))
         raise NoPassingTrialError(f"{told} (other methods: {written})" if written else told)
     return result
+
+
+def collect(
+    loaded: LoadedModel,
+    job: ScoreJob,
+    paths: dict[str, Path],
+    records: Iterable[Record],
+    *,
+    overwrite: bool = False,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
+    command: str | None = None,
+) -> ScoreRun:
+    """Write the score files of a job whose trials ran in shards: `records` are theirs. What is missing is run.
+
+    Raises as `run`.
+    """
+    whole = replace(job, options=replace(job.options, shard=None))
+    plan, check = whole.description(loaded), whole.record_check(loaded)
+    with Journal.resume(journal_path(paths), plan, check) as journal:
+        _take_over(journal, records)
+    return run(loaded, whole, paths, resume=True, overwrite=overwrite, watch=watch, command=command)
+
+
+def run_ranks(
+    ranks: Ranks,
+    loaded: LoadedModel,
+    job: ScoreJob,
+    paths: dict[str, Path],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
+    command: str | None = None,
+) -> ScoreRun:
+    """Run a job in the processes that torchrun started, whose shard it states. On rank 0 it gives what `run` gives of
+    the whole job, on the others what their shard gave. Trials travel over the network: no folder need be shared.
+
+    Raises as `run`.
+    """
+    with ranks.together():
+        if ranks.rank == 0 and overwrite and not resume:
+            for path in shard_journals(journal_path(paths)):
+                path.unlink(missing_ok=True)
+        ranks.wait()
+        part = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch)
+        records = ranks.gathered(part.records)
+    if records is None:
+        return part
+    return collect(loaded, job, paths, records, overwrite=overwrite, command=command)
+
+
+def _take_over(journal: Journal, records: Iterable[Record]) -> None:
+    """Put the finished trials of other journals into this one."""
+    for record in records:
+        if "skipped" not in record and record["trial"] not in finished_trials(journal):
+            journal.add(record)
 
 
 def _check_replacing(paths: dict[str, Path], job: ScoreJob, journal: Journal, *, overwrite: bool) -> None:

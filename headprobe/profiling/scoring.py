@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,11 +35,12 @@ from headprobe.scores.uncertainty import ClusteredTrials
 @dataclass(frozen=True)
 class ScoreRun:
     """What a run gave: scores by method name, the trials that did not fit on the device with the reason, and for
-    methods without any passing trial what the model said instead."""
+    methods without any passing trial what the model said instead. A shard gives its `records` instead of scores."""
 
     scores: dict[str, HeadScores]
     skipped: dict[str, str] = field(default_factory=dict)
     unanswered: dict[str, str] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
 
 
 def score_prompts(
@@ -54,18 +55,40 @@ def score_prompts(
 
     Trials that were skipped for lack of memory are tried again. Raises what `Profiler` raises.
     """
+    _measure(loaded, job, job.prompts, journal, finished_trials(journal), watch)
+    return gather(loaded, job, journal.records, command=command)
+
+
+def run_shard(
+    loaded: LoadedModel,
+    job: ScoreJob,
+    journal: Journal,
+    elsewhere: Collection[str] = (),
+    *,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
+) -> ScoreRun:
+    """Measure the prompts of the job's shard that neither `journal` holds nor other journals do, whose finished trials
+    are `elsewhere`. What it gives is in the journal: no scores, only what was skipped. Raises as `score_prompts`."""
+    _measure(loaded, job, job.own_prompts, journal, finished_trials(journal) | set(elsewhere), watch)
+    records = tuple(journal.records.values())
+    return ScoreRun({}, {r["trial"]: r["skipped"] for r in records if "skipped" in r}, records=records)
+
+
+def _measure(
+    loaded: LoadedModel, job: ScoreJob, prompts: Sequence[Prompt], journal: Journal, done: set[str], watch: Watch
+) -> None:
+    """Measure the `prompts` that are not `done`, and put them into the journal."""
     specs = {spec.id: spec for spec in job.plan.trials()}
     stops = end_token_ids(loaded.model, loaded.tokenizer)
     profiler = Profiler(loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk)
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
-    with closing(profiler.measure(job.prompts, finished_trials(journal))) as measured:
+    with closing(profiler.measure(prompts, done)) as measured:
         for prompt, result in measured:
             record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
             journal.add(record)
             if watch.on_trial:
                 watch.on_trial(record)
-    return gather(loaded, job, journal.records, command=command)
 
 
 def finished_trials(journal: Journal) -> set[str]:

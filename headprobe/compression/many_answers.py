@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -32,58 +32,79 @@ class VariantAnswer:
     read_again: str | None
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is asked behind prompts that were read once, and how it is answered.
+
+    `later`: tokens, the same for all prompts or `[B, T]`, that are read behind the prompts once these are compressed (a
+    question that the cache did not know of); `slack` and `keep_positions` as in `compress`.
+    """
+
+    options: AnswerOptions = field(default_factory=AnswerOptions)
+    later: torch.Tensor | Sequence[int] = ()
+    slack: int = DEFAULT_SLACK
+    keep_positions: bool = False
+
+
 def answer(
-    reading: Reading,
-    plan: CompressionPlan,
-    options: AnswerOptions | None = None,
-    *,
-    later: torch.Tensor | Sequence[int] = (),
-    slack: int = DEFAULT_SLACK,
-    keep_positions: bool = False,
+    reading: Reading, plan: CompressionPlan, asked: Asked | None = None
 ) -> tuple[tuple[Generation, ...], RaggedCache]:
     """The answer to each prompt of `reading` on a cache compressed by `plan`, and that cache.
 
-    `later`: tokens, the same for all prompts or `[B, T]`, that are read behind the prompts once these are compressed
-    (a question that the cache did not know of). The rest as in `compress` and `generate`. Tokens are those of a run of
-    its own; `ttft_s` is the reading's time and that of making this cache, `peak_bytes` counts what the reading holds.
-
-    Raises `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity in the logits.
+    Tokens are those of a run of its own; `ttft_s` is the reading's time and that of making this cache, `peak_bytes`
+    counts what the reading holds. Raises `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity
+    in the logits.
     """
-    given = AnswerOptions() if options is None else options
-    cache, made = _answered(reading, [plan], given, later, slack, keep_positions)
-    return made, cache
+    return answer_together(reading, [plan], asked)
 
 
 def answers(
-    reading: Reading,
-    plans: Sequence[CompressionPlan],
-    options: AnswerOptions | None = None,
-    *,
-    later: torch.Tensor | Sequence[int] = (),
-    slack: int = DEFAULT_SLACK,
-    most_bytes: int | None = None,
+    reading: Reading, plans: Sequence[CompressionPlan], asked: Asked | None = None, *, most_bytes: int | None = None
 ) -> Iterator[VariantAnswer]:
-    """The answers under all `plans`, decoded together as far as that can be; as each batch ends, not in their order.
+    """The answers under all `plans`, in batches as `batched` makes them; each batch as it ends, not in their order.
 
-    Plans share a batch where they use one kernel and none evicts while decoding, or all are of one policy that does;
-    drawn tokens (`options.sampler`) never share one. `most_bytes`: what the caches of one batch may take together;
-    None: what the largest cache of a single plan takes, so that memory is never more than the full cache and that one.
     Raises as `answer`.
     """
-    given = AnswerOptions() if options is None else options
-    alone = given.sampler is not None or not reading.can_join
-    batches = [[place] for place in range(len(plans))] if alone else batched(reading, plans, slack, most_bytes)
-    for places in batches:
-        _, made = _answered(reading, [plans[place] for place in places], given, later, slack, False)
+    given = Asked() if asked is None else asked
+    for places in batched(reading, plans, given, most_bytes=most_bytes):
+        made, _ = answer_together(reading, [plans[place] for place in places], given)
         for number, place in enumerate(places):
             own = made[number * reading.batch : (number + 1) * reading.batch]
             yield VariantAnswer(place, plans[place], own, len(made), reading.refusal)
 
 
-def batched(reading: Reading, plans: Sequence[CompressionPlan], slack: int, most_bytes: int | None) -> list[list[int]]:
-    """The places of `plans` in batches that can be decoded together and take `most_bytes` at most, if more than one."""
-    sizes = [cache_nbytes(reading, plan, slack) for plan in plans]
-    most = max(sizes) if most_bytes is None else most_bytes
+def answer_together(
+    reading: Reading, plans: Sequence[CompressionPlan], asked: Asked | None = None
+) -> tuple[tuple[Generation, ...], RaggedCache]:
+    """The answers to the prompts of `reading` under each of `plans`, decoded as one batch; and its cache.
+
+    Generation `p * B + b` answers prompt `b` under plan `p`. Raises as `answer`, and `OptionError` for plans that can't
+    share a cache.
+    """
+    given, model = Asked() if asked is None else asked, reading.reader.model
+    with memory_advice(model, f"{len(plans)} compressed caches of {reading.given.ids.shape[1]} tokens"):
+        peak = PeakMemory(model.device)
+        peak.start()
+        began = time.perf_counter() - reading.cost.seconds
+        cache, logits = reading.cache(plans, slack=given.slack, keep_positions=given.keep_positions)
+        later = _rows(given.later, len(cache.pads), logits.device)
+        made = finished(ReadCache(model, cache, logits, later, began, peak), given.options)
+    return tuple(replace(each, peak_bytes=_peak(reading, each.peak_bytes)) for each in made), cache
+
+
+def batched(
+    reading: Reading, plans: Sequence[CompressionPlan], asked: Asked, *, most_bytes: int | None = None
+) -> list[list[int]]:
+    """The places of `plans`, in batches that can be decoded together.
+
+    Plans share a batch where they use one kernel and none evicts while decoding, or all are of one policy that does;
+    drawn tokens (`options.sampler`) never share one. `most_bytes`: what the caches of one batch may take together;
+    None: what the largest cache of a single plan takes, so that memory is never more than the full cache and that one.
+    """
+    if asked.options.sampler is not None or not reading.can_join:
+        return [[place] for place in range(len(plans))]
+    sizes = [cache_nbytes(reading, plan, asked.slack) for plan in plans]
+    most = max(sizes, default=0) if most_bytes is None else most_bytes
     kinds: list[tuple[object, list[list[int]]]] = []
     for place, plan in enumerate(plans):
         kind = (reading.reader.kernel(plan.policy)[0].name, plan.policy if plan.policy.evicts_while_decoding else None)
@@ -107,26 +128,6 @@ def cache_nbytes(reading: Reading, plan: CompressionPlan, slack: int) -> int:
         rooms = plan.limits(tokens) + 1 if evicts else plan.capacities(tokens) + slack
         total += sum(int(room.sum()) * width for room, width in zip(rooms, reading.entry_nbytes, strict=True))
     return total
-
-
-def _answered(
-    reading: Reading,
-    plans: Sequence[CompressionPlan],
-    options: AnswerOptions,
-    later: torch.Tensor | Sequence[int],
-    slack: int,
-    keep_positions: bool,
-) -> tuple[RaggedCache, tuple[Generation, ...]]:
-    model = reading.reader.model
-    with memory_advice(model, f"{len(plans)} compressed caches of {reading.given.ids.shape[1]} tokens"):
-        peak = PeakMemory(model.device)
-        peak.start()
-        began = time.perf_counter() - reading.cost.seconds
-        cache, logits = reading.cache(plans, slack=slack, keep_positions=keep_positions)
-        read = ReadCache(model, cache, logits, _rows(later, len(cache.pads), logits.device), began, peak)
-        return cache, tuple(
-            replace(made, peak_bytes=_peak(reading, made.peak_bytes)) for made in finished(read, options)
-        )
 
 
 def _rows(later: torch.Tensor | Sequence[int], sequences: int, device: torch.device) -> torch.Tensor:

@@ -14,7 +14,7 @@ from headprobe.compression import reading_layer
 from headprobe.compression.decoding import Decoder, run_step
 from headprobe.compression.generation import AnswerOptions, generate
 from headprobe.compression.importance import Observation
-from headprobe.compression.many_answers import VariantAnswer, answer, answers, cache_nbytes
+from headprobe.compression.many_answers import Asked, VariantAnswer, answer, answers, cache_nbytes
 from headprobe.compression.plan import CompressionPlan
 from headprobe.compression.policies import POLICIES, Policy, make_policy
 from headprobe.compression.ragged_cache import RaggedCache
@@ -190,9 +190,9 @@ def test_answers_are_those_of_generate_alone_and_together(llama: Any) -> None:
     plans, prompt, end = plans_of(llama, 16, 30), tokens(60), frozenset({17, 40})
     with read_once(llama, NAMES) as reader:
         reading = reader.read(prompt[0].tolist())
-        alone = [answer(reading, plan, AnswerOptions(9, end), slack=9)[0][0] for plan in plans]
-        small = collected(answers(reading, plans, AnswerOptions(9, end), slack=9))
-        large = collected(answers(reading, plans, AnswerOptions(9, end), slack=9, most_bytes=1 << 40))
+        alone = [answer(reading, plan, Asked(AnswerOptions(9, end), slack=9))[0][0] for plan in plans]
+        small = collected(answers(reading, plans, Asked(AnswerOptions(9, end), slack=9)))
+        large = collected(answers(reading, plans, Asked(AnswerOptions(9, end), slack=9), most_bytes=1 << 40))
     assert {each.together for each in large.values()} == {2, 19}  # each evicting policy's two budgets; all the others
     assert sorted(small) == sorted(large) == list(range(len(plans)))
     for place, plan in enumerate(plans):
@@ -226,7 +226,7 @@ def test_a_question_can_be_read_behind_what_was_compressed(family: str, most: in
     plans, context, question = plans_of(model, 16), tokens(50, vocabulary=300)[0], tokens(7, 2, 300)[0]
     with read_once(model, NAMES) as reader:
         reading = reader.read(context)
-        made = collected(answers(reading, plans, AnswerOptions(6), later=question, slack=13, most_bytes=most))
+        made = collected(answers(reading, plans, Asked(AnswerOptions(6), question, 13), most_bytes=most))
     for place, plan in enumerate(plans):
         with compress(
             model, plan.policy, slack=13, **_rest(model, plan.policy.name) | {"budget": plan.budget}
@@ -241,7 +241,7 @@ def test_a_batch_gets_an_answer_for_each_prompt_and_plan(llama: Any) -> None:
     mask = torch.tensor([[0] * 26 + [1] * 31, [1] * 57, [0] * 45 + [1] * 12])
     plans = plans_of(llama, 16)
     with read_once(llama, NAMES) as reader:
-        made = collected(answers(reader.read(ids, mask), plans, AnswerOptions(7), slack=7, most_bytes=1 << 40))
+        made = collected(answers(reader.read(ids, mask), plans, Asked(AnswerOptions(7), slack=7), most_bytes=1 << 40))
     for place, plan in enumerate(plans):
         for row, given in zip(prompts, made[place].generations, strict=True):
             with compress(llama, plan.policy, slack=7, **_rest(llama, plan.policy.name) | {"budget": plan.budget}) as s:
@@ -249,10 +249,34 @@ def test_a_batch_gets_an_answer_for_each_prompt_and_plan(llama: Any) -> None:
             assert _counted(given) == _counted(wanted), plan.policy.name
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss"])
+def test_plans_in_one_cache_go_on_as_each_alone(family: str) -> None:
+    """Entries exactly, logits to 1e-5 of the largest: a batch rounds otherwise than one row."""
+    model, mask = tiny_model(family), torch.tensor([[0] * 30 + [1] * 20, [1] * 50])
+    ids = torch.cat([tokens(50, seed=seed, vocabulary=300) for seed in range(2)])
+    plans = plans_of(model, 12, 30, 70)
+    for kind in (None, "h2o", "vatp-scissorhands", "streaming-llm"):
+        group = [plan for plan in plans if (plan.policy.name if plan.policy.evicts_while_decoding else None) == kind]
+        with read_once(model, NAMES) as reader:
+            reading = reader.read(ids, mask)
+            cache, logits = reading.cache(group, slack=8, keep_positions=True)
+            lengths, positions, given = seen_in(cache, steps(model, cache, logits))
+            for place, plan in enumerate(group):
+                alone, first = reading.cache([plan], slack=8, keep_positions=True)
+                wanted = seen_in(alone, steps(model, alone, first))
+                rows = slice(2 * place, 2 * place + 2)
+                assert [layer[rows] for layer in lengths] == wanted[0]
+                assert [layer[4 * place : 4 * place + 4] for layer in positions] == wanted[1]
+                largest = float(wanted[2].abs().max())
+                torch.testing.assert_close(given[rows], wanted[2], atol=1e-5 * largest, rtol=0.0)
+
+
 def test_drawn_tokens_are_those_of_a_run_alone(llama: Any) -> None:
     drawn = AnswerOptions(12, sampler=Sampler(temperature=1.5, seed=3))
     with read_once(llama, ["snapkv", "full"]) as reader:
-        made = collected(answers(reader.read(tokens(40)), [plan_of(llama, "snapkv"), plan_of(llama, "full")], drawn))
+        made = collected(
+            answers(reader.read(tokens(40)), [plan_of(llama, "snapkv"), plan_of(llama, "full")], Asked(drawn))
+        )
     with compress(llama, "snapkv", budget=20) as session:
         wanted = generate(session, tokens(40)[0].tolist(), max_new_tokens=12, sampler=drawn.sampler)
     assert made[0].generations[0].tokens == wanted.tokens
@@ -307,7 +331,7 @@ def test_memory_is_the_full_cache_and_one_compressed_cache(
 
         monkeypatch.setattr(torch.nn.Linear, "forward", watched)
         plans = [plan for plan in plans_of(model, 16, 32, 64) if not plan.policy.keeps_all]
-        list(answers(reading, plans, AnswerOptions(4), slack=4, most_bytes=most_bytes))
+        list(answers(reading, plans, Asked(AnswerOptions(4), slack=4), most_bytes=most_bytes))
         largest = max(cache_nbytes(reading, plan, 4) for plan in plans)
         assert len(counted) > 12
         bookkeeping = largest // (2 * 8 * 4) * (4 * 9 + 8 + 4)  # scores, positions and norms of policies that evict
@@ -337,7 +361,7 @@ def test_where_the_full_cache_does_not_fit_each_plan_reads_for_itself(
     plans = [plan_of(llama, name) for name in ("snapkv", "h2o", "headkv-r2")]
     with read_once(llama, NAMES) as reader:
         reading = reader.read(tokens(60))
-        made = collected(answers(reading, plans, AnswerOptions(8), most_bytes=1 << 40))
+        made = collected(answers(reading, plans, Asked(AnswerOptions(8)), most_bytes=1 << 40))
     assert not reading.is_shared
     assert reading.nbytes == 0
     for place, plan in enumerate(plans):
@@ -354,10 +378,10 @@ def test_a_released_reading_holds_nothing_and_still_answers(llama: Any) -> None:
     plan = plan_of(llama, "snapkv")
     with read_once(llama, ["snapkv"]) as reader:
         reading = reader.read(tokens(60))
-        shared = answer(reading, plan, AnswerOptions(8))[0][0].tokens
+        shared = answer(reading, plan, Asked(AnswerOptions(8)))[0][0].tokens
         reading.release()
         assert (reading.nbytes, reading.scores_nbytes, reading.can_join) == (0, 0, False)
-        assert answer(reading, plan, AnswerOptions(8))[0][0].tokens == shared
+        assert answer(reading, plan, Asked(AnswerOptions(8)))[0][0].tokens == shared
 
 
 def test_the_model_is_as_before_afterwards(llama: Any) -> None:

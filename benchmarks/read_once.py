@@ -1,10 +1,10 @@
 """`python -m benchmarks.read_once`: all policies at five budgets from one reading, against as many separate runs.
 
-The bundled model in float32 on a needle prompt of 2k tokens, 16 new tokens, all 15 policies at budgets 32 to 512 (`full`
-once). Every separate run is really run. Head scores are random numbers, the same on both sides: which heads they favour
-changes neither side's work. Kept positions and tokens are compared on the way. `--limit-bytes` variants say whether
-decoding together pays: `alone` (one variant after another), `one cache` (as many together as the largest single cache
-has bytes, the default) and `unlimited`.
+The bundled model in float32 on a needle prompt of 2k tokens, 16 new tokens, all 15 policies at budgets 32 to 512
+(`full` once). Every separate run is really run, and kept positions and tokens are compared. Head scores are random
+numbers, the same on both sides: which heads they favour changes neither side's work. Whether decoding together pays is
+seen from three ways: `alone` (one variant after another), `one cache` (as many together as the largest single cache has
+bytes, the default) and `unlimited`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from benchmarks.environment import environment, write_result
 from headprobe.compression.generation import AnswerOptions, generate
 from headprobe.compression.many_answers import Asked, answer, answer_together, batched
@@ -25,6 +27,8 @@ from headprobe.compression.read_once import read_once
 from headprobe.compression.session import compress, make_plan
 from headprobe.evaluation.questions import needle_question
 from headprobe.models.loading import LoadedModel, load_model
+from headprobe.scores.head_scores import HeadScores, Method, Trial
+from headprobe.scores.provenance import ModelIdentity, Provenance
 
 BUDGETS = (32, 64, 128, 256, 512)
 NEW_TOKENS, WARM_UP_TOKENS = 16, 64
@@ -33,11 +37,16 @@ LIMITS: dict[str, int | None] = {"alone": 1, "one cache": None, "unlimited": 1 <
 Prompt = tuple[int, ...]
 
 
+def random_scores(loaded: LoadedModel) -> HeadScores:
+    """One trial of uneven scores, always the same."""
+    table = np.random.default_rng(0).gamma(0.3, size=loaded.geometry.shape)
+    trial = Trial("t", "n", 64, 0.0, True, 1.0, "", 1, table)
+    return HeadScores(loaded.geometry, Method("r2", "", 1, {}), (trial,), Provenance(ModelIdentity("random")))
+
+
 def made_plans(loaded: LoadedModel, budgets: tuple[int, ...]) -> list[CompressionPlan]:
     """`full` once, every other policy at every budget."""
-    from tests.compression.scores import random_scores
-
-    scores = random_scores(loaded.geometry)
+    scores = random_scores(loaded)
     return [
         make_plan(loaded.model, name, budget=budget, scores=scores)
         for name in POLICIES
@@ -47,13 +56,11 @@ def made_plans(loaded: LoadedModel, budgets: tuple[int, ...]) -> list[Compressio
 
 def run_separately(loaded: LoadedModel, plan: CompressionPlan, prompt: Prompt) -> tuple[float, Any, Any]:
     """Seconds of one run that reads the prompt for itself, its tokens, and the positions that it kept."""
-    from tests.compression.scores import random_scores
-
     gc.collect()
     started = time.perf_counter()
     with compress(
         loaded.model, plan.policy, budget=plan.budget, slack=NEW_TOKENS, keep_positions=True,
-        scores=random_scores(loaded.geometry) if plan.policy.needs_scores else None,
+        scores=random_scores(loaded) if plan.policy.needs_scores else None,
     ) as session:  # fmt: skip
         made = generate(session, prompt, max_new_tokens=NEW_TOKENS)
         seconds = time.perf_counter() - started
@@ -149,7 +156,9 @@ def main() -> None:
     prompt = needle_question(loaded, given.length).input_ids
     found = measured(loaded, prompt, tuple(given.budgets), given.repeats)
     result = {"environment": environment(), "model": loaded.name, **found}
-    print(f"{found['variants']} separate runs {found['separate_s']:.1f} s, one of them (full) {found['full_run_s']:.2f} s")
+    print(
+        f"{found['variants']} separate runs {found['separate_s']:.1f} s, one of them (full) {found['full_run_s']:.2f} s"
+    )
     for name, way in found["ways"].items():
         print(
             f"{name:>10}: {way['total_s']:.2f} s, {way['share_of_separate']:.3f} of separate runs; without decoding "

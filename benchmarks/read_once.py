@@ -102,24 +102,31 @@ def kept_from_one_reading(loaded: LoadedModel, plans: list[CompressionPlan], pro
         return [kept(answer(reading, plan, asked)[1]) for plan in plans]
 
 
-def measured(loaded: LoadedModel, prompt: Prompt, budgets: tuple[int, ...], repeats: int) -> dict[str, Any]:
-    """All numbers of one comparison."""
+def measured(loaded: LoadedModel, prompt: Prompt, budgets: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    """All numbers of one comparison. A round has every way once and its part of the separate runs, so that a busy
+    neighbour slows both sides."""
     plans = made_plans(loaded, budgets)
     run_separately(loaded, plans[0], prompt[:WARM_UP_TOKENS])
-    separate = [run_separately(loaded, plan, prompt) for plan in plans]
-    separate_s = sum(seconds for seconds, _, _ in separate)
-    full_run_s = median(run_separately(loaded, plans[0], prompt)[0] for _ in range(3))
+    separate: dict[int, Any] = {}
+    full_runs: list[float] = []
+    runs: dict[str, list[Any]] = {name: [] for name in LIMITS}
+    for number in range(rounds):
+        for name, most in LIMITS.items():
+            runs[name].append(run_once(loaded, plans, prompt, most))
+        full_runs.append(run_separately(loaded, plans[0], prompt)[0])
+        for place in range(number, len(plans), rounds):
+            separate[place] = run_separately(loaded, plans[place], prompt)
+    separate_s, full_run_s = sum(run[0] for run in separate.values()), median(full_runs)
     positions = kept_from_one_reading(loaded, plans, prompt)
     ways = {}
-    for name, most in LIMITS.items():
-        found = [run_once(loaded, plans, prompt, most) for _ in range(repeats)]
+    for name, found in runs.items():
         times, tokens, sizes = sorted(found, key=lambda way: way[0]["total_s"])[len(found) // 2]
         ways[name] = times | {
             "batches": len(sizes),
             "largest_batch": max(sizes),
             "share_of_separate": times["total_s"] / separate_s,
             "times_full_run_beside_decoding": (times["total_s"] - times["decoding_s"]) / full_run_s,
-            "same_tokens": sum(tokens[place] == separate[place][1] for place in range(len(plans))),
+            "same_tokens": sum(tokens[place] == separate[place][1] for place in separate),
         }
     one = ways["one cache"]
     return {
@@ -127,13 +134,14 @@ def measured(loaded: LoadedModel, prompt: Prompt, budgets: tuple[int, ...], repe
         "new_tokens": NEW_TOKENS,
         "budgets": list(budgets),
         "variants": len(plans),
+        "rounds": rounds,
         "separate_s": separate_s,
         "separate_s_by_policy": {
-            name: sum(run[0] for run, plan in zip(separate, plans, strict=True) if plan.policy.name == name)
+            name: sum(separate[place][0] for place, plan in enumerate(plans) if plan.policy.name == name)
             for name in POLICIES
         },
         "full_run_s": full_run_s,
-        "same_positions": sum(found == run[2] for found, run in zip(positions, separate, strict=True)),
+        "same_positions": sum(positions[place] == separate[place][2] for place in separate),
         "ways": ways,
         "goals": {
             "share_of_separate": GOAL_OF_SEPARATE,
@@ -149,12 +157,12 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--length", type=int, default=2048, help="tokens of the needle prompt with its answer")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
-    parser.add_argument("--repeats", type=int, default=3, help="of the runs from one reading; their median counts")
+    parser.add_argument("--rounds", type=int, default=5, help="of the runs from one reading; their median counts")
     parser.add_argument("--output", type=Path, default=None)
     given = parser.parse_args()
     loaded = load_model(given.model, dtype="float32")
     prompt = needle_question(loaded, given.length).input_ids
-    found = measured(loaded, prompt, tuple(given.budgets), given.repeats)
+    found = measured(loaded, prompt, tuple(given.budgets), given.rounds)
     result = {"environment": environment(), "model": loaded.name, **found}
     print(
         f"{found['variants']} separate runs {found['separate_s']:.1f} s, one of them (full) {found['full_run_s']:.2f} s"

@@ -66,12 +66,16 @@ class Reader:
         self._watched = Watched.by(policies)
         self._everything = make_plan(model, "full")
         self._attention = attention
+        self._kernels: dict[tuple[bool, bool], tuple[Kernel, str]] = {}
         for policy in policies:
             self.kernel(policy)
 
     def kernel(self, policy: Policy) -> tuple[Kernel, str]:
         """The attention kernel for `policy`, and why."""
-        return pick_kernel(self._attention, kernel_needs(self.model, policy))
+        asked = policy.compensates, policy.evicts_while_decoding  # all that policies differ in for a kernel
+        if asked not in self._kernels:
+            self._kernels[asked] = pick_kernel(self._attention, kernel_needs(self.model, policy))
+        return self._kernels[asked]
 
     def read(self, prompt: Prompt, attention_mask: torch.Tensor | None = None) -> Reading:
         """What the model saw of `prompt`: token ids, of one prompt or `[B, N]` of a batch, padded on the left.

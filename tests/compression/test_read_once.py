@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from headprobe.compression import reading_layer
 from headprobe.compression.decoding import Decoder, run_step
@@ -121,6 +122,23 @@ def test_padded_batches_are_read_once(family: str) -> None:
 def test_prompts_in_chunks_are_read_once(family: str) -> None:
     model = tiny_model(family)
     check_each(model, plans_of(model, 16), tokens(70, vocabulary=300), prefill_chunk=16)
+
+
+def test_layers_of_another_kind_are_copied_and_plans_go_one_by_one() -> None:
+    """Convolutions keep a state of their own, which every plan's cache must have for itself."""
+    config = Lfm2Config(
+        vocab_size=384, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"], bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Lfm2ForCausalLM(config).float().eval()
+    plans = [plan_of(model, name) for name in ("full", "snapkv", "h2o", "razor")]
+    check_each(model, plans, tokens(50, vocabulary=300))
+    with read_once(model, NAMES) as reader:
+        made = collected(answers(reader.read(tokens(50)), plans, Asked(AnswerOptions(3)), most_bytes=1 << 40))
+    assert [made[place].together for place in range(4)] == [1, 1, 1, 1]
 
 
 def test_windows_and_pools_beside_each_other_each_see_their_own_queries(llama: Any) -> None:

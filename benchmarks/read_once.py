@@ -21,8 +21,7 @@ import numpy as np
 from benchmarks.environment import environment, write_result
 from headprobe.compression.generation import AnswerOptions, generate
 from headprobe.compression.many_answers import Asked, answer, answer_together, batched
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import POLICIES
+from headprobe.compression.policies import POLICIES, CompressionPlan
 from headprobe.compression.read_once import read_once
 from headprobe.compression.session import compress, make_plan
 from headprobe.evaluation.questions import needle_question

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from headprobe.compression.generation import AnswerOptions, Generation, ReadCache, finished, memory_advice
-from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.read_once import Reading
-from headprobe.models.memory import PeakMemory
+from headprobe.models.devices import PeakMemory
 
 MOST_TOGETHER = 64  # sequences that are decoded in one batch
 

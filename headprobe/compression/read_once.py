@@ -19,17 +19,15 @@ import torch
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.generation import behind, memory_advice
 from headprobe.compression.kernels.choice import Kernel, pick_kernel
-from headprobe.compression.padding import check_mask
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import Policy, make_policy
+from headprobe.compression.layers import RaggedLayer, WindowedLayer
+from headprobe.compression.policies import CompressionPlan, Policy, make_policy
 from headprobe.compression.prefill import Watched
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
-from headprobe.compression.ragged_layer import RaggedLayer
 from headprobe.compression.reading_layer import ReadingLayer, SeenLayer, distinct_selectors, place_of
+from headprobe.compression.refusals import check_mask
 from headprobe.compression.session import bare_model, kernel_needs, make_plan, on_ragged_caches
-from headprobe.compression.windowed_layer import WindowedLayer
 from headprobe.errors import DeviceMemoryError, OptionError
-from headprobe.models.memory import PeakMemory
+from headprobe.models.devices import PeakMemory
 from headprobe.models.releases import with_cache
 
 Prompt = torch.Tensor | Sequence[int]

@@ -9,10 +9,9 @@ import torch
 
 from headprobe.compression.importance import AttentionShape, Observation
 from headprobe.compression.kernels.choice import Kernel
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import Policy
+from headprobe.compression.layers import RaggedLayer
+from headprobe.compression.policies import CompressionPlan, Policy
 from headprobe.compression.prefill import KeptHead, PromptReader, Watched, chosen
-from headprobe.compression.ragged_layer import RaggedLayer
 from headprobe.compression.selectors import Selector
 from headprobe.errors import OptionError
 

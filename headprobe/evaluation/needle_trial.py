@@ -8,7 +8,7 @@ from typing import Any
 
 from headprobe.compression.generation import AnswerOptions, Generation, generate
 from headprobe.compression.many_answers import Asked, answer_together, batched
-from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.read_once import Reading, read_once
 from headprobe.compression.session import compress, make_plan

@@ -12,15 +12,13 @@ import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from headprobe.compression import reading_layer
-from headprobe.compression.decoding import Decoder, run_step
+from headprobe.compression.decoding import Decoder, Sampler, run_step
 from headprobe.compression.generation import AnswerOptions, generate
 from headprobe.compression.importance import Observation
 from headprobe.compression.many_answers import Asked, VariantAnswer, answer, answers, cache_nbytes
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import POLICIES, Policy, make_policy
+from headprobe.compression.policies import POLICIES, CompressionPlan, Policy, make_policy
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.read_once import Reading, read_once
-from headprobe.compression.sampling import Sampler
 from headprobe.compression.selectors import OneColumn
 from headprobe.compression.session import compress, make_plan
 from headprobe.errors import ModelError, NonFiniteError, OptionError

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
+from headprobe.compression.decoding import Sampler
 from headprobe.compression.policies import POLICIES, make_policy
-from headprobe.compression.sampling import Sampler
 from headprobe.errors import NonFiniteError, OptionError
-from headprobe.evaluation.compressed_answers import CompressedAnswer, CompressionOptions, compressed_answers
-from headprobe.evaluation.questions import Question
+from headprobe.evaluation.questions import CompressedAnswer, CompressionOptions, Question, compressed_answers
 from headprobe.models.loading import load_model
 from headprobe.scores.score_file import write_score_file
 from tests.compression.scores import random_scores

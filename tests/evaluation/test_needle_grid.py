@@ -11,9 +11,9 @@ import pytest
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError, ResumeError
 from headprobe.evaluation import needle_grid, needle_trial
+from headprobe.evaluation.needle_folder import RowCheck
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
 from headprobe.evaluation.needle_trial import MEASURED, Running, run_trials
-from headprobe.evaluation.row_check import RowCheck
 from headprobe.evaluation.variants import PolicyOptions
 from headprobe.models.loading import load_model
 from headprobe.probes.needle import Needle

@@ -133,10 +133,18 @@ class BatchGeneration:
 
 
 @dataclass(frozen=True)
-class _Options:
-    max_new_tokens: int
-    sampler: Sampler | None
-    graphs: bool
+class AnswerOptions:
+    """How long an answer may be and what ends it, what draws its tokens (None: the likeliest are taken), and whether
+    steps may be captured as CUDA graphs. Raises `OptionError` for an answer of less than one token.
+    """
+
+    max_new_tokens: int = 64
+    eos_token_ids: frozenset[int] = frozenset()
+    sampler: Sampler | None = None
+    graphs: bool = True
+
+    def __post_init__(self) -> None:
+        check_new_tokens(self.max_new_tokens)
 
 
 def generate(
@@ -155,10 +163,10 @@ def generate(
     that is to serve several questions; the rest is then added to it. Raises `OptionError` for an empty prompt or no
     token to produce, `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity in the logits.
     """
-    _check(input_ids, max_new_tokens, context_tokens)
-    options = _Options(max_new_tokens, sampler, graphs)
-    with _memory_advice(session.model, f"{len(input_ids)} tokens"):
-        made: Generation = _generate(session, input_ids, frozenset(eos_token_ids), context_tokens, options)
+    _check(input_ids, context_tokens)
+    options = AnswerOptions(max_new_tokens, frozenset(eos_token_ids), sampler, graphs)
+    with memory_advice(session.model, f"{len(input_ids)} tokens"):
+        made: Generation = _generate(session, input_ids, context_tokens, options)
     return made
 
 
@@ -179,47 +187,101 @@ def generate_batch(
     if not prompts:
         raise OptionError("there are 0 prompts: need at least one")
     for input_ids in prompts:
-        _check(input_ids, max_new_tokens, None)
-    options = _Options(max_new_tokens, sampler, graphs)
+        _check(input_ids, None)
+    options = AnswerOptions(max_new_tokens, frozenset(eos_token_ids), sampler, graphs)
     longest = max(len(input_ids) for input_ids in prompts)
-    with _memory_advice(session.model, f"{len(prompts)} prompts of up to {longest} tokens"):
-        made: BatchGeneration = _generate_batch(session, prompts, frozenset(eos_token_ids), options)
+    with memory_advice(session.model, f"{len(prompts)} prompts of up to {longest} tokens"):
+        made: BatchGeneration = _generate_batch(session, prompts, options)
     return made
 
 
 @torch.inference_mode()
-def _generate(session, input_ids, eos, context_tokens, options):  # type: ignore[no-untyped-def]
+def _generate(session, input_ids, context_tokens, options):  # type: ignore[no-untyped-def]
     model, device = session.model, session.model.device
     peak = PeakMemory(device)
     peak.start()
-    started = time.perf_counter()
+    began = time.perf_counter()
     cache = session.new_cache()
     ids = torch.tensor([list(input_ids)], device=device)
     cut = ids.shape[1] if context_tokens is None else context_tokens
     logits = run_step(model, cache, ids[:, :cut])
-    lengths, kv_bytes = cache.lengths[:, 0], cache.nbytes
-    if cut < ids.shape[1]:
-        logits = run_step(model, cache, ids[:, cut:])
-    decoded = _decode(session, logits, eos, options)
-    produced = decoded.rows[0]
-    return Generation(
-        tokens=produced,
-        prompt_tokens=len(input_ids),
-        lengths=tuple(tuple(int(x) for x in layer) for layer in lengths),
-        kv_entries=int(lengths.sum()),
-        kv_bytes=kv_bytes,
-        full_kv_bytes=full_kv_bytes(cache, cut),
-        peak_bytes=peak.bytes(),
-        ttft_s=decoded.started - started,
-        tokens_per_s=(len(produced) - 1) / decoded.seconds if len(produced) > 1 else None,
-        kernel=cache.kernel.name,
-        sampler=options.sampler,
-        graph_refusal=decoded.graph_refusal,
-    )
+    return finished(ReadCache(model, cache, logits, ids[:, cut:], began, peak), options)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadCache:
+    """A cache that has read its prompts, and what is to come.
+
+    `logits` `[B, vocabulary]` behind the prompts; `later` int64 `[B, T]`: tokens that are read before the answer begins
+    (T may be 0); `began`: when the run began, as `time.perf_counter` counts; `peak`: what measures its memory.
+    """
+
+    model: Any
+    cache: RaggedCache
+    logits: torch.Tensor
+    later: torch.Tensor
+    began: float
+    peak: PeakMemory
 
 
 @torch.inference_mode()
-def _generate_batch(session, prompts, eos, options):  # type: ignore[no-untyped-def]
+def finished(read: ReadCache, options: AnswerOptions) -> tuple[Generation, ...]:
+    """The answer of each sequence of `read`. Of several together no speed is said: they share one clock."""
+    cache, logits = read.cache, read.logits
+    held = [_held(cache, sequence) for sequence in range(len(cache.pads))]
+    if read.later.shape[1]:
+        logits = run_step(read.model, cache, read.later, behind(cache, read.later))
+    decoded = _decode(read.model, cache, logits, options)
+    alone, peak_bytes = len(decoded.rows) == 1, read.peak.bytes()
+    return tuple(
+        Generation(
+            tokens=row,
+            prompt_tokens=before.tokens + read.later.shape[1],
+            lengths=before.lengths,
+            kv_entries=sum(map(sum, before.lengths)),
+            kv_bytes=before.nbytes,
+            full_kv_bytes=before.full_nbytes,
+            peak_bytes=peak_bytes,
+            ttft_s=decoded.started - read.began,
+            tokens_per_s=(len(row) - 1) / decoded.seconds if alone and len(row) > 1 else None,
+            kernel=cache.kernel.name,
+            sampler=options.sampler,
+            graph_refusal=decoded.graph_refusal,
+        )
+        for row, before in zip(decoded.rows, held, strict=True)
+    )
+
+
+def behind(cache: RaggedCache, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Positions `[B, T]` of `tokens` `[B, T]` that `cache` is to read next; None where no sequence is padded."""
+    if not any(cache.pads):
+        return None
+    return cache.next_positions(tokens.device) + torch.arange(tokens.shape[1], device=tokens.device)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What one sequence of a cache holds: tokens read, entries `[L][G]`, bytes, and the bytes of all entries."""
+
+    tokens: int
+    lengths: tuple[tuple[int, ...], ...]
+    nbytes: int
+    full_nbytes: int
+
+
+def _held(cache: RaggedCache, sequence: int) -> _Held:
+    batch, groups = len(cache.pads), cache.plan.num_kv_heads
+    others = sum(getattr(layer, "nbytes", 0) for layer in cache.layers if layer not in cache.ragged_layers) // batch
+    tokens = cache.tokens_seen - cache.pads[sequence]
+    own = slice(sequence * groups, (sequence + 1) * groups)
+    rooms = sum(int(store.capacities[own].sum()) * store.entry_nbytes for store in cache.stores)
+    full = sum(tokens * groups * store.entry_nbytes for store in cache.stores)
+    lengths = tuple(tuple(int(count) for count in layer) for layer in cache.lengths[:, sequence])
+    return _Held(tokens, lengths, rooms + others, full + others)
+
+
+@torch.inference_mode()
+def _generate_batch(session, prompts, options):  # type: ignore[no-untyped-def]
     model, device = session.model, session.model.device
     peak = PeakMemory(device)
     peak.start()
@@ -230,7 +292,7 @@ def _generate_batch(session, prompts, eos, options):  # type: ignore[no-untyped-
         logits.append(run_step(model, caches[-1], torch.tensor([list(input_ids)], device=device)))
     session.cache = cache = join(caches)
     entries, kv_bytes = int(cache.lengths.sum()), cache.nbytes
-    decoded = _decode(session, torch.cat(logits), eos, options)
+    decoded = _decode(model, cache, torch.cat(logits), options)
     produced = sum(len(row) - 1 for row in decoded.rows)
     return BatchGeneration(
         tokens=decoded.rows,
@@ -255,12 +317,13 @@ class _Decoded:
     graph_refusal: str | None
 
 
-def _decode(session, logits, eos, options):  # type: ignore[no-untyped-def]
+def _decode(model, cache, logits, options):  # type: ignore[no-untyped-def]
     """Decode behind `logits`, which are waited for first."""
     if logits.is_cuda:
         torch.cuda.synchronize(logits.device)
     started = time.perf_counter()
-    decoder = Decoder(session.model, session.cache, sampler=options.sampler, graphs=options.graphs)
+    decoder = Decoder(model, cache, sampler=options.sampler, graphs=options.graphs)
+    eos = options.eos_token_ids
     tokens = decoder.run(logits, options.max_new_tokens, eos).tolist()
     seconds = time.perf_counter() - started
     refusal = decoder.graph_refusal
@@ -269,34 +332,21 @@ def _decode(session, logits, eos, options):  # type: ignore[no-untyped-def]
     return _Decoded(tuple(tuple(up_to_end(row, eos)) for row in tokens), started, seconds, refusal)
 
 
-def full_kv_bytes(cache: RaggedCache, tokens: int) -> int:
-    """Bytes that keys and values of so many tokens take when nothing is evicted, in all layers of `cache`."""
-    layers = cache.ragged_layers
-    per_token = sum(
-        layer.store.num_segments * (layer.store.keys.shape[1] + layer.store.values.shape[1])
-        * layer.store.keys.element_size()
-        for layer in layers if layer.store is not None
-    )  # fmt: skip
-    others = sum(getattr(layer, "nbytes", 0) for layer in cache.layers if layer not in layers)
-    return per_token * tokens + others
-
-
 def check_new_tokens(number: int) -> None:
     """Raise `OptionError` for an answer of less than one token."""
     if number < 1:
         raise OptionError(f"{number} new tokens are too few, need at least 1")
 
 
-def _check(input_ids: Sequence[int], max_new_tokens: int, context_tokens: int | None) -> None:
+def _check(input_ids: Sequence[int], context_tokens: int | None) -> None:
     if not input_ids:
         raise OptionError("the prompt is empty: need at least one token")
-    check_new_tokens(max_new_tokens)
     if context_tokens is not None and not 0 < context_tokens <= len(input_ids):
         raise OptionError(f"a context of {context_tokens} tokens for a prompt of {len(input_ids)}")
 
 
 @contextmanager
-def _memory_advice(model: Any, what: str) -> Iterator[None]:
+def memory_advice(model: Any, what: str) -> Iterator[None]:
     """Turn running out of memory into a `DeviceMemoryError` that says what to change."""
     try:
         yield

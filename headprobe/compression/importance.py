@@ -7,9 +7,11 @@ from importlib.util import find_spec
 
 import torch
 
-from headprobe.attention.dense import attention_weights
+from headprobe.attention.dense import attention_weights, causal_end
 
 TILE_ELEMENTS = 1 << 24  # attention weights that are held at a time while columns are summed
+CACHED_ELEMENTS = 1 << 19  # the same on a CPU: what stays in its cache between the passes over them
+LEAST_ROWS = 16  # queries of a tile: with fewer, reading the keys again for each tile takes the time
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,30 @@ def column_sums(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -
     heads, queries, _ = query.shape
     groups, keys, _ = key.shape
     sums = torch.zeros(groups, keys, dtype=torch.float32, device=key.device)
-    tile = max(1, TILE_ELEMENTS // (heads * keys))
-    key = key.float()
+    elements = min(CACHED_ELEMENTS, TILE_ELEMENTS) if key.device.type == "cpu" else TILE_ELEMENTS
+    tile = max(LEAST_ROWS, elements // (heads * keys))
+    scaled, columns = query.float() * shape.scaling, key.float().transpose(1, 2)
     for start in range(0, queries, tile):
         end = min(start + tile, queries)
         seen = keys - queries + end
-        weights = _weights(query[:, start:end], key[:, :seen], shape)
-        sums[:, :seen] += _group_mean(weights.sum(1, keepdim=True), groups)[:, 0]
-    return sums
+        sums[:, :seen] += _tile_sums(scaled[:, start:end], columns[:, :, :seen], shape)
+    return sums / (heads // groups)
+
+
+def _tile_sums(scaled: torch.Tensor, columns: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
+    """Attention `[G, K]` that `columns` `[G, d, K]` get from the last `T` positions, whose queries are `scaled`."""
+    heads, rows, width = scaled.shape
+    groups, _, keys = columns.shape
+    scores = (scaled.reshape(groups, -1, width) @ columns).view(heads, rows, keys)
+    if shape.softcap is not None:
+        scores = scores.div_(shape.softcap).tanh_().mul_(shape.softcap)
+    scores[:, :, keys - rows :].masked_fill_(~causal_end(rows, rows, scores.device), float("-inf"))
+    if shape.sinks is not None:
+        extra = shape.sinks.float().view(-1, 1, 1).expand(-1, rows, 1)
+        weights = torch.softmax(torch.cat([scores, extra], -1), -1)[..., :-1]
+    else:
+        weights = torch.softmax(scores, -1)
+    return weights.reshape(groups, -1, keys).sum(1)
 
 
 def block_sums(observation: Observation, block: int, count: int) -> torch.Tensor:

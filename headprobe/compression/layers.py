@@ -15,7 +15,7 @@ from headprobe.compression.eviction import Evictor
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.choice import Kernel, fitting
 from headprobe.compression.policies import CompressionPlan
-from headprobe.compression.prefill import PromptReader, dense_by_sequence
+from headprobe.compression.prefill import KeptHead, PromptReader, Watched, choose, dense_by_sequence
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.compression.refusals import Refusals
 from headprobe.errors import ModelError
@@ -64,7 +64,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
                 stated = self.plan.num_kv_heads
                 raise ModelError(f"a layer has {key_states.shape[1]} KV heads, by config.json it has {stated}")
             if self._reader is None:
-                self._reader = PromptReader(self.plan, self.layer, key_states.shape[2])
+                self.expect(key_states.shape[2])
+                assert self._reader is not None
             return self._reader.extend(key_states, value_states)
         self._new = key_states, value_states
         return key_states, value_states
@@ -95,8 +96,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     # -- attention --------------------------------------------------------------------------------------------------
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens that comes in chunks."""
-        self._reader = PromptReader(self.plan, self.layer, tokens)
+        """Announce a prompt of so many tokens, which may come in chunks."""
+        self._reader = PromptReader(Watched.by([self.plan.policy]), tokens)
 
     def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
         """Attention output `[B, H, T, d]` of the tokens that `update` took last."""
@@ -117,8 +118,14 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         return torch.cat(steps, 2)
 
     def _compress(self, reader: PromptReader, shape: AttentionShape, pads: Sequence[int]) -> None:
-        """Lay out the store with what stays of the prompt."""
-        heads = reader.kept(shape, pads)
+        """Keep what stays of the prompt."""
+        seen = reader.observations(shape, pads)
+        self.fill([head for each in seen for head in choose(each, self.plan, self.layer)], shape, pads)
+
+    def fill(self, heads: Sequence[KeptHead], shape: AttentionShape, pads: Sequence[int]) -> None:
+        """Lay out the store with `heads`, in order of sequence, then head, when `seen` tokens have been read."""
+        if not self.is_initialized:
+            self.lazy_initialization(heads[0].segment.keys, heads[0].segment.values)
         evicts = self.plan.policy.evicts_while_decoding
         rooms = [head.limit + 1 if evicts else len(head.positions) + self.slack for head in heads]
         self.store = RaggedStore([head.segment for head in heads], len(pads), rooms, self.slack)

@@ -10,7 +10,7 @@ import torch
 
 from headprobe.attention.dense import dense_attention
 from headprobe.compression.importance import AttentionShape, Observation, column_sums, value_norms
-from headprobe.compression.policies import CompressionPlan
+from headprobe.compression.policies import CompressionPlan, Policy
 from headprobe.compression.ragged_store import Segment
 
 # From importance and capacity to the entries that a head keeps.
@@ -60,11 +60,26 @@ class KeptHead:
     limit: int
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What selectors want to know of a prompt beside keys and values: so many last queries, and the column sums."""
+
+    num_queries: int = 0
+    column_sums: bool = False
+
+    @classmethod
+    def by(cls, policies: Iterable[Policy]) -> Watched:
+        """What all of `policies` together want."""
+        selectors = [policy.selector for policy in policies if not policy.keeps_all]
+        widest = max((selector.num_queries for selector in selectors), default=0)
+        return cls(widest, any(selector.needs_column_sums for selector in selectors))
+
+
 class PromptReader:
     """Reads the prompt of one layer, whole or in chunks, and holds its keys and values until all is read."""
 
-    def __init__(self, plan: CompressionPlan, layer: int, expected: int) -> None:
-        self.plan, self.layer, self.expected = plan, layer, expected
+    def __init__(self, watched: Watched, expected: int) -> None:
+        self.watched, self.expected = watched, expected
         self.seen = 0
         self._keys: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
@@ -94,26 +109,26 @@ class PromptReader:
 
     def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
         """Attention output `[B, H, t, d]` of the chunk that was taken last; `pads` `[B]` are left pads in tokens."""
-        out = dense_by_sequence(query, *self._so_far(), shape, pads)
-        if not self.plan.policy.keeps_all:
-            self._watch(query, shape, pads)
+        out = dense_by_sequence(query, *self.so_far(), shape, pads)
+        self._watch(query, shape, pads)
         return out
 
-    def _so_far(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def so_far(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `[B, G, n, d]` of all that has been read."""
         assert self._keys is not None
         assert self._values is not None
         return self._keys[:, :, : self.seen], self._values[:, :, : self.seen]
 
     def _watch(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> None:
-        """Keep the last queries, and add to the column sums, as far as the selector asks for them."""
-        selector = self.plan.policy.selector
-        if selector.num_queries:
+        """Keep the last queries, and add to the column sums, as far as selectors ask for them."""
+        wanted = self.watched.num_queries
+        if wanted:
             held = [*self._queries, query]
-            self._queries = [torch.cat(held, 2)[:, :, -selector.num_queries :]] if len(held) > 1 else held
-            if self._queries[0].shape[2] > selector.num_queries:
-                self._queries = [self._queries[0][:, :, -selector.num_queries :].clone()]
-        if selector.needs_column_sums:
-            keys, _ = self._so_far()
+            self._queries = [torch.cat(held, 2)[:, :, -wanted:]] if len(held) > 1 else held
+            if self._queries[0].shape[2] > wanted:
+                self._queries = [self._queries[0][:, :, -wanted:].clone()]
+        if self.watched.column_sums:
+            keys, _ = self.so_far()
             first = self.seen - query.shape[2]
             if not self._sums:
                 self._sums = [keys.new_zeros(keys.shape[1], self.expected - pad, dtype=torch.float32) for pad in pads]
@@ -122,17 +137,16 @@ class PromptReader:
                 if own.shape[1]:
                     self._sums[sequence][:, : self.seen - pad] += column_sums(own, keys[sequence, :, pad:], shape)
 
-    def kept(self, shape: AttentionShape, pads: Sequence[int]) -> list[KeptHead]:
-        """What each (sequence, KV head) keeps of the prompt, in order of sequence, then head."""
-        heads: list[KeptHead] = []
-        keys, values = self._so_far()
+    def observations(self, shape: AttentionShape, pads: Sequence[int]) -> list[Observation]:
+        """What was seen of each sequence, its pads left out."""
+        seen: list[Observation] = []
+        keys, values = self.so_far()
         for sequence, pad in enumerate(pads):
             query = self._queries[0][sequence] if self._queries else keys.new_zeros(1, 0, keys.shape[-1])
             own = query[:, max(0, query.shape[1] - (self.seen - pad)) :]
             sums = self._sums[sequence] if self._sums else None
-            observation = Observation(own, keys[sequence, :, pad:], values[sequence, :, pad:], shape, sums)
-            heads += choose(observation, self.plan, self.layer)
-        return heads
+            seen.append(Observation(own, keys[sequence, :, pad:], values[sequence, :, pad:], shape, sums))
+        return seen
 
 
 def dense_by_sequence(
@@ -162,22 +176,35 @@ def dense_by_sequence(
 
 def choose(observation: Observation, plan: CompressionPlan, layer: int) -> list[KeptHead]:
     """What each KV head of one sequence keeps in compressed layer `layer`."""
-    policy, tokens = plan.policy, observation.num_tokens
-    groups = observation.key.shape[0]
+    scores = None if plan.policy.keeps_all else plan.policy.selector.scores(observation)
+    return chosen(observation.key, observation.value, scores, plan, layer)
+
+
+def chosen(
+    key: torch.Tensor, value: torch.Tensor, scores: torch.Tensor | None, plan: CompressionPlan, layer: int
+) -> list[KeptHead]:
+    """As `choose`, of entries `key`, `value` `[G, n, d]` whose `scores` `[G, n, C]` by the policy's selector are known.
+
+    They may be None for a policy that keeps all.
+    """
+    policy, tokens = plan.policy, key.shape[1]
+    groups = key.shape[0]
     capacities = [int(c) for c in plan.capacities(tokens)[layer]]
-    if policy.keeps_all:
-        scores = observation.key.new_zeros(groups, tokens, 1, dtype=torch.float32)
+    if policy.keeps_all or scores is None:
+        scores = key.new_zeros(groups, tokens, 1, dtype=torch.float32)
         importance = scores[..., 0]
     else:
-        scores = policy.selector.scores(observation)
-        importance = weighted(scores.sum(-1), observation.value, policy.value_aware, policy.value_eps)
+        importance = weighted(scores.sum(-1), value, policy.value_aware, policy.value_eps)
         capacities = policy.allocator.adapt(_open(importance, plan), capacities, policy.floor)
     limits = [int(c) for c in plan.limits(tokens)[layer]] if policy.evicts_while_decoding else capacities
     shortened = [policy.compensates and capacity < tokens for capacity in capacities]
     entries = [capacity - short for capacity, short in zip(capacities, shortened, strict=True)]
     recents = [policy.selector.recent(limit) for limit in limits]
     positions = kept_positions(protect(importance, recents, policy.sinks, entries), entries)
-    return [_head(observation, scores, head, positions[head], limits[head], shortened[head]) for head in range(groups)]
+    return [
+        _head(key[head], value[head], scores[head], positions[head], limits[head], shortened[head])
+        for head in range(groups)
+    ]
 
 
 def weighted(importance: torch.Tensor, value: torch.Tensor, value_aware: bool, eps: float) -> torch.Tensor:
@@ -195,12 +222,16 @@ def _open(importance: torch.Tensor, plan: CompressionPlan) -> torch.Tensor:
 
 
 def _head(
-    observation: Observation, scores: torch.Tensor, head: int, positions: torch.Tensor, limit: int, compensated: bool
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scores: torch.Tensor,
+    positions: torch.Tensor,
+    limit: int,
+    compensated: bool,
 ) -> KeptHead:
-    keys, values = observation.key[head], observation.value[head]
-    if len(positions) == observation.num_tokens:
-        return KeptHead(Segment(keys, values), positions, scores[head], limit)
-    segment, kept_scores = Segment(keys[positions], values[positions]), scores[head, positions]
+    if len(positions) == keys.shape[0]:
+        return KeptHead(Segment(keys, values), positions, scores, limit)
+    segment, kept_scores = Segment(keys[positions], values[positions]), scores[positions]
     if not compensated:
         return KeptHead(segment, positions, kept_scores, limit)
     nowhere = positions.new_full((1,), -1)

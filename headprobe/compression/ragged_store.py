@@ -106,6 +106,11 @@ class RaggedStore:
         """Bytes of keys and values, slack included: `sum of capacities x 2 x d x bytes per element`."""
         return self.keys.nbytes + self.values.nbytes
 
+    @property
+    def entry_nbytes(self) -> int:
+        """Bytes of one entry: its key and its value."""
+        return (self.keys.shape[1] + self.values.shape[1]) * self.keys.element_size()
+
     @cached_property
     def is_even(self) -> bool:
         """Whether all segments have the same room, so that keys and values are plain `[S, capacity, d]` tensors."""

@@ -190,16 +190,28 @@ def compress(
             session.cache.lengths, session.cache.nbytes
     """
     how = Serving(**serving)
-    model = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
+    model = bare_model(model)
     plan = make_plan(model, policy, budget=budget, ratio=ratio, scores=scores, gqa=gqa)
     kernel, reason = pick_kernel(how.attention, kernel_needs(model, plan.policy))
     session = CompressionSession(model, plan, kernel, reason, slack=how.slack, keep_positions=how.keep_positions)
+    with on_ragged_caches(model, how.prefill_chunk):
+        yield session
+
+
+def bare_model(model: Any) -> Any:
+    """The transformers model itself, where what `load_model` gives may stand for it."""
+    return getattr(model, "model", model) if hasattr(model, "tokenizer") else model
+
+
+@contextmanager
+def on_ragged_caches(model: Any, prefill_chunk: int | None = None) -> Iterator[None]:
+    """Inside the block `model` runs on compressed caches, which hear what it reads; afterwards it is as before."""
     with ExitStack() as stack:
         stack.enter_context(_ragged_attention(model))
         stack.enter_context(followed(model))
-        if how.prefill_chunk is not None:
-            stack.enter_context(layers_in_chunks(model, how.prefill_chunk))
-        yield session
+        if prefill_chunk is not None:
+            stack.enter_context(layers_in_chunks(model, prefill_chunk))
+        yield
 
 
 def check_serving(attention: str, gqa: str, prefill_chunk: int | None) -> None:

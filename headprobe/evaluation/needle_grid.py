@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from headprobe.compression.generation import generate
 from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
+from headprobe.evaluation.needle_trial import GridTrial, Row, Running, run_trials
 from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
@@ -148,16 +149,18 @@ def run_grid(
     journal: Journal,
     *,
     seconds: float | None = None,
+    together: bool = False,
     on_trial: Callable[[GridTrial, Row], None] | None = None,
 ) -> list[Row]:
     """Run every trial that `journal` does not hold, and give all rows of the grid that are there by then, in order.
 
-    Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `on_trial` is called
-    behind each new row.
+    Each prompt is read once for all trials that are left of it. Trials that ran out of memory before are tried again.
+    After `seconds` no new prompt is begun. `together`: variants are decoded in batches, which is faster and leaves
+    `s_per_token` unmeasured. `on_trial` is called behind each new row.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    eos = eos_token_ids(loaded)
-    options = {"attention": grid.options.attention, "prefill_chunk": grid.options.prefill_chunk}
+    given, eos = grid.options, eos_token_ids(loaded)
+    running = Running(frozenset(eos), given.seed, given.gqa, given.attention, given.prefill_chunk, together)
     warm = False
     for spec, prompt in grid.prompts:
         left = [trial for trial in grid.trials_of(spec, prompt) if not is_finished(journal, trial)]
@@ -166,11 +169,13 @@ def run_grid(
         if left and not warm:
             warm_up(loaded, grid, eos)
             warm = True
-        for trial in left:
-            row = run_trial(loaded, trial, eos, seed=grid.options.seed, gqa=grid.options.gqa, **options)
-            journal.add(row)
-            if on_trial is not None:
-                on_trial(trial, row)
+        if not left:
+            continue
+        with closing(run_trials(loaded, left, running)) as rows:
+            for trial, row in rows:
+                journal.add(row)
+                if on_trial is not None:
+                    on_trial(trial, row)
     return rows_of(grid, journal)
 
 

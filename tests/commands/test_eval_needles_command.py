@@ -62,6 +62,21 @@ def test_a_run_leaves_rows_summary_table_and_pictures(cli: Cli, llama: Path, tmp
     assert "plan.seed: 0 -> 1" in changed.err
 
 
+def test_policies_decoded_together_give_the_same_rows_and_no_time_per_token(cli: Cli, llama: Path) -> None:
+    args = ["eval", "needles", "--model", llama, *SMALL, "--policies", "snapkv,h2o,pyramidkv", "--budgets", "16,40"]
+    alone = cli(*args, "-o", "alone")
+    together = cli(*args, "-o", "together", "--together")
+    assert (alone.code, together.code) == (0, 0), together.err
+    assert rows(Path("together/trials.jsonl")) != []
+    by_trial = {row["trial"]: row for row in rows(Path("together/trials.jsonl"))}
+    assert by_trial == {row["trial"]: row for row in rows(Path("alone/trials.jsonl"))}
+    summary = json.loads(Path("together/summary.json").read_text())
+    times = {cell["policy"]: cell["s_per_token"] for cell in summary["cells"]}
+    assert times["h2o"] is times["pyramidkv"] is None
+    resumed = cli(*args, "-o", "together", "--resume")  # how trials are decoded is no part of the plan
+    assert resumed.code == 0, resumed.err
+
+
 def test_a_dry_run_counts_and_writes_nothing(cli: Cli, llama: Path) -> None:
     done = cli("eval", "needles", "--model", llama, *SMALL, "--budgets", "16,32", "--dry-run", "--json")
     assert done.code == 0, done.err

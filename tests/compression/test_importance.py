@@ -42,6 +42,18 @@ def test_column_sums_equal_those_of_the_whole_matrix(
     torch.testing.assert_close(column_sums(query[:, -5:], key, shape), whole[:, -5:].sum(1), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tile", [1, 1 << 19])
+def test_sinks_take_their_share_of_column_sums(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
+    monkeypatch.setattr(importance, "TILE_ELEMENTS", tile)
+    query, key, _ = states(4, 2, 37)
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    scores = (query @ key.repeat_interleave(2, 0).transpose(1, 2)) * 0.4
+    scores = scores.masked_fill(~torch.ones(37, 37).tril().bool(), -torch.inf)
+    weights = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks.exp()[:, None, None])
+    wanted = weights.view(2, 2, 37, 37).mean(1).sum(1)
+    torch.testing.assert_close(column_sums(query, key, AttentionShape(0.4, None, sinks)), wanted, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("tokens", [3, 4, 11, 12, 13, 30])
 def test_blocks_of_queries_stand_in_their_columns(tokens: int) -> None:
     query, key, value = states(4, 2, tokens)

@@ -11,14 +11,16 @@ import pytest
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError, ResumeError
 from headprobe.evaluation import needle_grid, needle_trial
+from headprobe.evaluation.needle_folder import RowCheck
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
-from headprobe.evaluation.needle_trial import MEASURED
+from headprobe.evaluation.needle_trial import MEASURED, Running, run_trials
 from headprobe.evaluation.variants import PolicyOptions
 from headprobe.models.loading import load_model
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import TrialSpec
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.journal import Journal
+from headprobe.profiling.scoring import eos_token_ids
 from headprobe.scores.score_file import write_score_file
 from headprobe.spans import Span
 from tests.compression.scores import random_scores
@@ -146,6 +148,44 @@ def test_baselines_run_beside_the_real_scores(tmp_path: Path, llama: Any) -> Non
     assert {row["kv_entries"] for row in rows[1:]} == {16 * 2 * 2}
 
 
+@pytest.mark.parametrize("query_agnostic", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_prompt_is_read_once_and_rows_are_those_of_runs_of_their_own(
+    tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch, query_agnostic: bool, together: bool
+) -> None:
+    file = write_score_file(tmp_path / "r2.json", random_scores(llama.geometry))
+    names = ("full", "h2o", "razor", "headkv-r2", "vatp-scissorhands")
+    grid = NeedleGrid.build(
+        llama,
+        options(policies=names, scores=(file,), budgets=(16, 40, 512), depths=1, query_agnostic=query_agnostic),
+    )
+    monkeypatch.setattr(needle_grid, "warm_up", lambda *_: None)
+    running = Running(frozenset(eos_token_ids(llama)))
+    alone = [row for trial in grid.trials() for _, row in run_trials(llama, [trial], running)]
+    passes: list[int] = []
+    hook = llama.model.register_forward_pre_hook(
+        lambda _, args, named: passes.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    with Journal.start(tmp_path / "rows.jsonl", grid.describe(llama)) as journal:
+        rows = run_grid(llama, grid, journal, together=together)
+    hook.remove()
+    RowCheck(grid)(rows[0])
+    assert timeless(rows) == timeless(alone)
+    read = rows[0]["context_tokens"] or rows[0]["prompt_tokens"]
+    assert passes.count(read) == 1
+    assert max(passes) == read
+    batched = [row["s_per_token"] is None for row in rows]
+    assert any(batched) if together else not any(batched)
+
+
+def test_trials_decoded_together_are_named_one_by_one_where_numbers_break(tmp_path: Path) -> None:
+    broken = load_model(str(build_tiny_model("llama", tmp_path)), device="cpu")
+    broken.model.get_parameter("model.layers.1.self_attn.v_proj.weight").data[0, 0] = float("nan")
+    trials = list(NeedleGrid.build(broken, options(budgets=(16, 24), depths=1)).trials())
+    with pytest.raises(NonFiniteError, match=f"^trial {re.escape(trials[1].id)}: NaN or infinity in the logits"):
+        list(run_trials(broken, trials[1:], Running(together=True)))
+
+
 # -- stopping and going on ------------------------------------------------------------------------------------------
 
 
@@ -172,21 +212,24 @@ def test_no_prompt_is_begun_when_the_time_is_up(tmp_path: Path, llama: Any) -> N
     assert run(llama, tmp_path / "rows.jsonl", NeedleGrid.build(llama, options()), seconds=0.0) == []
 
 
-def test_what_does_not_fit_is_null_and_tried_again(tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_what_does_not_fit_is_null_and_tried_again(
+    tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
     grid = NeedleGrid.build(llama, options(depths=1))
-    path, works = tmp_path / "rows.jsonl", needle_trial.generate
+    path, works = tmp_path / "rows.jsonl", needle_trial.answer_together
 
-    def fails(session: Any, *args: Any, **kwargs: Any) -> Any:
-        if session.plan.policy.name == "snapkv":
+    def fails(reading: Any, plans: Any, asked: Any) -> Any:
+        if any(plan.policy.name == "snapkv" for plan in plans):
             raise DeviceMemoryError("413 tokens do not fit")
-        return works(session, *args, **kwargs)
+        return works(reading, plans, asked)
 
-    monkeypatch.setattr(needle_trial, "generate", fails)
-    full, snapkv = run(llama, path, grid)
+    monkeypatch.setattr(needle_trial, "answer_together", fails)
+    full, snapkv = run(llama, path, grid, together=together)
     assert full["error"] is None
     assert snapkv["error"] == "413 tokens do not fit"
     assert {snapkv[name] for name in MEASURED} == {None}
-    monkeypatch.setattr(needle_trial, "generate", works)
+    monkeypatch.setattr(needle_trial, "answer_together", works)
     with Journal.resume(path, grid.describe(llama)) as journal:
         assert [row["error"] for row in run_grid(llama, grid, journal)] == [None, None]
 

@@ -74,6 +74,9 @@ def needles_command(
         str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
     ] = "random,shuffled",
     query_agnostic: QueryAgnosticOption = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Decode a prompt's policies and budgets in batches; no time per token.")
+    ] = False,
     window: WindowOption = None,
     pool: PoolOption = None,
     beta: BetaOption = None,
@@ -132,7 +135,11 @@ def needles_command(
     if dry_run:
         print_plan(loaded, grid, as_json)
     else:
-        run(loaded, grid, folder, resume=resume, overwrite=overwrite, minutes=minutes, as_json=as_json)
+        seconds = None if minutes is None else 60 * minutes
+        run(
+            loaded, grid, folder, resume=resume, overwrite=overwrite, seconds=seconds, together=together,
+            as_json=as_json,
+        )  # fmt: skip
 
 
 def run(
@@ -142,11 +149,11 @@ def run(
     *,
     resume: bool,
     overwrite: bool,
-    minutes: float | None,
+    seconds: float | None,
+    together: bool,
     as_json: bool,
 ) -> None:
     """Measure what is left, write table and pictures, print the table."""
-    seconds = None if minutes is None else 60 * minutes
     with (
         Orderly(RESUME_HINT),
         folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite, check=RowCheck(grid)) as journal,
@@ -154,7 +161,7 @@ def run(
         if journal.was_cut:
             tell_cut(journal.path)
         with GridProgress(grid, journal) as progress:
-            rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
+            rows = run_grid(loaded, grid, journal, seconds=seconds, together=together, on_trial=progress.update)
         summary = GridSummary(tuple(rows))
         record = summary_record(loaded, grid, summary)
         write_files(folder, summary, record)

@@ -67,9 +67,7 @@ class ScoreOptions:
             check_number(number, noun, MOST_PLACES)
         check_number(self.needles_per_cell, "needles per cell", MOST_TRIALS)
         if self.shard is not None and self.until_stable is not None:
-            raise OptionError(
-                f"shard {self.shard} sees only its own trials: leave out until_stable {self.until_stable}"
-            )
+            raise OptionError(f"until_stable is {self.until_stable}, but shard {self.shard} sees only its own trials")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def score_prompts(
 
     Trials that were skipped for lack of memory are tried again. Raises what `Profiler` raises.
     """
-    _measure(loaded, job, job.prompts, journal, finished_trials(journal), watch)
+    _measure(loaded, job, journal, finished_trials(journal), watch)
     return gather(loaded, job, journal.records, command=command)
 
 
@@ -69,21 +69,24 @@ def run_shard(
 ) -> ScoreRun:
     """Measure the prompts of the job's shard that neither `journal` holds nor other journals do, whose finished trials
     are `elsewhere`. What it gives is in the journal: no scores, only what was skipped. Raises as `score_prompts`."""
-    _measure(loaded, job, job.own_prompts, journal, finished_trials(journal) | set(elsewhere), watch)
+    own = {prompt.trial_id for prompt in job.own_prompts}
+    others = {prompt.trial_id for prompt in job.prompts} - own
+    _measure(loaded, job, journal, finished_trials(journal) | others | set(elsewhere), watch)
     records = tuple(journal.records.values())
     return ScoreRun({}, {r["trial"]: r["skipped"] for r in records if "skipped" in r}, records=records)
 
 
-def _measure(
-    loaded: LoadedModel, job: ScoreJob, prompts: Sequence[Prompt], journal: Journal, done: set[str], watch: Watch
-) -> None:
-    """Measure the `prompts` that are not `done`, and put them into the journal."""
+def _measure(loaded: LoadedModel, job: ScoreJob, journal: Journal, done: set[str], watch: Watch) -> None:
+    """Measure the job's prompts that are not `done`, and put them into the journal.
+
+    All prompts of the job decide which prefixes are shared, so that a trial gives the same numbers whoever runs it.
+    """
     specs = {spec.id: spec for spec in job.plan.trials()}
     stops = end_token_ids(loaded.model, loaded.tokenizer)
     profiler = Profiler(loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk)
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
-    with closing(profiler.measure(prompts, done)) as measured:
+    with closing(profiler.measure(job.prompts, done)) as measured:
         for prompt, result in measured:
             record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
             journal.add(record)

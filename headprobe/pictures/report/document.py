@@ -13,14 +13,13 @@ from typing import Any
 
 from headprobe._version import __version__
 from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, BELOW_ZERO, ON_PAPER
+from headprobe.pictures.report.script import bundle
 
 SCRIPTS = (
-    "dom", "colours", "scores", "grid", "heads", "table", "charts", "coverage", "comparison", "allocation", "budgets",
-    "page",
+    "data", "numbers", "dom", "colours", "scores", "grid", "heads", "table", "charts", "coverage", "comparison",
+    "allocation", "budgets", "page", "main",
 )  # fmt: skip
 NOSCRIPT_HEADS = 20
-_OPENING = '"use strict";\n(() => {\nconst DATA = JSON.parse(document.getElementById("data").textContent);\n'
-_CLOSING = "\nwindow.headprobe = { headScoreBudgets, spoken: sentenceOf };\nstart();\n})();\n"
 
 
 def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -50,7 +49,7 @@ def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[
 
 def script_text() -> str:
     """The page's one script."""
-    return _OPENING + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + _CLOSING
+    return bundle({name: asset(f"{name}.js") for name in SCRIPTS})
 
 
 def asset(name: str) -> str:

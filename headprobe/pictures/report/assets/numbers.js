@@ -1,13 +1,13 @@
 // Numbers as the page writes them.
 export const whole = new Intl.NumberFormat("en-US");
 
-// Four digits that count; 0 stays 0.
+// So many digits that count, with a power of ten below 0.00001; 0 stays 0.
 export function figure(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (value === 0) return "0";
-  const size = Math.floor(Math.log10(Math.abs(value)));
-  if (size < -5) return value.toExponential(digits - 2);
-  return value.toFixed(Math.max(0, Math.min(digits - 1 - Math.min(size, 0), 9) - Math.max(size, 0)));
+  const short = value.toExponential(digits - 1);
+  const size = Number(short.slice(short.indexOf("e") + 1)); // of the rounded number: 9.9999 has two digits before the point
+  return size < -5 ? short : value.toFixed(Math.max(0, digits - 1 - size));
 }
 
 export const signed = (value) => (value > 0 ? "+" : "") + figure(value);

@@ -81,6 +81,17 @@ def test_nothing_is_exported_for_nobody() -> None:
     assert [name for text in texts for name in EXPORT.findall(text) if name not in used] == []
 
 
+def test_the_linters_packages_are_pinned_as_they_are_asked_for() -> None:
+    """`npm ci` refuses what differs; that must not look as if the linter could not be had."""
+    wanted = json.loads((ROOT / "package.json").read_text(encoding="utf-8"))
+    locked = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert locked[""]["devDependencies"] == wanted["devDependencies"]
+    assert locked[""]["engines"] == wanted["engines"]
+    for name, version in wanted["devDependencies"].items():
+        assert locked[f"node_modules/{name}"]["version"] == version
+    assert all(part["integrity"].startswith("sha512-") for name, part in locked.items() if name)
+
+
 def test_a_joined_module_sees_only_what_it_imports(run_node: Run) -> None:
     modules = {
         "one": "const hidden = 1;\nexport const shown = 2;\n",

@@ -24,7 +24,8 @@ import torch
 import headprobe
 from headprobe import __version__
 from headprobe.commands.doctor import PACKAGES
-from headprobe.compression.kernels import measured, sources
+from headprobe.compression.kernels import choice as measured
+from headprobe.compression.kernels import varlen as sources
 from tests.conftest import ROOT, CliResult
 
 RunCli = Callable[..., CliResult]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headprobe.pictures.report.document import SCRIPTS, asset, script_text
+from headprobe.pictures.report.report import SCRIPTS, asset, script_text
 from headprobe.pictures.report.script import EXPORT, IMPORT, bundle
 from tests.conftest import ROOT
 from tests.pictures.report.budget_cases import budget_cases, wanted_budgets

@@ -1,5 +1,6 @@
 # make demo         install into .venv, score the bundled model, draw its heads, answer from a compressed cache
 # make test         install with the tools, then lint, types, tests with branch coverage, and a try of the wheel
+# make lint-js      eslint over the report's JavaScript, a part of make lint; skipped where it cannot be installed
 # make test-oldest  the tests on the lowest releases that pyproject.toml allows, in .venv-oldest
 # make test-newest  the tests on the newest releases there are, in .venv-newest
 # make smoke-newest every command once on the newest releases, warnings as errors, in .venv-newest
@@ -21,7 +22,7 @@ PINS := $(wildcard constraints/*.txt)
 TOOLS = hatchling editables # what builds the package, from the lock as well
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test test-oldest test-newest smoke-newest test-slow gpu-bench lock lint types tests wheel clean
+.PHONY: demo test test-oldest test-newest smoke-newest test-slow gpu-bench lock lint lint-js types tests wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
@@ -33,9 +34,18 @@ test: lint types tests wheel
 gpu-bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu
 
-lint: $(VENV)/installed-dev
+lint: $(VENV)/installed-dev lint-js
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-js:
+	@if ! command -v npm > /dev/null; then echo "skipped eslint: there is no npm here"; \
+	elif $(MAKE) --no-print-directory node_modules/.package-lock.json; then node_modules/.bin/eslint .; \
+	else echo "skipped eslint: it cannot be installed here"; fi
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --engine-strict --no-audit --no-fund --fetch-retries=0 --fetch-timeout=20000 --loglevel=error
+	touch $@
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -100,4 +110,4 @@ $(VLLM_VENV)/installed: serving/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest $(VLLM_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) .venv-newest .venv-oldest $(VLLM_VENV) node_modules build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

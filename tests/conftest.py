@@ -1,12 +1,14 @@
-"""For all tests: no network, one thread, and no file written outside the test's own folder."""
+"""For all tests: no network, one thread, the same chance, and no file written outside the test's own folder."""
 
 from __future__ import annotations
 
 import os
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("alike", derandomize=True)
+settings.load_profile("alike")
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
@@ -67,6 +73,15 @@ def stay_in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield
     finally:
         GUARD.active = False
+
+
+@pytest.fixture(autouse=True)
+def begin_with_the_same_chance() -> None:
+    """What draws from a global generator draws the same, whichever tests ran before."""
+    random.seed(0)
+    for module, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
+        if module in sys.modules:
+            attrgetter(seed)(sys.modules[module])(0)
 
 
 @dataclass(frozen=True)

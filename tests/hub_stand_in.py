@@ -76,7 +76,7 @@ class Hub:
             (r"/api/datasets/([^/]+/[^/]+)(?:/revision/(.+))?", self._info),
             (r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self._file),
             (r"/api/repos/create", self._create),
-            (r"/api/validate-yaml", lambda *_: _json({"errors": [], "warnings": [{"message": "no licence"}]})),
+            (r"/api/validate-yaml", self._check_card),
             (r"/api/datasets/([^/]+/[^/]+)/preupload/(.+)", self._preupload),
             (r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self._batch),
             (r"/storage/([0-9a-f]{64})", self._store),
@@ -116,6 +116,12 @@ class Hub:
             self.stored[digest] = files[path]
             return 302, {"location": f"/storage/{digest}"}, b""
         return 200, {}, files[path]
+
+    def _check_card(self, _: str | None, body: bytes) -> Answer:
+        given = json.loads(body)
+        assert given["repoType"] == "dataset"
+        errors = [] if given["content"].startswith("---\n") else [{"message": "no block of YAML"}]
+        return _json({"errors": errors, "warnings": [{"message": "no licence"}]})
 
     def _create(self, token: str | None, body: bytes) -> Answer:
         wanted = json.loads(body)

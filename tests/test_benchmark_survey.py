@@ -69,7 +69,7 @@ def test_the_table_numbers_the_reasons_of_refusals() -> None:
 
 
 def test_a_window_that_is_missed_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MaskDesk, "window", lambda *_: None)
+    monkeypatch.setattr(MaskDesk, "window", lambda desk, own, layer: None)
     row = next(survey(["qwen2_moe"]))
     assert row.score.startswith("wrong: ")
     assert row.norms.startswith("wrong: ")

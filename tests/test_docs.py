@@ -55,6 +55,7 @@ def test_every_call_in_the_docs_is_one_that_can_be_typed(page: Path) -> None:
 
 def test_a_call_with_an_unknown_option_or_command_would_be_found() -> None:
     assert sum(len(calls(page)) for page in PAGES) > 100
+    assert sum(len(blocks(page, "python")) for page in PAGES) > 20
     with pytest.raises(USAGE_ERROR, match="--budgett"):
         check_call(["compress", "--budgett", "3"])
     with pytest.raises(AssertionError, match="no command is called scoer"):

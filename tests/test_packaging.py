@@ -84,16 +84,19 @@ def test_the_lock_pins_what_those_packages_ask_for_in_turn() -> None:
     requirements = pytest.importorskip("packaging.requirements")
     pins = pins_of("lock.txt")
     open_ends = {"setuptools", "pip"}  # part of the environment itself
+    seen = []
     for name, version in pins.items():
         try:
             if metadata.version(name) != version and name != "torch":  # torch adds the build
                 continue  # not the environment of the lock
         except metadata.PackageNotFoundError:
             continue  # for another platform
+        seen.append(name)
         for need in map(requirements.Requirement, metadata.requires(name) or []):
             needed = need.marker is None or need.marker.evaluate({"extra": ""})
             if needed and not re.match("nvidia|cuda", need.name):  # torch's own, with CUDA only
                 assert re.sub(r"[-_.]+", "-", need.name).lower() in pins.keys() | open_ends, f"{name} needs {need}"
+    assert "torch" in seen
 
 
 def test_the_lock_takes_torch_as_it_was_chosen_by_hand() -> None:

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
-from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, measured_shares, ranked_kernels
+from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, capability, measured_shares, ranked_kernels
 from headprobe.models.catalog import bundled_model_folder, is_bundled
 from headprobe.models.hub import cache_folder, is_offline
 
@@ -25,6 +25,7 @@ PACKAGES = (
     "triton", "flash-attn", "flash-attn-4",
 )  # fmt: skip
 
+FIRST_GPU = torch.device("cuda", 0)
 FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
 FLASH_USE = "the fastest kernels of compressed caches; scoring has no use for it"
 
@@ -98,7 +99,7 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     name = next((device["name"] for device in devices if device["kind"] == "cuda"), None)
     needs = KernelNeeds("cpu", "float32", 128)
     if name is not None:
-        needs = KernelNeeds("cuda", "bfloat16", 128, capability=_capability())
+        needs = KernelNeeds("cuda", "bfloat16", 128, device_name=name, capability=capability(FIRST_GPU))
     kernels = ranked_kernels(name)
     refused = [kernel.refuses(needs) for kernel in kernels]
     first, shares = refused.index(None), measured_shares(name)
@@ -111,18 +112,11 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _capability() -> tuple[int, int] | None:
-    """The compute capability of the first GPU, None where its driver does not tell."""
-    about = torch.cuda.get_device_properties(0)
-    major, minor = getattr(about, "major", None), getattr(about, "minor", None)
-    return None if major is None or minor is None else (int(major), int(minor))
-
-
 def _takes_flash4() -> bool:
-    """Whether flash-attn 4 serves the first GPU, as far as is known."""
-    found = _capability()
+    """Whether flash-attn 4 serves the first GPU."""
+    major, _ = capability(FIRST_GPU) or (0, 0)
     kernel = next(kernel for kernel in KERNELS if kernel.name == "flash4")
-    return found is None or (kernel.oldest or 0) <= found[0] <= (kernel.newest or found[0])
+    return (kernel.oldest or 0) <= major <= (kernel.newest or major)
 
 
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:

@@ -157,8 +157,10 @@ def test_attention_that_is_not_causal_is_refused() -> None:
 
 def test_what_came_with_the_pass_is_no_matter() -> None:
     model = tiny_model("llama")
+    own = logits(model)
     with tapped(model, attend):
-        logits(model, tokenizer=object(), num_items_in_batch=3)
+        given = logits(model, tokenizer=object(), num_items_in_batch=3)
+    torch.testing.assert_close(given, own, atol=1e-5, rtol=1e-5)
 
 
 def test_a_second_call_in_a_layer_is_refused_unless_allowed() -> None:
@@ -174,10 +176,11 @@ def test_a_second_call_in_a_layer_is_refused_unless_allowed() -> None:
 
 @pytest.mark.parametrize("part", ["the model", "its decoder"])
 def test_every_pass_may_call_each_layer(part: str) -> None:
-    model = tiny_model("llama")
-    with tapped(model, attend), torch.no_grad():
+    model, called = tiny_model("llama"), []
+    with tapped(model, lambda call: (called.append(call.layer), attend(call))[1]), torch.no_grad():
         for _ in range(2):
             model(IDS) if part == "the model" else model.model(IDS)
+    assert called == [0, 1, 0, 1]
 
 
 # -- the model's own attention comes back -----------------------------------------------------------------------------

@@ -86,7 +86,10 @@ def test_python_calls_refuse_empty_names_too(empty: str) -> None:
 
 
 def test_what_is_no_text_is_not_empty() -> None:
-    refuse_empty({"a": None, "b": 0, "c": False, "d": Path(), "e": ()})
+    given = {"a": None, "b": 0, "c": False, "d": Path(), "e": ()}
+    assert refuse_empty(given) is None
+    with pytest.raises(OptionError, match="e is empty"):
+        refuse_empty({**given, "e": ""})
 
 
 def lines(table: Table, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:

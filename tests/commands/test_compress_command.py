@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -61,13 +62,26 @@ def test_the_context_alone_can_be_compressed(cli: RunCli) -> None:
     assert record["kv_entries"] == 64 * 24
 
 
+def compressed(cli: RunCli, *sampling: object) -> dict[str, Any]:
+    done = cli("compress", "--budget", 64, "--json", *SHORT, *sampling)
+    assert done.code == 0, done.err
+    record: dict[str, Any] = json.loads(done.out)
+    return record
+
+
 def test_tokens_are_drawn_where_that_is_asked_for(cli: RunCli) -> None:
-    hot = ("compress", "--budget", 64, "--json", *SHORT, "--top-k", 50, "--temperature", 8)
-    record, again = (json.loads(cli(*hot).out) for _ in range(2))
-    assert record["sampling"] == {"temperature": 8.0, "top_k": 50, "top_p": 1.0, "seed": 0}
-    assert record["answer"] == again["answer"]
-    assert record["correct"] is False  # at this temperature nothing sensible is left
-    greedy = json.loads(cli("compress", "--budget", 64, "--json", *SHORT, "--temperature", 0).out)
+    """At this temperature all of the 2,048 tokens are as likely: that two draws agree is out of the question."""
+    hot = ("--temperature", 1e9)
+    record, again, other = (compressed(cli, *hot, "--seed", seed) for seed in (0, 0, 1))
+    assert record["sampling"] == {"temperature": 1e9, "top_k": 0, "top_p": 1.0, "seed": 0}
+    assert other["sampling"]["seed"] == 1
+    assert record["answer"] == again["answer"] != other["answer"]
+
+
+def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: RunCli) -> None:
+    greedy, drawn = compressed(cli, "--temperature", 0), compressed(cli, "--temperature", 8, "--top-k", 1)
+    assert drawn["sampling"] == {"temperature": 8.0, "top_k": 1, "top_p": 1.0, "seed": 0}
+    assert drawn["answer"] == greedy["answer"] != ""
     assert greedy["sampling"] is None
     assert greedy["cuda_graph"] is False
     assert greedy["cuda_graph_refusal"].startswith("graphs need a CUDA device")

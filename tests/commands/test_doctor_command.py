@@ -1,22 +1,41 @@
+"""`headprobe doctor`, on this machine as it is, and with packages and a GPU that it does not have.
+
+Packages are real ones in a folder on the path, and are found and imported as any other. Of a GPU there is only what
+`torch.cuda` says of it, by functions that take no other arguments than torch's own.
+"""
+
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
 import torch
 
 import headprobe
 from headprobe import __version__
-from headprobe.commands import doctor
+from headprobe.commands.doctor import PACKAGES
 from headprobe.compression.kernels import choice
-from headprobe.compression.kernels.varlen import FLASH2, Source
-from tests.conftest import CliResult
+from headprobe.compression.kernels import varlen as sources
+from tests.conftest import ROOT, CliResult
 
 RunCli = Callable[..., CliResult]
+
+TESTED: dict[str, tuple[str, str]] = json.loads(Path(headprobe.__file__).with_name("tested.json").read_bytes())
+FLASH4 = {"flash_attn/cute/__init__.py": "def flash_attn_varlen_func(): ...\n"}
+FLASH2 = {
+    "flash_attn/__init__.py": "",
+    "flash_attn/flash_attn_interface.py": "def _flash_attn_varlen_forward(): ...\n",
+}
 
 
 def diagnose(cli: RunCli) -> dict:
@@ -25,70 +44,166 @@ def diagnose(cli: RunCli) -> dict:
     return json.loads(result.out)
 
 
-def pretend_cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None = None) -> None:
-    about = SimpleNamespace(total_memory=80 * 2**30, name="Pretend GPU")
-    if capability is not None:
-        about.major, about.minor = capability
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
+def kernels_of(report: dict) -> dict[str, dict]:
+    return {kernel["name"]: kernel for kernel in report["kernels"]}
 
 
-def pretend_installed(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
-    installed = {name.replace("_", "-"): version for name, version in versions.items()}
-    monkeypatch.setattr(doctor, "_version", installed.get)
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a distribution, with the files of its modules, ahead of all others. At first there is no flash-attn."""
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    own = metadata.version
+
+    def version(distribution_name: str) -> str:
+        spelled = distribution_name.replace("-", "_")
+        hidden = spelled.startswith("flash_attn") and not list(place.glob(f"{spelled}-*"))
+        return own(f"no-such-{distribution_name}" if hidden else distribution_name)
+
+    def add(name: str, version: str, files: dict[str, str] | None = None) -> None:
+        about = place / f"{name.replace('-', '_')}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+        for path, text in (files or {}).items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_text(text, encoding="utf-8")
+        sources._fault.cache_clear()
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "flash_attn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.syspath_prepend(place)
+    sources._fault.cache_clear()
+    yield add
+    sources._fault.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "flash_attn"]:
+        del sys.modules[name]
 
 
-def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], None]:
+    """Give torch one GPU of a compute capability."""
+
+    def plug_in(capability: tuple[int, int] = (9, 0)) -> None:
+        major, minor = capability
+        about = SimpleNamespace(total_memory=80 * 2**30, name="Pretend GPU", major=major, minor=minor)
+        for name, value in (
+            ("is_available", True), ("device_count", 1), ("get_device_properties", about),
+            ("get_device_name", about.name), ("get_device_capability", capability),
+        ):  # fmt: skip
+            monkeypatch.setattr(torch.cuda, name, create_autospec(getattr(torch.cuda, name), return_value=value))
+
+    return plug_in
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+# -- this machine -----------------------------------------------------------------------------------------------------
+
+
+def test_versions_devices_and_places_are_those_of_this_machine(cli: RunCli) -> None:
     report = diagnose(cli)
     assert report["headprobe"] == __version__
-    assert (
-        str(report["packages"]["torch"]).split("+")[0] == str(torch.__version__).split("+")[0]
-    )  # the build tag is in one of them only
+    assert report["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert list(report["packages"]) == list(PACKAGES)
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "numpy", "matplotlib"):
+        own = str(import_module(name).__version__)
+        assert report["packages"][name].split("+")[0] == own.split("+")[0]  # torch's build is in one of them only
+    assert [device["device"] for device in report["devices"] if device["kind"] == "cuda"] == [
+        f"cuda:{index}" for index in range(torch.cuda.device_count())
+    ]
     assert report["devices"][0]["device"] == "cpu"
-    assert report["kernels"][-1]["name"] == "torch"
-    assert report["kernels"][-1]["usable"] is True
-    assert sum(kernel["chosen"] for kernel in report["kernels"]) == 1
+    assert f"{os.cpu_count()} cores" in report["devices"][0]["name"]
     assert report["hub_offline"] is True
-    assert report["cache_folder"].endswith("hub")
+    assert report["cache_folder"] == str(Path(os.environ["HF_HOME"]) / "hub")
+    assert (Path(report["bundled_model"]) / "model.safetensors").is_file()
 
 
-def test_releases_outside_those_that_were_tested_are_named(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    lowest, highest = json.loads((Path(headprobe.__file__).parent / "tested.json").read_text())["transformers"]
-    for installed in ("5.16.1", "99.0.0.dev0"):
-        pretend_installed(monkeypatch, transformers=installed, torch="2.13.0+cpu", numpy="2.4.6")
-        row = {"package": "transformers", "installed": installed, "lowest": lowest, "highest": highest}
-        assert diagnose(cli)["untested"] == [row]
-        heading, line = cli("doctor").out.split("\n\n")[1].splitlines()
-        assert heading.split("  ")[0] == "outside what was tested"
-        assert line.split() == ["transformers", installed, lowest, highest]
+def test_the_kernel_that_is_named_is_the_one_that_compress_takes(cli: RunCli, no_gpu: None) -> None:
+    chosen = [kernel["name"] for kernel in diagnose(cli)["kernels"] if kernel["chosen"]]
+    done = cli("compress", "--device", "cpu", "--budget", 64, "--length", 256, "--max-new-tokens", 2, "--json")
+    assert done.code == 0, done.err
+    assert chosen == [json.loads(done.out)["attention"]] == ["torch"]
 
 
-def test_releases_that_were_tested_are_not_mentioned(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    pretend_installed(monkeypatch, transformers="5.17.0", torch="2.13.0+cu130", numpy="1.26.0")
+@pytest.mark.gpu
+def test_on_a_gpu_the_kernel_that_is_named_is_the_one_that_compress_takes(cli: RunCli) -> None:
+    report = diagnose(cli)
+    gpus = [device for device in report["devices"] if device["kind"] == "cuda"]
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert {gpu["name"] for gpu in gpus} <= set(names)
+    done = cli("compress", "--budget", 64, "--length", 256, "--max-new-tokens", 2, "--dtype", "bfloat16", "--json")
+    assert [kernel["name"] for kernel in report["kernels"] if kernel["chosen"]] == [json.loads(done.out)["attention"]]
+
+
+def test_a_copy_without_the_bundled_model_says_how_to_get_it(tmp_path: Path) -> None:
+    package = Path(headprobe.__file__).parent
+    shutil.copytree(package, tmp_path / "headprobe", ignore=shutil.ignore_patterns("bundled", "__pycache__"))
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "headprobe", "doctor"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "bundled model missing" in lines
+    assert "the bundled model --model demo, the default python -m training" in lines
+    assert f"hub cache {tmp_path / 'hf' / 'hub'}" in lines
+    assert not any(line.startswith("the hub ") for line in lines)
+
+
+# -- releases ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("installed", ["5.16.1", "99.0.0.dev0"])
+def test_releases_outside_those_that_were_tested_are_named(
+    cli: RunCli, install: Callable[..., None], installed: str
+) -> None:
+    for name, (_, highest) in TESTED.items():
+        install(name, installed if name == "transformers" else highest)
+    lowest, highest = TESTED["transformers"]
+    row = {"package": "transformers", "installed": installed, "lowest": lowest, "highest": highest}
+    report = diagnose(cli)
+    assert report["untested"] == [row]
+    assert report["packages"]["transformers"] == installed
+    heading, line = cli("doctor").out.split("\n\n")[1].splitlines()
+    assert heading.split("  ")[0] == "outside what was tested"
+    assert line.split() == ["transformers", installed, lowest, highest]
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_releases_that_were_tested_are_not_mentioned(cli: RunCli, install: Callable[..., None], end: int) -> None:
+    for name, ends in TESTED.items():
+        install(name, f"{ends[end]}+cu130" if name == "torch" else ends[end])
     assert diagnose(cli)["untested"] == []
     assert "outside what was tested" not in cli("doctor").out
 
 
-def test_without_a_gpu_it_says_what_that_is_needed_for(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+# -- devices and kernels ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_it_says_what_that_is_needed_for(cli: RunCli, no_gpu: None) -> None:
     report = diagnose(cli)
     assert "a GPU that torch can use" in [gap["what"] for gap in report["missing"]]
     assert [kernel["name"] for kernel in report["kernels"] if kernel["usable"]] == ["torch"]
     assert report["kernels"][0]["reason"] == "runs on CUDA devices only, not on cpu"
 
 
-def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    pretend_cuda(monkeypatch)
-    pretend_installed(monkeypatch, triton="3.6")
+def test_with_a_gpu_it_asks_for_flash_attention(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]
+) -> None:
+    cuda()
     report = diagnose(cli)
     assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
     has_triton = find_spec("triton") is not None
-    kernels = {kernel["name"]: kernel["usable"] for kernel in report["kernels"]}
+    kernels = {name: kernel["usable"] for name, kernel in kernels_of(report).items()}
     assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
     assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
+    assert report["packages"]["flash-attn"] is report["packages"]["flash-attn-4"] is None
 
 
 @pytest.mark.parametrize(
@@ -100,44 +215,55 @@ def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_card_that_flash_attention_4_does_not_serve_is_not_sent_to_it(
-    monkeypatch: pytest.MonkeyPatch, cli: RunCli, capability: tuple[int, int], how: str
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], capability: tuple[int, int], how: str
 ) -> None:
-    pretend_cuda(monkeypatch, capability)
+    cuda(capability)
     report = diagnose(cli)
     assert [gap["how"] for gap in report["missing"] if gap["what"] == "flash-attn"] == [how]
-    state = {kernel["name"]: kernel["reason"] for kernel in report["kernels"]}["flash4"]
     wrong_card = f"runs on compute capability 9.x to 11.x, not {capability[0]}.{capability[1]}"
-    assert state == ("flash_attn.cute is not installed" if capability == (9, 0) else wrong_card)
-    pretend_installed(monkeypatch, flash_attn_4="4.0")
-    still_missing = "flash-attn" in [gap["what"] for gap in diagnose(cli)["missing"]]
-    assert still_missing == (capability != (9, 0))
+    missing = "flash_attn.cute is not installed"
+    assert kernels_of(report)["flash4"]["reason"] == (missing if capability == (9, 0) else wrong_card)
+    install("flash-attn-4", "4.0", FLASH4)
+    report = diagnose(cli)
+    assert report["packages"]["flash-attn-4"] == "4.0"
+    assert kernels_of(report)["flash4"]["usable"] == (capability == (9, 0))
+    assert ("flash-attn" in [gap["what"] for gap in report["missing"]]) == (capability != (9, 0))
 
 
-def test_a_kernel_that_cannot_be_imported_costs_only_its_own_line(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    def fault(source: Source) -> str | None:
-        return f"{source.package} cannot be imported: no libcuda" if source == FLASH2 else None
+def test_where_flash_attention_2_is_installed_an_older_card_uses_it(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]
+) -> None:
+    cuda((8, 6))
+    install("flash-attn", "2.8.3", FLASH2)
+    report = diagnose(cli)
+    assert [kernel["name"] for kernel in report["kernels"] if kernel["chosen"]] == ["flash2"]
+    assert "flash-attn" not in [gap["what"] for gap in report["missing"]]
 
-    monkeypatch.setattr(Source, "fault", fault)
-    pretend_cuda(monkeypatch, (9, 0))
-    kernels = {kernel["name"]: kernel for kernel in diagnose(cli)["kernels"]}
+
+def test_a_kernel_that_cannot_be_imported_costs_only_its_own_line(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]
+) -> None:
+    cuda()
+    install("flash-attn-4", "4.0", FLASH4)
+    install("flash-attn", "2.8.3", {**FLASH2, "flash_attn/flash_attn_interface.py": "raise OSError('no libcuda')\n"})
+    kernels = kernels_of(diagnose(cli))
     assert kernels["flash2"]["reason"] == "flash_attn cannot be imported: no libcuda"
     assert kernels["flash4"]["chosen"] is True
     assert [kernels[name]["usable"] for name in ("torch-varlen", "triton", "torch")] == [True] * 3
 
 
-def test_when_all_is_there_nothing_is_missing(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    pretend_cuda(monkeypatch)
-    pretend_installed(monkeypatch, flash_attn_4="4.0")
-    monkeypatch.setattr(doctor, "is_bundled", lambda: True)
+def test_when_all_is_there_nothing_is_missing(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda()
+    install("flash-attn-4", "4.0", FLASH4)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert diagnose(cli)["missing"] == []
     assert cli("doctor").out.endswith("nothing is missing\n")
 
 
-def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
-    pretend_cuda(monkeypatch)
-    pretend_installed(monkeypatch, triton="3.6")
-    monkeypatch.setattr(doctor, "is_bundled", lambda: False)
+def test_the_tables_say_the_same(cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]) -> None:
+    cuda()
     lines = [" ".join(line.split()) for line in cli("doctor").out.splitlines()]
     for line in (
         f"headprobe {__version__}",
@@ -145,16 +271,20 @@ def test_the_tables_tell_the_same(monkeypatch: pytest.MonkeyPatch, cli: RunCli) 
         "cuda:0 Pretend GPU 80.0 GiB",
         "torch-varlen used for compressed caches, speed not measured here",
         "torch ready, speed not measured here",
-        "bundled model missing",
-        "the bundled model --model demo, the default python -m training",
+        f"bundled model {ROOT / 'headprobe/models/bundled'}",
+        "the hub models that are not in the cache folder yet unset HF_HUB_OFFLINE",
     ):
         assert line in lines
 
 
 def test_kernels_that_were_measured_on_the_gpu_come_first_with_their_share(
-    monkeypatch: pytest.MonkeyPatch, cli: RunCli, tmp_path: Path
+    cli: RunCli,
+    cuda: Callable[..., None],
+    install: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    pretend_cuda(monkeypatch)
+    cuda()
     file = tmp_path / "measured.json"
     file.write_text(json.dumps({"Pretend GPU": {"torch": 0.125, "torch-varlen": 0.5}}))
     monkeypatch.setattr(choice, "SHIPPED_FILE", file)
@@ -167,10 +297,7 @@ def test_kernels_that_were_measured_on_the_gpu_come_first_with_their_share(
     ]
 
 
-def test_without_a_gpu_the_plain_kernel_is_used_and_the_others_say_why_not(
-    monkeypatch: pytest.MonkeyPatch, cli: RunCli
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_without_a_gpu_the_plain_kernel_is_used_and_the_others_say_why_not(cli: RunCli, no_gpu: None) -> None:
     lines = [" ".join(line.split()) for line in cli("doctor").out.splitlines()]
     assert "torch used for compressed caches" in lines
     assert "flash2 runs on CUDA devices only, not on cpu" in lines

@@ -124,7 +124,12 @@ def one_row(query, key, value, seen, scaling, softcap, sink, extra=None):  # typ
     return (weights[:, None] * values).sum(0).to(value.dtype), dict(zip(positions, weights.tolist(), strict=False))
 
 
-def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, s_aux=None, **kwargs):  # type: ignore[no-untyped-def]
+# What says nothing that is not said otherwise: a window is in the mask, and nothing is dropped out of a model in use.
+UNUSED = {"dropout", "sliding_window", "position_ids", "use_cache", "output_router_logits"}
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, softcap=None, s_aux=None, **said):  # type: ignore[no-untyped-def]
+    assert set(said) <= UNUSED, f"the oracle does not know what {set(said) - UNUSED} mean"
     state = _state[-1]
     _, heads, tokens, _ = query.shape
     groups, seen = key.shape[1], key.shape[2]

@@ -139,7 +139,9 @@ PUBLISHED = Path(os.environ.get("HEADPROBE_PUBLISHED_SCORES", "nowhere")) / "hea
 def test_compat_on_published_scores(budget: int, beta: float) -> None:
     from headprobe.scores.any_scores import read_any
 
-    for file in sorted(PUBLISHED.glob("*.json")):
+    files = sorted(PUBLISHED.glob("*.json"))
+    assert files
+    for file in files:
         mean = read_any(file).mean
         wanted = formula(mean.ravel().tolist(), budget, 8, beta)
         assert authors_budgets(mean, budget, beta=beta).ravel().tolist() == wanted

@@ -350,7 +350,12 @@ def test_tokens_told_in_one_mode_are_kept_in_another() -> None:
     with torch.inference_mode():
         told.begin(torch.tensor([[7]]), 200)
         told.end()
-    told.check(torch.tensor([[1, 2, *range(2, 200), 7, 9]]), 201, [0])
+    ids = [1, 2, *range(2, 200), 7, 9]
+    assert told.check(torch.tensor([ids]), 201, [0]) is None
+    for place in (0, 63, 64, 150, 200):  # what was held before and behind each growth of the buffer
+        changed = torch.tensor([[*ids[:place], 5000, *ids[place + 1 :]]])
+        with pytest.raises(OptionError, match=f"token {place} is 5000, there it is {ids[place]}; "):
+            told.check(changed, 201, [0])
 
 
 # -- interrupted calls ----------------------------------------------------------------------------------------------

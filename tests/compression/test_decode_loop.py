@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from headprobe.compression import decoding
-from headprobe.compression.decoding import LOOK_EVERY, WARM_UP_STEPS, Decoder, DecodeStep, Sampler, run_step
+from headprobe.compression.decoding import WARM_UP_STEPS, Decoder, DecodeStep, Sampler, run_step
 from headprobe.compression.generation import join
+from headprobe.compression.kernels import reference
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.errors import NonFiniteError
+from tests.compression.recorded_step import RecordedStep
 from tests.compression.test_decoding import small_llama, tokens
 from tests.compression.test_joining import read
 from tests.compression.test_session import options
@@ -28,37 +28,14 @@ def llama() -> Any:
     return small_llama(4, 2)
 
 
-class Replayed:
-    """A captured step's stand-in: it runs the step, and leaves the host's counts to `advance`, which must agree."""
-
-    made = 0
-
-    def __init__(self, step: DecodeStep) -> None:
-        Replayed.made += 1
-        self.step, self.layout = step, step.cache.layout
-
-    def replay(self, count: int) -> None:
-        cache = self.step.cache
-        assert cache.layout == self.layout
-        assert count <= LOOK_EVERY
-        before = cache.counters
-        for _ in range(count):
-            self.step()
-        assert cache.layout == self.layout
-        counted, cache.counters = cache.counters, before
-        cache.advance(count)
-        for (seen, lengths), (wanted_seen, wanted) in zip(cache.counters, counted, strict=True):
-            assert seen == wanted_seen
-            assert np.array_equal(lengths, wanted)
-
-
 @pytest.fixture
-def captures(monkeypatch: pytest.MonkeyPatch) -> type[Replayed]:
-    """As if there were a GPU that captures."""
-    monkeypatch.setattr(decoding, "CapturedStep", Replayed)
-    monkeypatch.setattr(decoding, "_refusal", lambda *_: None)
-    Replayed.made = 0
-    return Replayed
+def captures(monkeypatch: pytest.MonkeyPatch) -> type[RecordedStep]:
+    """As if there were a GPU that captures, and whose kernels read lengths on the device."""
+    monkeypatch.setattr(decoding, "CapturedStep", RecordedStep)
+    monkeypatch.setattr(decoding, "_refusal", lambda model, cache: None)
+    monkeypatch.setattr(reference, "weigh_by_segment", reference.weigh_masked)
+    RecordedStep.made = 0
+    return RecordedStep
 
 
 @contextmanager
@@ -73,11 +50,13 @@ def breaks_after(llama: Any) -> Iterator[Callable[..., None]]:
     hooks = []
 
     def install(passes: int, value: float = float("nan"), row: int = 0) -> None:
-        counted = count(1)
+        counted = torch.zeros((), dtype=torch.long)  # on the device, as a replay runs no Python
 
         def spoil(module: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
-            if kwargs["input_ids"].shape[1] == 1 and next(counted) >= passes:
-                out.logits[row, :, 7] = value
+            if kwargs["input_ids"].shape[1] == 1:
+                counted.add_(1)
+                logits = out.logits[row, :, 7]
+                logits.copy_(torch.where(counted >= passes, value, logits))
 
         hooks.append(llama.register_forward_hook(spoil, with_kwargs=True))
 
@@ -149,7 +128,7 @@ def state(cache: RaggedCache) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["snapkv", "h2o"])
-def test_captured_steps_change_nothing(llama: Any, captures: type[Replayed], name: str) -> None:
+def test_captured_steps_change_nothing(llama: Any, captures: type[RecordedStep], name: str) -> None:
     with session(llama, name) as opened:
         made = []
         for graphs in (False, True):
@@ -164,7 +143,9 @@ def test_captured_steps_change_nothing(llama: Any, captures: type[Replayed], nam
 
 @pytest.mark.parametrize("name", ["snapkv", "h2o"])
 @pytest.mark.parametrize("place", [1, 2, 7, 8, 9, 16])
-def test_nothing_is_left_of_steps_beyond_the_end(llama: Any, captures: type[Replayed], name: str, place: int) -> None:
+def test_nothing_is_left_of_steps_beyond_the_end(
+    llama: Any, captures: type[RecordedStep], name: str, place: int
+) -> None:
     """The host looks every few steps; the cache is afterwards as if it had looked at each."""
     with session(llama, name) as opened:
         cache, logits = read(opened, tokens(50))
@@ -214,7 +195,7 @@ def test_sequences_of_a_batch_end_apart(llama: Any) -> None:
 
 
 def test_a_full_cache_is_laid_out_for_many_tokens_at_once_and_captured_anew(
-    llama: Any, captures: type[Replayed]
+    llama: Any, captures: type[RecordedStep]
 ) -> None:
     with session(llama, slack=3) as opened:
         cache, logits = read(opened, tokens(50))
@@ -228,7 +209,7 @@ def test_a_full_cache_is_laid_out_for_many_tokens_at_once_and_captured_anew(
         assert given == Decoder(llama, plain, graphs=False).run(logits, 40).tolist()
 
 
-def test_a_layout_that_others_made_is_noticed(llama: Any, captures: type[Replayed]) -> None:
+def test_a_layout_that_others_made_is_noticed(llama: Any, captures: type[RecordedStep]) -> None:
     """A second turn between two runs."""
     with session(llama, slack=9) as opened, torch.inference_mode():
         made = []
@@ -245,7 +226,7 @@ def test_a_layout_that_others_made_is_noticed(llama: Any, captures: type[Replaye
     assert captures.made == 2
 
 
-def test_a_step_is_captured_once_the_warm_ones_have_run(llama: Any, captures: type[Replayed]) -> None:
+def test_a_step_is_captured_once_the_warm_ones_have_run(llama: Any, captures: type[RecordedStep]) -> None:
     with session(llama) as opened:
         cache, logits = read(opened, tokens(50))
         decoder = Decoder(llama, cache)
@@ -267,7 +248,7 @@ def test_a_step_that_cannot_be_captured_is_decoded_eagerly(llama: Any, monkeypat
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(decoding, "CapturedStep", breaks)
-    monkeypatch.setattr(decoding, "_refusal", lambda *_: None)
+    monkeypatch.setattr(decoding, "_refusal", lambda model, cache: None)
     with session(llama) as opened:
         made = []
         for graphs in (True, False):
@@ -279,6 +260,32 @@ def test_a_step_that_cannot_be_captured_is_decoded_eagerly(llama: Any, monkeypat
                 wanted = "a step could not be captured: operation not permitted when stream is capturing"
                 assert decoder.graph_refusal == wanted
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    "look",
+    [lambda chosen: chosen.tolist(), lambda chosen: chosen.any(), lambda chosen: chosen.sum().item()],
+    ids=["list", "truth", "number"],
+)
+def test_a_step_that_looks_at_the_device_is_not_captured(
+    llama: Any, captures: type[RecordedStep], monkeypatch: pytest.MonkeyPatch, look: Callable[..., Any]
+) -> None:
+    own = DecodeStep.choose
+
+    def looking(step: DecodeStep, logits: torch.Tensor) -> torch.Tensor:
+        chosen = own(step, logits)
+        return chosen if look(chosen) else chosen + 1
+
+    with session(llama) as opened:
+        cache, logits = read(opened, tokens(50))
+        wanted = Decoder(llama, cache, graphs=False).run(logits, 20).tolist()
+        monkeypatch.setattr(DecodeStep, "choose", looking)
+        cache, logits = read(opened, tokens(50))
+        decoder = Decoder(llama, cache)
+        assert decoder.run(logits, 20).tolist() == wanted
+        check_agrees(cache)
+    assert captures.made == 1
+    assert decoder.graph_refusal == "a step could not be captured: operation not permitted when stream is capturing"
 
 
 def test_models_whose_steps_cannot_be_captured_are_known_beforehand() -> None:
@@ -314,7 +321,7 @@ def test_sampling_follows_its_seed_and_its_filters(llama: Any) -> None:
     assert drawn(Sampler(temperature=3.0, seed=1)) != drawn(Sampler(temperature=3.0, seed=2))
 
 
-def test_captured_and_eager_steps_draw_the_same(llama: Any, captures: type[Replayed]) -> None:
+def test_captured_and_eager_steps_draw_the_same(llama: Any, captures: type[RecordedStep]) -> None:
     with session(llama) as opened:
         made = []
         for graphs in (True, False):

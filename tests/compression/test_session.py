@@ -175,7 +175,10 @@ def test_at_most_one_layer_is_full_while_a_prompt_is_read(llama: Any) -> None:
     held: list[int] = []
     with compress(llama, **options(llama, "snapkv"), slack=1) as session, torch.inference_mode():
         cache = session.new_cache()
-        hooks = [layer.register_forward_pre_hook(lambda *_: held.append(cache.nbytes)) for layer in llama.model.layers]
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, given: held.append(cache.nbytes))
+            for layer in llama.model.layers
+        ]
         llama(input_ids=tokens(90), **with_cache(llama, cache))
         for hook in hooks:
             hook.remove()

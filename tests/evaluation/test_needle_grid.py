@@ -46,7 +46,7 @@ def test_nan_ends_a_grid_and_names_the_trial(tmp_path: Path, monkeypatch: pytest
     match = f"before trial {re.escape(first)}: NaN or infinity in the logits of new token 1: .*hold NaN"
     with pytest.raises(NonFiniteError, match=match):
         run(broken, tmp_path / "a.jsonl", grid)
-    monkeypatch.setattr(needle_grid, "warm_up", lambda *_: None)
+    monkeypatch.setattr(needle_grid, "warm_up", lambda loaded, grid, eos: None)
     with pytest.raises(NonFiniteError, match=f"^trial {re.escape(first)}: NaN or infinity in the logits"):
         run(broken, tmp_path / "b.jsonl", grid)
 

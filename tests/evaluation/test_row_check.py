@@ -21,10 +21,19 @@ TRIAL = SimpleNamespace(id="p|snapkv|16", head=lambda: dict(HEAD))
 CHECK = RowCheck(cast("NeedleGrid", SimpleNamespace(trials=lambda: [TRIAL])))
 
 
+def refusal(record: dict[str, Any]) -> str | None:
+    """What the check says against a record; None where it lets it through."""
+    try:
+        CHECK(record)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def test_what_a_trial_writes_goes_through() -> None:
-    CHECK(GOOD)
-    CHECK(GOOD | {"peak_bytes": 12, "s_per_token": 0.5})
-    CHECK(HEAD | dict.fromkeys(MEASURED) | {"error": "out of memory"})
+    assert refusal(GOOD) is None
+    assert refusal(GOOD | {"peak_bytes": 12, "s_per_token": 0.5}) is None
+    assert refusal(HEAD | dict.fromkeys(MEASURED) | {"error": "out of memory"}) is None
 
 
 @pytest.mark.parametrize(
@@ -44,9 +53,7 @@ def test_what_a_trial_writes_goes_through() -> None:
     ],
 )
 def test_what_a_trial_never_writes_is_told(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        CHECK(GOOD | changes)
-    assert told in str(caught.value)
+    assert told in str(refusal(GOOD | changes))
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if name != "trial"])

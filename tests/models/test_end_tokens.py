@@ -36,9 +36,12 @@ def test_a_wrong_end_of_a_model_in_memory_is_an_error() -> None:
 
 @pytest.mark.parametrize("content", [{}, {"eos_token_id": 2}, {"eos_token_id": [2, 3], "pad_token_id": -1}])
 def test_a_sound_file_is_taken_and_may_be_missing(content: Any) -> None:
-    check_generation_config(write(content))
+    assert check_generation_config(write(content)) is None
     (FOLDER / "generation_config.json").unlink()
-    check_generation_config(FOLDER)
+    assert check_generation_config(FOLDER) is None
+    (FOLDER / "generation_config.json").write_text(json.dumps({**content, "bos_token_id": "x"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="bos_token_id is 'x'"):
+        check_generation_config(FOLDER)
 
 
 @pytest.mark.parametrize("value", ["x", True, -1, 1.5, [[1]], ["x"], {"a": 1}, 10**30, float("nan"), float("-inf")])

@@ -163,7 +163,11 @@ def test_a_broken_folder_is_a_model_error_of_one_line(
 
 
 def test_a_slow_tokenizer_is_refused(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: SimpleNamespace(is_fast=False))
+    def slow(folder: Path, *, trust_remote_code: bool, local_files_only: bool) -> Any:
+        assert (folder, trust_remote_code, local_files_only) == (llama_folder, False, True)
+        return SimpleNamespace(is_fast=False)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", slow)
     with pytest.raises(ModelError, match="llama: SimpleNamespace is no fast tokenizer, so it gives no exact spans"):
         load_model(str(llama_folder), device="cpu")
 

@@ -38,9 +38,11 @@ def fault() -> str:
 
 
 def test_whole_files_and_no_files_are_left_to_transformers() -> None:
-    check_weight_files(FOLDER)
+    assert check_weight_files(FOLDER) is None
     save()
-    check_weight_files(FOLDER)
+    assert check_weight_files(FOLDER) is None
+    (FOLDER / "model.safetensors").write_bytes(b"")
+    assert fault() == "model.safetensors has 0 bytes, less than a header"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -109,4 +111,6 @@ def test_an_index_without_files_is_named(shards: object) -> None:
 def test_an_index_beside_one_whole_file_is_not_read() -> None:
     save()
     index(None)
-    check_weight_files(FOLDER)
+    assert check_weight_files(FOLDER) is None
+    (FOLDER / "model.safetensors").unlink()
+    assert "model.safetensors.index.json has the weight_map" in fault()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from headprobe.errors import OptionError
 from headprobe.pictures.comparison import PictureOfPair, comparison_figure, draw_comparison
@@ -55,7 +56,12 @@ def test_the_same_comparison_gives_the_same_bytes(pair, tmp_path, ending):
 
 def test_names_cannot_draw_or_steer(pair):
     named = replace(pair, first="A  $x$ \x1b[31m\n" + "long" * 100)
-    comparison_figure([named])
+    texts = comparison_figure([named]).findobj(Text)
+    assert [text.get_text() for text in texts if text.get_text().startswith("A ")] == [
+        "A $x$ [31m " + "long" * 11 + "..." + "long" * 13 + "  ·  B two  ·  a note"
+    ]
+    assert not any(control in text.get_text() for text in texts for control in "\x1b\n")
+    assert [text.get_parse_math() for text in texts if "$" in text.get_text()] == [False]
 
 
 def test_no_pair_many_pairs_and_other_endings_are_refused(pair, tmp_path):

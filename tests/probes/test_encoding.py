@@ -80,7 +80,10 @@ def test_a_tokenizer_without_offsets_is_read_all_the_same() -> None:
         is_fast = False
 
         def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
-            assert not options["return_offsets_mapping"]
+            assert options == {
+                "add_special_tokens": True, "return_offsets_mapping": False, "return_special_tokens_mask": True,
+                "return_attention_mask": False, "verbose": False,
+            }  # fmt: skip
             return {"input_ids": [0, 7, 8, 1], "special_tokens_mask": [1, 0, 0, 1]}
 
     assert encode(Slow(), "Hi").ids == [0, 7, 8]

@@ -35,7 +35,9 @@ def plan_for(essays: Haystack, **changes: Any) -> ProbePlan:
 def build(tokenizer: PreTrainedTokenizerFast, essays: Haystack, **changes: Any) -> Built:
     plan = plan_for(essays, **changes)
     builder = PromptBuilder(tokenizer, essays, plan)
-    return [(spec, builder.build(spec)) for spec in plan.trials()]
+    made = [(spec, builder.build(spec)) for spec in plan.trials()]
+    assert made, "without a prompt no test would test anything"
+    return made
 
 
 @pytest.fixture

@@ -21,9 +21,18 @@ def record(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value is not ...}
 
 
+def refusal(given: dict[str, Any]) -> str | None:
+    """What the check says against a record; None where it lets it through."""
+    try:
+        CHECK(given)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def test_what_a_run_writes_goes_through() -> None:
-    CHECK(record())
-    CHECK({"trial": "t2", "skipped": "out of memory"})
+    assert refusal(record()) is None
+    assert refusal({"trial": "t2", "skipped": "out of memory"}) is None
 
 
 @pytest.mark.parametrize(
@@ -52,6 +61,4 @@ def test_what_a_run_writes_goes_through() -> None:
     ],
 )
 def test_what_a_run_never_writes_is_told(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        CHECK(record(**changes))
-    assert told in str(caught.value)
+    assert told in str(refusal(record(**changes)))

@@ -31,7 +31,10 @@ def test_spellings_of_one_file_are_seen_through(tmp_path: Path, first: str, seco
 
 
 def test_different_files_go_through() -> None:
-    refuse_one_place({"-o": "a.json", "--dump-prompts": "b.json"}, {"--needles": "a.jsonl", "--haystack": None})
+    outputs = {"-o": "a.json", "--dump-prompts": "b.json"}
+    assert refuse_one_place(outputs, {"--needles": "a.jsonl", "--haystack": None}) is None
+    with pytest.raises(OptionError, match=r"--dump-prompts b.json and --needles b.json are one file"):
+        refuse_one_place(outputs, {"--needles": "b.json", "--haystack": None})
 
 
 def test_an_output_in_the_place_of_an_input_is_refused() -> None:

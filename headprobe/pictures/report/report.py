@@ -16,6 +16,7 @@ from typing import Any
 from headprobe._version import __version__
 from headprobe.errors import OptionError
 from headprobe.pictures.report.record import Detail, file_record, short_numbers, shortened
+from headprobe.pictures.report.script import bundle
 from headprobe.pictures.style import AT_NIGHT, BELOW_NIGHT, BELOW_ZERO, ON_PAPER, printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.checks import Suspect
@@ -25,12 +26,10 @@ from headprobe.scores.validation import FileReport, validate
 # The page itself: a frame, its style and script, and the data, with nothing from outside.
 
 SCRIPTS = (
-    "dom", "colours", "scores", "grid", "heads", "table", "charts", "coverage", "comparison", "allocation", "budgets",
-    "page",
+    "data", "numbers", "dom", "colours", "scores", "grid", "heads", "table", "charts", "coverage", "comparison",
+    "allocation", "budgets", "page", "main",
 )  # fmt: skip
 NOSCRIPT_HEADS = 20
-_OPENING = '"use strict";\n(() => {\nconst DATA = JSON.parse(document.getElementById("data").textContent);\n'
-_CLOSING = "\nwindow.headprobe = { headScoreBudgets, spoken: sentenceOf };\nstart();\n})();\n"
 
 
 def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -60,7 +59,7 @@ def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[
 
 def script_text() -> str:
     """The page's one script."""
-    return _OPENING + "\n".join(asset(f"{name}.js") for name in SCRIPTS) + _CLOSING
+    return bundle({name: asset(f"{name}.js") for name in SCRIPTS})
 
 
 def asset(name: str) -> str:

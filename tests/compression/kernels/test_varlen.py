@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -44,14 +45,23 @@ def varlen(query, keys, values, cu_q, cu_k, max_q, max_k, *, scale, causal, soft
 
 
 def flash4(
-    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale, causal, softcap=0.0,
-    learnable_sink=None, seqused_k=None,
+    q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_k, softmax_scale, causal,
+    learnable_sink=None, softcap=0.0,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    """flash-attn 4's entry: sinks in bfloat16, and the log of sums beside the output."""
+    """flash-attn 4's entry: sinks in bfloat16, and the log of sums beside the output.
+
+    The order of what comes behind `v` differs between its releases (there may be a `qv`), so all that is named.
+    """
     assert learnable_sink is None or learnable_sink.dtype == torch.bfloat16
     lines = cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k
     options = {"scale": softmax_scale, "causal": causal, "softcap": softcap, "used": seqused_k}
     return varlen(q, k, v, *lines, sinks=learnable_sink, **options), None
+
+
+def flash2(q, k, v, cq, ck, mq, mk, p, scale, *, causal, softcap=0.0, seqused_k):  # type: ignore[no-untyped-def]
+    """flash-attn 2's private forward."""
+    assert p == 0.0
+    return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, softcap=softcap, used=seqused_k),)
 
 
 def install_stand_in(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
@@ -61,13 +71,11 @@ def install_stand_in(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     if kernel == "torch-varlen":
 
         def aten(q, k, v, cq, ck, mq, mk, p, causal, debug, *, scale, seqused_k):  # type: ignore[no-untyped-def]
+            assert (p, debug) == (0.0, False)
             return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, used=seqused_k),)
 
         monkeypatch.setattr(kernels, "_torch_flash", aten)
         return
-
-    def flash2(q, k, v, cq, ck, mq, mk, p, scale, causal, softcap=0.0, seqused_k=None):  # type: ignore[no-untyped-def]
-        return (varlen(q, k, v, cq, ck, mq, mk, scale=scale, causal=causal, softcap=softcap, used=seqused_k),)
 
     modules: dict[str, Any] = {
         "flash_attn": ModuleType("flash_attn"), "flash_attn.cute": ModuleType("flash_attn.cute"),
@@ -94,24 +102,41 @@ def test_varlen_kernels_get_arguments_that_mean_the_same(
     torch.testing.assert_close(attend(query, store, shape), wanted, atol=1e-5, rtol=1e-5)
 
 
+def given_to_flash4(call: kernels.VarlenCall) -> dict[str, Any]:
+    return {
+        "q": call.query, "k": call.keys, "v": call.values, "cu_seqlens_q": call.cu_queries,
+        "cu_seqlens_k": call.starts, "max_seqlen_q": call.count, "max_seqlen_k": call.longest,
+        "seqused_k": call.used, "softmax_scale": 0.3, "causal": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("stand_in", ["flash4", "flash2"])
+def test_the_stand_ins_take_what_the_real_functions_take(stand_in: str) -> None:
+    source = next(kernel.source for kernel in KERNELS if kernel.name == stand_in)
+    assert source is not None
+    if source.fault() is not None:
+        pytest.skip(f"needs {source.package}: {source.fault()}")
+    given = inspect.signature(flash4 if stand_in == "flash4" else flash2).parameters
+    real = inspect.signature(source.load()).parameters
+    named = [name for name, parameter in given.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    assert set(named) <= set(real)
+    positional = len(given) - len(named)
+    kinds = [parameter.kind for parameter in list(real.values())[:positional]]
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * positional
+
+
 def test_the_stand_in_of_flash_attn_4_takes_sinks_as_it_does() -> None:
     """One KV head: its group's sinks are those of the call, and `plain` agrees. With several groups they cannot be."""
     one = random_store([5, 7], batch=2)
     query, sinks = query_for(one, 3, 1), torch.tensor([0.5, -1.0, 2.0])
     call = kernels.varlen_call(query, one)
-    out, _ = flash4(
-        call.query, call.keys, call.values, call.cu_queries, call.starts, call.count, call.longest, 0.3, False,
-        learnable_sink=sinks.bfloat16(), seqused_k=call.used,
-    )  # fmt: skip
+    out, _ = flash4(**given_to_flash4(call), learnable_sink=sinks.bfloat16())
     wanted = plain(query, one, AttentionShape(0.3, None, sinks))
     torch.testing.assert_close(kernels.unpacked(out, query, one), wanted, atol=1e-5, rtol=1e-5)
     assert (wanted - plain(query, one, AttentionShape(0.3))).abs().max() > 0.1
     two = kernels.varlen_call(query_for(random_store([5, 7], batch=1), 3, 1), random_store([5, 7], batch=1))
     with pytest.raises(AssertionError):
-        flash4(
-            two.query, two.keys, two.values, two.cu_queries, two.starts, two.count, two.longest, 0.3, False,
-            learnable_sink=torch.zeros(6, dtype=torch.bfloat16), seqused_k=two.used,
-        )  # fmt: skip
+        flash4(**given_to_flash4(two), learnable_sink=torch.zeros(6, dtype=torch.bfloat16))
 
 
 def test_no_varlen_kernel_is_offered_where_there_are_sinks() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from headprobe.compression.budgets import head_score_budgets
 from headprobe.scores.head_scores import rank_heads
+from tests.pictures.report.budget_cases import budget_cases, wanted_budgets
 from tests.pictures.report.conftest import HOSTILE
 
 CELLS = "[...document.querySelectorAll('#heads .grid-frame svg rect:not(.ring):not(.cursor)')]"
@@ -199,6 +200,22 @@ def test_files_that_tell_less_are_shown_too(opened, keyed, tmp_path, kind):
     assert browser.evaluate("document.querySelector('#coverage .note').textContent").startswith("The file holds")
 
 
+@pytest.mark.parametrize(
+    ("unit", "texts"),
+    [
+        (1e-3, ["0.005000", "0.001000", "1.000e-6", "0"]),
+        (1e-9, ["5.000e-9", "1.000e-9", "1.000e-12", "0"]),
+        (1e-300, ["5.000e-300", "1.000e-300", "1.000e-303", "0"]),
+    ],
+)
+def test_scores_of_any_size_are_drawn(opened, keyed, unit, texts):
+    """Foreign files hold what they hold; the axis of powers of ten goes down to wherever that is."""
+    browser = opened(keyed(unit * np.array([[[5.0, 0.0], [1.0, 0.001]]])))
+    assert column(browser, 3) == texts
+    ticks = browser.evaluate("[...document.querySelectorAll('#shape .tick-row')].map((tick) => tick.textContent)")
+    assert [float(tick) for tick in ticks] == pytest.approx([unit * 10.0**power for power in range(-4, 1)])
+
+
 def test_a_ranking_has_places_and_no_scores(opened, tmp_path):
     from headprobe.scores.any_scores import read_any
 
@@ -209,31 +226,12 @@ def test_a_ranking_has_places_and_no_scores(opened, tmp_path):
     assert browser.evaluate("document.querySelectorAll('#budgets input').length") == 0
 
 
-def random_cases():
-    rng = np.random.default_rng(7)
-    for index in range(150):
-        shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)))
-        scores = rng.gamma(0.3, 1.0, shape)
-        if index % 5 == 0:
-            scores = np.round(scores, 1)  # ties and zeros
-        if index % 11 == 0:
-            scores[:] = 0.0
-        floor = int(rng.integers(0, 9))
-        budget = int(rng.integers(max(floor, 1), 600))
-        prompt = int(rng.integers(max(floor, 1), 2000))
-        yield scores, budget, floor, float(rng.choice([1.005, 1.01, 1.1, 1.2, 1.5, 2.0, 5.0, 10.0])), prompt
-
-
 def test_the_pages_budgets_are_those_of_python(opened, files):
     browser = opened(files())
-    cases = list(random_cases())
-    wanted = [
-        head_score_budgets(scores, budget, floor=floor, beta=beta, prompt_tokens=prompt).ravel().tolist()
-        for scores, budget, floor, beta, prompt in cases
-    ]
+    cases = list(budget_cases())
     told = json.dumps([[scores.ravel().tolist(), *rest] for scores, *rest in cases])
     found = browser.evaluate(f"{told}.map((values) => headprobe.headScoreBudgets(...values))")
-    assert found == wanted
+    assert found == wanted_budgets(cases)
 
 
 def test_the_sliders_change_the_budgets(opened, files):

@@ -2,7 +2,7 @@
 
 // Tokens for each KV head of these scores; they sum to min(budget, promptTokens) * heads exactly.
 // floor + p * pool with B = budget - floor, pool = B / beta * heads, floor B - B / beta; capped at the prompt.
-function headScoreBudgets(scores, budget, floor, beta, promptTokens) {
+export function headScoreBudgets(scores, budget, floor, beta, promptTokens) {
   const heads = scores.length;
   if (promptTokens <= budget) return new Array(heads).fill(promptTokens);
   const clipped = scores.map((score) => Math.max(score, 0));
@@ -14,7 +14,7 @@ function headScoreBudgets(scores, budget, floor, beta, promptTokens) {
 }
 
 // Whole numbers in proportion to `shares`, none above `cap`, that sum to `total`.
-function shareOut(shares, total, cap) {
+export function shareOut(shares, total, cap) {
   return roundToTotal(waterFill(shares, total, cap), total, cap);
 }
 
@@ -27,7 +27,8 @@ function waterFill(shares, total, cap) {
     let wanted = shares.map((share, i) => (free[i] ? share : 0));
     if (sumOf(wanted) === 0) wanted = free.map((isFree) => (isFree ? 1 : 0));
     const sum = sumOf(wanted);
-    const given = wanted.map((share) => remaining * (share / sum));
+    const left = remaining;
+    const given = wanted.map((share) => left * (share / sum));
     const full = given.map((tokens, i) => free[i] && tokens >= cap);
     if (!full.includes(true)) {
       given.forEach((tokens, i) => { if (free[i]) filled[i] = tokens; });
@@ -55,4 +56,4 @@ function roundToTotal(filled, total, cap) {
   return tokens;
 }
 
-const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);
+export const sumOf = (values) => values.reduce((sum, value) => sum + value, 0);

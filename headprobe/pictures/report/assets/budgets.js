@@ -1,10 +1,17 @@
 // The tokens that KV heads may keep, by sliders.
+import { compact, figure, mebibytes, percent, whole } from "./numbers.js";
+import { byId, chooser, labelled, make, refill } from "./dom.js";
+import { joinHeads } from "./scores.js";
+import { exploreGrid, legend } from "./grid.js";
+import { say, showCard } from "./heads.js";
+import { headScoreBudgets, sumOf } from "./allocation.js";
+
 const SIZES = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096];
 const BETAS = [1.005, 1.01, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10];
 const PROMPTS = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072];
 const BYTES = 2; // of a 16-bit number
 
-function budgetsSection(page) {
+export function budgetsSection(page) {
   const host = byId("budgets-body");
   const state = { size: 128, beta: 1.2, prompt: 8192, window: 8, how: "mean", groups: null };
   const told = make("p", { class: "outcome", role: "status" });
@@ -32,12 +39,11 @@ function budgetsSection(page) {
       return;
     }
     const isKv = file.heads === "kv";
-    if (file.coverage) state.prompt = PROMPTS.findLast((tokens) => tokens <= Math.max(512, ...file.coverage.lengths));
+    if (file.coverage) state.prompt = promptFor(file.coverage.lengths);
     state.groups = isKv ? file.width : file.groups ?? file.width;
-    const divisors = Array.from({ length: file.width }, (_, i) => i + 1).filter((count) => file.width % count === 0);
     const asks = !isKv && !file.groups;
     const choices = make("div", { class: "controls" },
-      asks ? labelled("KV heads a layer (the file does not tell)", chooser(divisors.map((count) => [String(count), String(count)]), String(state.groups), (value) => { state.groups = Number(value); redraw(); })) : null,
+      asks ? labelled("KV heads a layer (the file does not tell)", chooser(divisorsOf(file.width).map((count) => [String(count), String(count)]), String(state.groups), (value) => { state.groups = Number(value); redraw(); })) : null,
       isKv ? null : labelled("A KV head scores as", chooser([["mean", "the mean of its query heads"], ["max", "its best query head"]], state.how, (value) => { state.how = value; redraw(); })));
     refill(host,
       make("div", { class: "sliders" },
@@ -61,8 +67,8 @@ function budgetsSection(page) {
       label: "Tokens kept by every KV head", fraction: (count) => count / most, rings: false, kept: () => null,
       text: (index) => (state.groups <= 16 ? compact(tokens[index]) : ""), title, facts, onpick() {},
       onshow: (index, spoken) => {
-        const told = index ?? tokens.indexOf(most);
-        showCard(card, title(told), facts(told), index === null ? "most" : "", "");
+        const looked = index ?? tokens.indexOf(most);
+        showCard(card, title(looked), facts(looked), index === null ? "most" : "", "");
         if (spoken && index !== null) say(`${title(index)}: ${whole.format(tokens[index])} tokens`);
       },
     }).show(null, false);
@@ -73,9 +79,17 @@ function budgetsSection(page) {
   return { rebuild, redraw };
 }
 
-const compact = (tokens) => (tokens < 10000 ? String(tokens) : `${Math.round(tokens / 1000)}k`);
+// The longest prompt on the slider that the file's own probes reach; the shortest one for shorter probes.
+export function promptFor(lengths) {
+  return PROMPTS.findLast((tokens) => tokens <= Math.max(PROMPTS[0], ...lengths));
+}
 
-function outcome(file, tokens, state) {
+export function divisorsOf(width) {
+  return Array.from({ length: width }, (_, i) => i + 1).filter((count) => width % count === 0);
+}
+
+// What the budgets come to, in words.
+export function outcome(file, tokens, state) {
   const total = sumOf(tokens);
   const sorted = [...tokens].sort((a, b) => a - b);
   const full = sorted.filter((count) => count >= state.prompt).length;
@@ -83,5 +97,3 @@ function outcome(file, tokens, state) {
   const kept = full ? ` ${whole.format(full)} ${full === 1 ? "head keeps" : "heads keep"} the whole prompt.` : "";
   return `${whole.format(total)} entries in all: ${percent(total / tokens.length / state.prompt)} of a full cache. Heads keep ${whole.format(sorted[0])} to ${whole.format(sorted[sorted.length - 1])} tokens, half of them at most ${whole.format(sorted[Math.floor((sorted.length - 1) / 2)])}.${kept}${memory}`;
 }
-
-const mebibytes = (bytes) => (bytes >= 2 ** 30 ? `${figure(bytes / 2 ** 30, 3)} GiB` : `${figure(bytes / 2 ** 20, 3)} MiB`);

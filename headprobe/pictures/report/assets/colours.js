@@ -1,10 +1,13 @@
 // The ramps of all headprobe pictures: one for paper, one for the night.
-const isDarkTheme = () => {
+import { DATA } from "./data.js";
+import { byId } from "./dom.js";
+
+export const isDarkTheme = () => {
   const stated = document.documentElement.dataset.theme;
   return stated ? stated === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
-function along(ramp, fraction) {
+export function along(ramp, fraction) {
   const place = Math.min(Math.max(fraction, 0), 1) * (ramp.length - 1);
   const index = Math.min(Math.floor(place), ramp.length - 2);
   const part = place - index;
@@ -12,16 +15,16 @@ function along(ramp, fraction) {
 }
 
 // The colour of a fraction in [-1, 1] of the largest value.
-function shade(fraction) {
+export function shade(fraction) {
   const { paper, below, night, belowNight } = DATA.colours;
   const ramp = isDarkTheme() ? (fraction < 0 ? belowNight : night) : fraction < 0 ? below : paper;
   return along(ramp, Math.abs(fraction));
 }
 
-const css = (rgb) => `rgb(${rgb.join(" ")})`;
-const inkOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue < 140 ? "#fff" : "#1b1f23");
+export const css = (rgb) => `rgb(${rgb.join(" ")})`;
+export const inkOn = ([red, green, blue]) => (0.299 * red + 0.587 * green + 0.114 * blue < 140 ? "#fff" : "#1b1f23");
 
-function watchTheme(redraw) {
+export function watchTheme(redraw) {
   const button = byId("theme");
   const name = () => {
     button.textContent = isDarkTheme() ? "Light theme" : "Dark theme";

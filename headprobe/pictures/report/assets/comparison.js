@@ -1,5 +1,12 @@
 // Files side by side: how far their rankings agree, head by head.
-function comparisonSection(page) {
+import { DATA } from "./data.js";
+import { figure, plainRank, whole } from "./numbers.js";
+import { byId, chooser, draw, labelled, make, refill } from "./dom.js";
+import { rankOrder, ranksOf } from "./scores.js";
+import { hideTip, showTip } from "./grid.js";
+import { chartFrame, chartX, chartY, gridLine } from "./charts.js";
+
+export function comparisonSection() {
   const host = byId("comparison-body");
   if (!host) return { rebuild() {}, redraw() {} };
   const state = { pair: Math.max(0, DATA.pairs.findIndex((pair) => !pair.refused)), ranks: true };
@@ -39,8 +46,8 @@ function scatter(pair, byRank) {
   const sides = [pair.firstValues ?? DATA.files[pair.first].mean, pair.secondValues ?? DATA.files[pair.second].mean];
   const columns = sides[0].length / pair.layers;
   const shown = byRank ? sides.map(ranksOf) : sides;
-  const most = shown.map((values) => Math.max(...values) || 1);
-  const share = (value, side) => byRank ? 1 - Math.log(value) / Math.log(Math.max(most[side], 2)) : Math.max(value, 0) / most[side];
+  const most = shown.map((values) => values.reduce((found, value) => Math.max(found, value), 0) || 1);
+  const share = (value, side) => (byRank ? shareOfRank(value, most[side]) : shareOfScore(value, most[side]));
   const best = new Set([...rankOrder(sides[0]).slice(0, 10), ...rankOrder(sides[1]).slice(0, 10)]);
   const dots = rankOrder(sides[0]).reverse().map((index) => {
     const name = `${Math.floor(index / columns)}-${index % columns}`;
@@ -58,6 +65,10 @@ function scatter(pair, byRank) {
     chartFrame(`${names[0]} across, ${names[1]} upwards`, ...rules("x", 0), ...rules("y", 1), ...dots),
     make("p", { class: "axis-name" }, `${names[0]} (across), ${names[1]} (upwards)`));
 }
+
+// Where a value lies on its axis, 1 for the best: ranks from 1 by their logarithm, scores as they are.
+export const shareOfRank = (rank, last) => 1 - Math.log(rank) / Math.log(Math.max(last, 2));
+export const shareOfScore = (score, most) => Math.max(score, 0) / most;
 
 function movedTable(pair) {
   const rows = pair.moved.map(([layer, head, a, b, rankA, rankB]) => make("tr", {}, make("th", { scope: "row" }, `${layer}-${head}`),

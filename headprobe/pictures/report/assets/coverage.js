@@ -1,5 +1,9 @@
 // Which probes the scores stand on, and what the model answered.
-function coverageSection(page) {
+import { figure, whole } from "./numbers.js";
+import { byId, make, refill } from "./dom.js";
+import { css, inkOn, isDarkTheme, shade } from "./colours.js";
+
+export function coverageSection(page) {
   const rebuild = () => {
     const file = page.file();
     if (!file.coverage) {

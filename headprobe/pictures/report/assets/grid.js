@@ -1,8 +1,11 @@
 // A map of layers by heads that the pointer and the arrow keys explore.
+import { byId, draw, make, refill } from "./dom.js";
+import { css, inkOn, shade } from "./colours.js";
+
 const EDGE = { left: 34, top: 6, right: 6, bottom: 26 };
 
 // `grid`: rows, columns, group, noun, values, start, rings, fraction(value), facts(index), title(index), label, text(index), kept()
-function exploreGrid(host, grid) {
+export function exploreGrid(host, grid) {
   const cell = Math.max(11, Math.min(46, Math.floor(780 / grid.columns), Math.floor(920 / grid.rows)));
   const size = [EDGE.left + grid.columns * cell + EDGE.right, EDGE.top + grid.rows * cell + EDGE.bottom];
   const cursor = draw("rect", { class: "cursor", width: cell, height: cell, rx: 3, visibility: "hidden" });
@@ -51,13 +54,15 @@ function gridCells(grid, cell) {
   });
 }
 
+// Every how many rows or columns have a label, so that there are at most `most`.
+export const labelStep = (count, most) => 2 ** Math.max(0, Math.ceil(Math.log2(count / most)));
+
 function gridLabels(grid, cell) {
-  const step = (count, most) => 2 ** Math.max(0, Math.ceil(Math.log2(count / most)));
   const labels = [];
-  for (let column = 0; column < grid.columns; column += step(grid.columns, 16)) {
+  for (let column = 0; column < grid.columns; column += labelStep(grid.columns, 16)) {
     labels.push(draw("text", { x: EDGE.left + (column + 0.5) * cell, y: EDGE.top + grid.rows * cell + 16, class: "tick" }, String(column)));
   }
-  for (let row = 0; row < grid.rows; row += step(grid.rows, 32)) {
+  for (let row = 0; row < grid.rows; row += labelStep(grid.rows, 32)) {
     labels.push(draw("text", { x: EDGE.left - 8, y: EDGE.top + (row + 0.5) * cell + 4, class: "tick tick-row" }, String(row)));
   }
   return labels;
@@ -87,18 +92,26 @@ function listenToPointer(picture, grid, cell, size, show) {
   });
 }
 
+// Where a key leads from the head `at`, which stays at the edge; null for a key that moves nothing.
+export function movedBy(key, toEnd, at, { rows, columns }) {
+  const [row, column] = [Math.floor(at / columns), at % columns];
+  switch (key) {
+    case "ArrowLeft": return column > 0 ? at - 1 : at;
+    case "ArrowRight": return column < columns - 1 ? at + 1 : at;
+    case "ArrowUp": return row > 0 ? at - columns : at;
+    case "ArrowDown": return row < rows - 1 ? at + columns : at;
+    case "Home": return toEnd ? 0 : row * columns;
+    case "End": return toEnd ? rows * columns - 1 : (row + 1) * columns - 1;
+    default: return null;
+  }
+}
+
 function listenToKeys(frame, grid, state, show) {
-  const last = grid.values.length - 1;
   frame.addEventListener("keydown", (event) => {
     const at = state.at ?? state.start;
-    const [row, column] = [Math.floor(at / grid.columns), at % grid.columns];
-    const moves = {
-      ArrowLeft: column > 0 ? at - 1 : at, ArrowRight: column < grid.columns - 1 ? at + 1 : at,
-      ArrowUp: row > 0 ? at - grid.columns : at, ArrowDown: row < grid.rows - 1 ? at + grid.columns : at,
-      Home: event.ctrlKey ? 0 : row * grid.columns, End: event.ctrlKey ? last : (row + 1) * grid.columns - 1,
-    };
+    const moved = movedBy(event.key, event.ctrlKey, at, grid);
     if (event.key === "Enter" || event.key === " ") grid.onpick(at);
-    else if (event.key in moves) show(state.at === null ? at : moves[event.key], true);
+    else if (moved !== null) show(state.at === null ? at : moved, true);
     else return;
     event.preventDefault();
   });
@@ -108,7 +121,7 @@ function listenToKeys(frame, grid, state, show) {
   frame.addEventListener("blur", () => show(null, false));
 }
 
-function showTip(title, facts, x, y) {
+export function showTip(title, facts, x, y) {
   const tip = byId("tip");
   refill(tip, make("strong", {}, title), make("dl", {}, facts.map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]).flat()));
   tip.hidden = false;
@@ -117,12 +130,12 @@ function showTip(title, facts, x, y) {
   tip.style.top = `${Math.max(8, Math.min(y + 14, innerHeight - box.height - 8))}px`;
 }
 
-const hideTip = () => {
+export const hideTip = () => {
   byId("tip").hidden = true;
 };
 
 // A strip of the ramp with its ends named; `bend` is how shares of the largest value become colours.
-function legend(low, high, bend, tell, text) {
+export function legend(low, high, bend, tell, text) {
   const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
   const strip = make("span", { class: "strip", "aria-hidden": "true" });
   const stops = Array.from({ length: 25 }, (_, i) => css(shade(bend((low + ((high - low) * i) / 24) / reach))));

@@ -1,5 +1,11 @@
 // The map of heads with the card of the head under the pointer.
-function headsSection(page) {
+import { DATA } from "./data.js";
+import { figure, signed } from "./numbers.js";
+import { byId, chooser, labelled, make, refill } from "./dom.js";
+import { factsOf, rankOrder, viewOf } from "./scores.js";
+import { exploreGrid, legend } from "./grid.js";
+
+export function headsSection(page) {
   const host = byId("heads-body");
   const map = make("div", { class: "grid-host" });
   const card = make("aside", { class: "card", "aria-label": "The head that is looked at" });
@@ -12,7 +18,7 @@ function headsSection(page) {
   function redraw() {
     const view = viewOf(page.file(), state.joined);
     const other = state.against === "" ? null : viewOf(DATA.files[state.against], state.joined);
-    const inShares = other !== null && (view.file.methodName === null || view.file.methodName !== other.file.methodName);
+    const inShares = other !== null && !shareUnit(view.file, other.file);
     const values = other ? differences(view, other, inShares) : view.values;
     const reach = values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
     const bend = (share) => (state.root ? Math.sign(share) * Math.sqrt(Math.abs(share)) : share);
@@ -54,10 +60,9 @@ function headsSection(page) {
         redraw();
       })));
     }
-    const others = DATA.files.map((other, index) => [String(index), other]).filter(([, other]) => other !== file && !other.ranking && other.heads === file.heads
-      && other.layers === file.layers && other.width === file.width && (other.groups === file.groups));
-    if (others.length && !file.ranking) {
-      parts.push(labelled("Minus", chooser([["", "nothing"], ...others.map(([index, other]) => [index, other.name])], "", (value) => {
+    const others = othersLike(file, DATA.files);
+    if (others.length) {
+      parts.push(labelled("Minus", chooser([["", "nothing"], ...others.map((index) => [String(index), DATA.files[index].name])], "", (value) => {
         state.against = value;
         redraw();
       })));
@@ -73,19 +78,29 @@ function headsSection(page) {
   return { rebuild, redraw, point, refresh: () => shown?.refresh() };
 }
 
+// Places in `files` of those whose scores can be taken from this file's, head by head.
+export function othersLike(file, files) {
+  const alike = (other) => ["heads", "layers", "width", "groups"].every((fact) => other[fact] === file[fact]);
+  const fits = (other) => other !== file && !other.ranking && alike(other);
+  return file.ranking ? [] : files.map((_, index) => index).filter((index) => fits(files[index]));
+}
+
+// Whether two files were scored by one method, as far as they state it.
+export const shareUnit = (file, other) => file.methodName !== null && file.methodName === other.methodName;
+
 // Scores of one method as they are; those of different methods, which share no unit, as percent of all score.
-function differences(view, other, inShares) {
+export function differences(view, other, inShares) {
   const unit = (side) => (inShares ? 100 / (side.total || 1) : 1);
   const clip = (value) => (inShares ? Math.max(value, 0) : value);
   return view.values.map((value, index) => clip(value) * unit(view) - clip(other.values[index]) * unit(other));
 }
 
-function tellOf(file, other) {
+export function tellOf(file, other) {
   if (file.ranking) return (value) => (value > 0 ? "first" : "not ranked");
   return other ? signed : figure;
 }
 
-function scaleName(file, other, inShares, root) {
+export function scaleName(file, other, inShares, root) {
   const name = other ? `difference of the ${inShares ? "shares of all score, in percent" : "scores"}` : file.ranking ? "place in the ranking" : "mean score";
   return name + (root ? ", square-root colours" : "");
 }
@@ -96,7 +111,7 @@ function differenceFacts(view, other, difference, index) {
 }
 
 // `badge` says why this head is shown while none is looked at.
-function showCard(card, title, facts, badge, more) {
+export function showCard(card, title, facts, badge, more) {
   const hint = badge === "" ? [] : [make("p", { class: "quiet hint" }, `Point at a head, or move with the arrow keys${more}.`)];
   refill(card,
     make("p", { class: "card-title" }, title, badge ? make("span", { class: "badge" }, badge) : null),
@@ -104,6 +119,6 @@ function showCard(card, title, facts, badge, more) {
     make("dl", {}, facts.slice(1).map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]).flat()), ...hint);
 }
 
-function say(text) {
+export function say(text) {
   byId("spoken").textContent = text;
 }

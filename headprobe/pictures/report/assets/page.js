@@ -1,4 +1,14 @@
 // The page: which file is shown, which head is kept, and the sections that show them.
+import { DATA } from "./data.js";
+import { byId, make, refill } from "./dom.js";
+import { watchTheme } from "./colours.js";
+import { headsSection } from "./heads.js";
+import { tableSection } from "./table.js";
+import { shapeSection } from "./charts.js";
+import { coverageSection } from "./coverage.js";
+import { comparisonSection } from "./comparison.js";
+import { budgetsSection } from "./budgets.js";
+
 function overviewSection(page) {
   const rebuild = () => {
     const file = page.file();
@@ -40,7 +50,7 @@ function chooseFile(page) {
   });
 }
 
-function start() {
+export function start() {
   const sections = [];
   const page = {
     at: 0, picked: null,

@@ -1,11 +1,12 @@
 // A file's heads, as everything on the page reads them.
+import { figure, percent, plainRank, range, whole } from "./numbers.js";
 
 // Ranks from 1, best first; equal scores go by layer, then head.
-function rankOrder(values) {
+export function rankOrder(values) {
   return values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b);
 }
 
-function ranksOf(values) {
+export function ranksOf(values) {
   const ranks = new Array(values.length);
   rankOrder(values).forEach((index, place) => {
     ranks[index] = place + 1;
@@ -14,7 +15,7 @@ function ranksOf(values) {
 }
 
 // Query heads [layers * heads] to KV heads [layers * groups], by mean or max over the heads that share one.
-function joinHeads(values, layers, groups, how) {
+export function joinHeads(values, layers, groups, how) {
   const size = values.length / layers / groups;
   return Array.from({ length: layers * groups }, (_, group) => {
     const own = values.slice(group * size, (group + 1) * size);
@@ -23,7 +24,7 @@ function joinHeads(values, layers, groups, how) {
 }
 
 // What is shown of a file: its own heads, or KV heads made from them.
-function viewOf(file, joined) {
+export function viewOf(file, joined) {
   const joins = joined && file.heads === "query" && file.groups;
   const values = joins ? joinHeads(file.mean, file.layers, file.groups, "mean") : file.mean;
   const columns = values.length / file.layers;
@@ -38,16 +39,14 @@ function viewOf(file, joined) {
   };
 }
 
-const nameOf = (view, index) => `${Math.floor(index / view.columns)}-${index % view.columns}`;
-
 // In a ranking without scores: the place of a head, best first.
-function placeOf(view, index) {
+export function placeOf(view, index) {
   const ranked = view.values.filter((value) => value > 0).length;
   return view.values[index] > 0 ? `${view.ranks[index]} of ${ranked}` : "not ranked";
 }
 
 // All that is known of one head, as [name, value] in the order in which it is told.
-function factsOf(view, index) {
+export function factsOf(view, index) {
   const { file, values, ranks, sure } = view;
   if (file.ranking) return [["Place", placeOf(view, index)]];
   const facts = [["Score", figure(values[index])], ["Rank", `${whole.format(ranks[index])} of ${whole.format(values.length)}`]];
@@ -62,7 +61,3 @@ function factsOf(view, index) {
   }
   return facts;
 }
-
-const sentenceOf = (view, index) =>
-  `Layer ${Math.floor(index / view.columns)}, ${view.noun} ${index % view.columns}: ` +
-  factsOf(view, index).map(([name, value]) => `${name.toLowerCase()} ${value}`).join(", ");

@@ -1,7 +1,25 @@
 // All heads as a table that sorts by any column.
+import { figure, percent, plainRank, range, whole } from "./numbers.js";
+import { byId, labelled, make, refill } from "./dom.js";
+import { viewOf } from "./scores.js";
+
 const PAGE_ROWS = 25;
 
-function columnsOf(view) {
+// Heads by a search for a layer ("15") or a head ("15-30", "15 30", "15,30"); all that are ranked for none.
+export function headsMatching(view, wanted) {
+  const all = view.values.map((_, index) => index).filter((index) => !view.file.ranking || view.values[index] > 0);
+  if (!wanted) return all;
+  const [layer, head] = wanted.split(/[-,\s]+/);
+  return all.filter((i) => String(Math.floor(i / view.columns)) === layer && (!head || String(i % view.columns) === head));
+}
+
+// Sorted by a column's value; of equal ones the better rank comes first, whatever the direction.
+export function sortedHeads(view, heads, value, direction) {
+  const sign = direction === "ascending" ? 1 : -1;
+  return [...heads].sort((a, b) => sign * (value(a) - value(b)) || view.ranks[a] - view.ranks[b]);
+}
+
+export function columnsOf(view) {
   const place = (index) => [Math.floor(index / view.columns), index % view.columns];
   const noun = view.noun === "head" ? "Head" : "KV head";
   const columns = [
@@ -22,7 +40,7 @@ function columnsOf(view) {
   return columns;
 }
 
-function tableSection(page) {
+export function tableSection(page) {
   const state = { column: 0, direction: "ascending", start: 0, wanted: "" };
   const [head, body] = [make("tr"), make("tbody")];
   const caption = make("caption");
@@ -56,19 +74,10 @@ function tableSection(page) {
       make("button", { type: "button", title: column.hint, onclick: (event) => { sortBy(place); head.children[place].querySelector("button").focus({ preventScroll: Boolean(event) }); } }, column.name))));
   }
 
-  function wantedHeads() {
-    const all = view.values.map((_, index) => index).filter((index) => !view.file.ranking || view.values[index] > 0);
-    if (!state.wanted) return all;
-    const [layer, headNumber] = state.wanted.split(/[-,\s]+/);
-    return all.filter((i) => String(Math.floor(i / view.columns)) === layer && (!headNumber || String(i % view.columns) === headNumber));
-  }
-
   function fillRows() {
     const columns = columnsOf(view);
-    const { value } = columns[state.column];
-    const sign = state.direction === "ascending" ? 1 : -1;
-    const heads = wantedHeads().sort((a, b) => sign * (value(a) - value(b)) || view.ranks[a] - view.ranks[b]);
-    const most = Math.max(...view.values.map(Math.abs)) || 1;
+    const heads = sortedHeads(view, headsMatching(view, state.wanted), columns[state.column].value, state.direction);
+    const most = view.values.reduce((found, value) => Math.max(found, Math.abs(value)), 0) || 1;
     const shown = heads.slice(state.start, state.start + PAGE_ROWS);
     refill(body, shown.map((index) => rowOf(index, columns, most)));
     where.textContent = heads.length ? `${whole.format(state.start + 1)} to ${whole.format(state.start + shown.length)} of ${whole.format(heads.length)}` : "no such head";

@@ -159,7 +159,7 @@ def test_a_prompt_is_read_once_and_rows_are_those_of_runs_of_their_own(
         llama,
         options(policies=names, scores=(file,), budgets=(16, 40, 512), depths=1, query_agnostic=query_agnostic),
     )
-    monkeypatch.setattr(needle_grid, "warm_up", lambda *_: None)
+    monkeypatch.setattr(needle_grid, "warm_up", lambda loaded, grid, eos: None)
     running = Running(frozenset(eos_token_ids(llama)))
     alone = [row for trial in grid.trials() for _, row in run_trials(llama, [trial], running)]
     passes: list[int] = []

@@ -51,7 +51,7 @@ class KnockoutOptions:
     needles: str | None = None
     lengths: tuple[int, ...] | None = None
     depths: int = 10
-    needles_per_cell: int = 4
+    needles_per_cell: int = 3
     haystack: str = "all"
     seed: int = 1
     limit: int | None = None

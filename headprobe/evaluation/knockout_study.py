@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.uncertainty import Estimate
 
 SCHEMA = "headprobe-knockout/1"
+ATTEMPTS = 50  # to draw a set of heads that was not drawn before
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,8 @@ class KnockoutStudy:
             off = len(self.sets[k, 0])
             steps.append(make_step(k, off, found[k, 0], random, clusters, len(self.steps)))
         estimates = whole_estimates(whole, clusters)
-        verdict = verdict_of(estimates, steps, len(set(clusters)))
+        vocabulary = self.bench.loaded.model.config.get_text_config(decoder=True).vocab_size
+        verdict = verdict_of(estimates, steps, len(set(clusters)), log(vocabulary))
         return KnockoutResult(self, estimates, tuple(steps), verdict)
 
 
@@ -208,11 +211,23 @@ def _sets(
     sets = {}
     for k in steps:
         sets[k, 0] = order.query_heads(order.ranked[:k], geometry)
+        seen: set[HeadSet] = set()
         for draw in range(1, options.draws + 1):
-            drawn = order.draw(k, np.random.default_rng([options.seed, k, draw]))
+            drawn = _draw(order, k, [options.seed, k, draw], seen)
             if drawn is not None:
+                seen.add(drawn)
                 sets[k, draw] = order.query_heads(drawn, geometry)
     return sets
+
+
+def _draw(order: HeadOrder, k: int, seed: list[int], seen: set[HeadSet]) -> HeadSet | None:
+    """One set of random heads, other than those in `seen` where the layers leave a choice."""
+    drawn = None
+    for attempt in range(ATTEMPTS):
+        drawn = order.draw(k, np.random.default_rng([*seed, attempt]))
+        if drawn is None or drawn not in seen:
+            break
+    return drawn
 
 
 def _notes(
@@ -226,6 +241,12 @@ def _notes(
     if alone:
         told = ", ".join(map(str, alone))
         notes.append(f"no random {kind} to compare with at {told}: fewer than that are left of {len(order.ranked)}")
+    alike = [
+        k for k in steps if k not in alone and len({sets[k, d] for d in range(1, options.draws + 1)}) < options.draws
+    ]
+    if alike:
+        told = ", ".join(map(str, alike))
+        notes.append(f"at {told} some draws are the same {kind}: their layers leave no other choice")
     if order.num_scored < steps[-1]:
         notes.append(f"only {order.num_scored} {kind} score above 0: behind them the order means nothing")
     if order.heads == "kv":

@@ -23,8 +23,8 @@ CAUSAL, UNSPECIFIC, NONE, REVERSED, UNCLEAR = "causal", "unspecific", "none", "r
 class Step:
     """The first `k` heads of an order off (`num_off` query heads), against random others.
 
-    `top`, `random` and `difference` map each of `METRICS` to an estimate with its 95 % interval: what is left
-    (of random heads the mean over the draws), and random minus top on the same prompts. `draws`: by metric the mean of each draw.
+    `top`, `random` and `difference` map each of `METRICS` to an estimate with its 95 % interval: what is left (with
+    random heads off the mean over the draws), and random minus top on the same prompts. `draws`: each draw's mean.
     `verdict` `(low, high)`: the interval of the difference in `answered`, so wide that all steps of a run share 95 %;
     None where it cannot be had. Without as many other heads `random`, `difference`, `draws` and `verdict` are None.
     """
@@ -116,24 +116,29 @@ def _verdict_interval(values: Sequence[float], clusters: Sequence[str], num_step
 # -- in words -------------------------------------------------------------------------------------------------------
 
 
-def verdict_of(whole: dict[str, Estimate], steps: Sequence[Step], num_needles: int) -> Verdict:
+def verdict_of(whole: dict[str, Estimate], steps: Sequence[Step], num_needles: int, guessing: float) -> Verdict:
     """What the steps say. The largest certain difference decides: one whose interval, wide enough for all steps
-    together, leaves out 0, and that every draw shows."""
+    together, leaves out 0, and that every draw shows.
+
+    `guessing`: the loss of guessing evenly, in nats per token. A model whose loss on plain text is no lower does not
+    know such text, so that it is no control.
+    """
     known = [step for step in steps if step.verdict is not None and step.difference is not None]
+    text = _Text(whole, guessing)
     if num_needles < FEWEST_NEEDLES or not known:
         return Verdict(UNCLEAR, f"Cannot be said with {_needles(num_needles)}: {_why_not(num_needles)}.")
     certain = [step for step in known if step.verdict is not None and step.verdict[0] > 0 and _is_beyond(step, -1)]
     if certain:
-        return _causal(whole, max(certain, key=_gap))
+        return _causal(whole, max(certain, key=_gap), text)
     against = [step for step in known if step.verdict is not None and step.verdict[1] < 0 and _is_beyond(step, 1)]
     if against:
         step = min(against, key=_gap)
-        return Verdict(REVERSED, f"The order is no better than chance: {_costs(whole, step)}. {_text(whole, step)}")
+        return Verdict(REVERSED, f"The order is worse than chance: {_costs(whole, step)}. {text.told(step)}")
     most = max(max(step.verdict[1], NO_EVENT / num_needles) for step in known if step.verdict is not None)
     last = known[-1]
     if most <= MARGIN:
         told = f"No causal effect: {_costs(whole, last)}; a difference above {100 * most:.0f} is ruled out."
-        return Verdict(NONE, f"{told} {_text(whole, last)}")
+        return Verdict(NONE, f"{told} {text.told(last)}")
     widest = max(known, key=lambda step: abs(_gap(step)))
     low, high = widest.verdict or (0.0, 0.0)
     high = max(high, NO_EVENT / num_needles)
@@ -148,16 +153,43 @@ def _is_beyond(step: Step, sign: int) -> bool:
     return all(sign * (top - draw) > 0 for draw in (step.draws or {}).get("answered", []))
 
 
-def _causal(whole: dict[str, Estimate], step: Step) -> Verdict:
+def _causal(whole: dict[str, Estimate], step: Step, text: _Text) -> Verdict:
     """The best heads matter; whether for retrieval alone says the plain text."""
     assert step.difference is not None
     assert step.verdict is not None
     low, high = (_points(end) for end in step.verdict)
-    told = f"The heads matter: {_costs(whole, step)} (difference {low} to {high})."
-    text = step.difference["text_loss"]
-    if text.high is not None and text.high < 0 and (text.mean or 0.0) < -SPECIFIC:
-        return Verdict(UNSPECIFIC, f"{told} {_text(whole, step)} So they do more than retrieve.")
-    return Verdict(CAUSAL, f"{told} {_text(whole, step)}")
+    told = f"The heads matter: {_costs(whole, step)} (difference {low} to {high}). {text.told(step)}"
+    return (
+        Verdict(UNSPECIFIC, f"{told} So they do more than retrieve.") if text.suffers(step) else Verdict(CAUSAL, told)
+    )
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The control: what the same heads cost on text that needs no retrieval."""
+
+    whole: dict[str, Estimate]
+    guessing: float
+
+    @property
+    def is_known(self) -> bool:
+        loss = self.whole["text_loss"].mean
+        return loss is not None and loss < self.guessing
+
+    def told(self, step: Step) -> str:
+        loss = self.whole["text_loss"].mean or 0.0
+        if not self.is_known:
+            return f"Plain text is no control here: the model does not know it ({loss:.1f} nats per token)."
+        top, random = (_rise(self.whole, side) for side in (step.top, step.random or {}))
+        return f"The loss on plain text ({loss:.2f} nats per token) changes by {top}, with random ones off by {random}."
+
+    def suffers(self, step: Step) -> bool:
+        apart = Estimate() if step.difference is None else step.difference["text_loss"]
+        return self.is_known and apart.high is not None and apart.high < 0 and (apart.mean or 0.0) < -SPECIFIC
+
+
+def _rise(whole: dict[str, Estimate], side: dict[str, Estimate]) -> str:
+    return f"{-_cost(whole, side, 'text_loss'):+.2f}"
 
 
 def _costs(whole: dict[str, Estimate], step: Step) -> str:
@@ -166,11 +198,6 @@ def _costs(whole: dict[str, Estimate], step: Step) -> str:
     heads = "top head" if step.k == 1 else f"top {step.k}"
     other = "a random one" if step.k == 1 else "random ones"
     return f"removing the {heads} costs {_points(top)} points of {_share(whole)} answered, {other} {_points(random)}"
-
-
-def _text(whole: dict[str, Estimate], step: Step) -> str:
-    top, random = (_cost(whole, side, "text_loss") for side in (step.top, step.random or {}))
-    return f"Plain text loses {-top:.2f} nats per token, with random ones off {-random:.2f}."
 
 
 def _cost(whole: dict[str, Estimate], side: dict[str, Estimate], metric: str) -> float:

@@ -48,7 +48,12 @@ from headprobe.scores.files import write_atomically
 from headprobe.scores.score_file import newest_score_file
 from headprobe.scores.uncertainty import Estimate
 
-NAMES = {"answered": "answered, %", "answer_loss": "loss of the answer", "text_loss": "loss on plain text"}
+NAMES = {
+    "answered": "answered, %",
+    "answer_loss": "loss of the answer, nats per token",
+    "text_loss": "change of the loss on plain text, nats per token",
+}
+CHANGES = ("text_loss",)  # texts differ more than sets of heads do: changes of each text say more than means
 COLUMNS = ("off", "top", "95 %", "random", "95 %", "draws", "difference", "95 %")
 
 
@@ -233,16 +238,22 @@ def print_result(folder: KnockoutFolder, result: KnockoutResult, written: AnySco
 def step_row(step: Step, metric: str) -> tuple[str, ...]:
     """One line of a table of one of `METRICS`: what is left without the best heads, and without random ones."""
     assert metric in METRICS
-    random = (step.random or {}).get(metric, Estimate())
+    change = metric in CHANGES
+    top = step.changes["top"][metric] if change else step.top[metric]
+    random = (step.changes.get("random", {}) if change else step.random or {}).get(metric, Estimate())
     apart = (step.difference or {}).get(metric, Estimate())
     draws = (step.draws or {}).get(metric, [])
-    span = f"{_figure(min(draws), metric)} to {_figure(max(draws), metric)}" if draws else ""
+    if change:
+        whole = (step.top[metric].mean or 0.0) - (top.mean or 0.0)
+        draws = [draw - whole for draw in draws]
+    sign = "+" if change else "-"
+    span = f"{_figure(min(draws), metric, sign)} to {_figure(max(draws), metric, sign)}" if draws else ""
     return (
         str(step.k),
-        _figure(step.top[metric].mean, metric),
-        _interval(step.top[metric], metric),
-        _figure(random.mean, metric),
-        _interval(random, metric),
+        _figure(top.mean, metric, sign),
+        _interval(top, metric, sign),
+        _figure(random.mean, metric, sign),
+        _interval(random, metric, sign),
         span,
         _figure(apart.mean, metric, sign="+"),
         _interval(apart, metric, sign="+"),

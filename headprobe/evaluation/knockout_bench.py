@@ -197,8 +197,8 @@ class KnockoutBench:
         return {
             "evaluation": "knockout",
             "mode": self.options.mode,
-            "sets_sha256": _sha256(self.batches(sets)),
-            "texts_sha256": _sha256([self.texts, self.reference]),
+            "heads_switched_off": _digest(self.batches(sets)),
+            "plain_texts": _digest([self.texts, self.reference]),
             "batch": self.batch,
         } | {name: given[name] for name in names}
 
@@ -356,5 +356,5 @@ def _keep(kept: Records, record: Record, on_record: Callable[[Record], None] | N
         on_record(record)
 
 
-def _sha256(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

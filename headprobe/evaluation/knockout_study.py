@@ -24,7 +24,7 @@ from headprobe.evaluation.knockout_bench import (
     needle_record,
     text_record,
 )
-from headprobe.evaluation.knockout_verdict import Step, Verdict, make_step, verdict_of, whole_estimates
+from headprobe.evaluation.knockout_verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
 from headprobe.evaluation.switched_off import HeadSet
 from headprobe.geometry import ModelGeometry
 from headprobe.home import shipped_needle_sets
@@ -86,7 +86,7 @@ class KnockoutStudy:
         for k in self.steps:
             random = [outcome for (step, draw), outcome in found.items() if step == k and draw]
             off = len(self.sets[k, 0])
-            steps.append(make_step(k, off, found[k, 0], random, clusters, len(self.steps)))
+            steps.append(make_step(k, off, Sides(whole, found[k, 0], random), clusters, len(self.steps)))
         estimates = whole_estimates(whole, clusters)
         vocabulary = self.bench.loaded.model.config.get_text_config(decoder=True).vocab_size
         verdict = verdict_of(estimates, steps, len(set(clusters)), log(vocabulary))

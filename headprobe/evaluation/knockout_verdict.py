@@ -24,7 +24,8 @@ class Step:
     """The first `k` heads of an order off (`num_off` query heads), against random others.
 
     `top`, `random` and `difference` map each of `METRICS` to an estimate with its 95 % interval: what is left (with
-    random heads off the mean over the draws), and random minus top on the same prompts. `draws`: each draw's mean.
+    random heads off the mean over the draws), and random minus top on the same prompts. `changes`: what is left minus
+    what there is with all heads on, on the same prompts, for `top` and `random`. `draws`: each draw's mean.
     `verdict` `(low, high)`: the interval of the difference in `answered`, so wide that all steps of a run share 95 %;
     None where it cannot be had. Without as many other heads `random`, `difference`, `draws` and `verdict` are None.
     """
@@ -35,6 +36,7 @@ class Step:
     random: dict[str, Estimate] | None
     difference: dict[str, Estimate] | None
     draws: dict[str, list[float]] | None
+    changes: dict[str, dict[str, Estimate]]
     verdict: tuple[float, float] | None
 
     def record(self) -> dict[str, Any]:
@@ -45,8 +47,19 @@ class Step:
             "top": _records(self.top),
             "random": None if self.random is None else _records(self.random),
             "difference": None if self.difference is None else _records(self.difference),
+            "changes": {name: _records(estimates) for name, estimates in self.changes.items()},
             "draws": self.draws,
         }
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What one step was measured to leave: with all heads on, without the best, and without each draw of random ones
+    (none where too few are left)."""
+
+    whole: Outcome
+    top: Outcome
+    random: Sequence[Outcome]
 
 
 @dataclass(frozen=True)
@@ -57,23 +70,27 @@ class Verdict:
     text: str
 
 
-def make_step(
-    k: int, num_off: int, top: Outcome, random: Sequence[Outcome], clusters: Sequence[str], num_steps: int
-) -> Step:
-    """The figures of one step; `random` holds an outcome for each draw (none where too few heads are left), `clusters`
-    for each prompt what it is drawn with. Where `num_steps` are looked at, the verdict's interval is as much wider."""
-    left = {metric: _estimate(getattr(top, metric), clusters) for metric in METRICS}
-    if not random:
-        return Step(k, num_off, left, None, None, None, None)
-    drawn = {metric: _mean_of(random, metric) for metric in METRICS}
+def make_step(k: int, num_off: int, sides: Sides, clusters: Sequence[str], num_steps: int) -> Step:
+    """The figures of one step; `clusters` says for each prompt what it is drawn with. Where `num_steps` are looked at,
+    the verdict's interval is as much wider."""
+    top, drawn = sides.top, {metric: _mean_of(sides.random, metric) for metric in METRICS}
+    left = {"top": {metric: getattr(top, metric) for metric in METRICS}} | ({"random": drawn} if sides.random else {})
+    changes = {
+        name: {m: _estimate(_apart(values[m], getattr(sides.whole, m)), clusters) for m in METRICS}
+        for name, values in left.items()
+    }
+    estimates = {name: {m: _estimate(values[m], clusters) for m in METRICS} for name, values in left.items()}
+    if not sides.random:
+        return Step(k, num_off, estimates["top"], None, None, None, changes, None)
     apart = {metric: _apart(drawn[metric], getattr(top, metric)) for metric in METRICS}
     return Step(
         k=k,
         num_off=num_off,
-        top=left,
-        random={metric: _estimate(values, clusters) for metric, values in drawn.items()},
+        top=estimates["top"],
+        random=estimates["random"],
         difference={metric: _estimate(values, clusters) for metric, values in apart.items()},
-        draws={m: [fmean(getattr(each, m)) for each in random] for m in METRICS if drawn[m] is not None},
+        draws={m: [fmean(getattr(each, m)) for each in sides.random] for m in METRICS if drawn[m] is not None},
+        changes=changes,
         verdict=_verdict_interval(apart["answered"] or (), clusters, num_steps),
     )
 
@@ -97,7 +114,7 @@ def _estimate(values: Sequence[float] | None, clusters: Sequence[str]) -> Estima
 def _mean_of(outcomes: Sequence[Outcome], metric: str) -> tuple[float, ...] | None:
     """By prompt (or text) the mean over the outcomes."""
     rows = [getattr(outcome, metric) for outcome in outcomes]
-    return None if None in rows else tuple(fmean(column) for column in zip(*rows, strict=True))
+    return None if None in rows or not rows else tuple(fmean(column) for column in zip(*rows, strict=True))
 
 
 def _apart(first: Sequence[float] | None, second: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -189,7 +206,8 @@ class _Text:
 
 
 def _rise(whole: dict[str, Estimate], side: dict[str, Estimate]) -> str:
-    return f"{-_cost(whole, side, 'text_loss'):+.2f}"
+    change = round(-_cost(whole, side, "text_loss"), 2)
+    return f"{change or 0.0:+.2f}"
 
 
 def _costs(whole: dict[str, Estimate], step: Step) -> str:

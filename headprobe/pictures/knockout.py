@@ -13,15 +13,16 @@ from headprobe.errors import OptionError
 from headprobe.pictures.page import GRID, Sheet, head_line, label_axes
 from headprobe.pictures.style import INK, ON_PAPER, QUIET, RING, count, hexadecimal, printable
 
-HIGH, LEGEND, AXIS, BETWEEN = 1.9, 0.5, 0.5, 0.75  # inches
+HIGH, LEGEND, AXIS, BETWEEN = 1.9, 0.5, 0.3, 0.75  # inches
 TOP: dict[str, Any] = {"color": hexadecimal(ON_PAPER[4]), "linewidth": 1.9, "marker": "o", "markersize": 4}
 RANDOM: dict[str, Any] = {"color": hexadecimal(RING), "linewidth": 1.4, "marker": "s", "markersize": 3.2}
 DRAW: dict[str, Any] = {"color": hexadecimal(RING), "alpha": 0.45, "linewidth": 0.0, "marker": "_", "markersize": 7}
 WHOLE: dict[str, Any] = {"color": hexadecimal(INK), "linewidth": 0.9, "linestyle": (0, (5, 3))}
 PANELS = (
     ("answered", "share of needles answered"),
-    ("text_loss", "loss on plain text, nats per token"),
+    ("text_loss", "rise of the loss on plain text, nats per token"),
 )
+CHANGES = ("text_loss",)  # drawn as what heads cost on each text: texts differ more than sets of heads do
 
 Estimates = Mapping[str, Mapping[str, Any]]
 
@@ -49,17 +50,20 @@ def knockout_figure(result: Mapping[str, Any], title: str) -> Figure:
 
 
 def _draw(axes: Axes, result: Mapping[str, Any], metric: str) -> None:
-    steps = result["steps"]
+    steps, change = result["steps"], metric in CHANGES
     whole = result["whole"].get(metric, {}).get("mean")
+    start = 0.0 if change else whole
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    if whole is not None:
-        axes.axhline(whole, zorder=2, **WHOLE)
+    if start is not None:
+        axes.axhline(start, zorder=2, **WHOLE)
     for place, step in enumerate(steps, 1):
         values = (step.get("draws") or {}).get(metric, [])
-        axes.plot([place] * len(values), values, zorder=3, **DRAW)
-    _curve(axes, whole, [step["random"] for step in steps], metric, RANDOM)
-    _curve(axes, whole, [step["top"] for step in steps], metric, TOP)
+        heights = [value - whole for value in values] if change and whole is not None else values
+        axes.plot([place] * len(heights), heights, zorder=3, **DRAW)
+    for side, style in (("random", RANDOM), ("top", TOP)):
+        rows = [(step.get("changes") or {}).get(side) if change else step[side] for step in steps]
+        _curve(axes, start, rows, metric, style)
     axes.set_xticks(range(len(steps) + 1), ["0", *(str(step["k"]) for step in steps)])
     axes.set_xlim(-0.3, len(steps) + 0.3)
     if metric == "answered":

@@ -79,7 +79,9 @@ class AblatedRuns:
                 if prompts[index].trial_id not in done:
                     yield prompts[index], self._answer(prompts[index], base, cache, length)
         except (MemoryError, RuntimeError) as error:
-            raise self._out_of_memory(error, capacity) from error
+            if not is_out_of_memory(error):
+                raise
+            raise self._too_large(capacity) from error
 
     def losses(
         self, texts: Sequence[Sequence[int]], hidden: Span | None, done: Collection[int] = ()
@@ -94,7 +96,9 @@ class AblatedRuns:
             try:
                 yield number, self._text_loss(text, hidden)
             except (MemoryError, RuntimeError) as error:
-                raise self._out_of_memory(error, len(text)) from error
+                if not is_out_of_memory(error):
+                    raise
+                raise self._too_large(len(text)) from error
 
     # -- one prompt -------------------------------------------------------------------------------------------------
 
@@ -216,9 +220,7 @@ class AblatedRuns:
         if not bool(usable(logits).all()):
             raise non_finite(self.model, f"NaN or infinity in the logits of {where}")
 
-    def _out_of_memory(self, error: BaseException, tokens: int) -> BaseException:
-        if not is_out_of_memory(error):
-            return error
+    def _too_large(self, tokens: int) -> DeviceMemoryError:
         advice = "take a smaller --batch or shorter --lengths" if len(self.rows) > 1 else "take shorter --lengths"
         return DeviceMemoryError(
             f"{len(self.rows)} head sets at {tokens} tokens do not fit on {self.model.device}: {advice}"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from headprobe.errors import NonFiniteError
+from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.evaluation import ablated_runs
 from headprobe.evaluation.ablated_runs import AblatedRuns, sets_per_batch
 from headprobe.evaluation.knockout import hidden_span
@@ -120,6 +120,24 @@ def test_broken_numbers_end_the_run(loaded: LoadedModel, prompts: tuple[Prompt, 
     means = torch.full((2, 4, 8), float("nan")).double().numpy()
     with pytest.raises(NonFiniteError, match="NaN or infinity in the logits of trial"):
         list(AblatedRuns(loaded, SETS, "mean", means).answers(prompts[:1]))
+
+
+def test_memory_that_runs_out_is_said_with_what_would_help(
+    loaded: LoadedModel, prompts: tuple[Prompt, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(AblatedRuns, "_pass", exhaust)
+    with pytest.raises(
+        DeviceMemoryError, match=r"4 head sets at \d+ tokens do not fit on cpu: take a smaller --batch or"
+    ):
+        list(AblatedRuns(loaded, SETS, "zero").answers(prompts))
+    with pytest.raises(DeviceMemoryError, match="1 head sets at 90 tokens do not fit on cpu: take shorter --lengths"):
+        list(AblatedRuns(loaded, SETS[:1], "zero").losses([prompts[0].input_ids[:90]], None))
+    monkeypatch.setattr(AblatedRuns, "_pass", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(AblatedRuns(loaded, SETS, "zero").answers(prompts))
 
 
 def test_batches_hold_as_many_sets_as_their_caches_fit(loaded: LoadedModel) -> None:

@@ -5,12 +5,6 @@ import pytest
 from headprobe.errors import OptionError
 from headprobe.pictures.knockout import knockout_figure
 from headprobe.pictures.page import figure_bytes
-from headprobe.pictures.report.knockout import causal_link, causal_section
-from headprobe.pictures.report.report import report_html
-from headprobe.scores.any_scores import read_any
-from headprobe.scores.causal import with_causal
-from headprobe.scores.score_file import write_score_file
-from tests.pictures.report.conftest import HOSTILE
 
 
 def estimate(mean, low=None, high=None):
@@ -23,7 +17,8 @@ def result(**changes):
 
     steps = [
         {
-            "k": k, "num_off": k, "top": sides(0.8 - 0.1 * k, 2.5), "random": sides(0.9, 2.1), "difference": sides(0.1, 0),
+            "k": k, "num_off": k,
+            "top": sides(0.8 - 0.1 * k, 2.5), "random": sides(0.9, 2.1), "difference": sides(0.1, 0),
             "changes": {"top": sides(-0.1, 0.5), "random": sides(0.0, 0.1)},
             "draws": {"answered": [0.85, 0.95], "text_loss": [2.05, 2.15]},
         }
@@ -51,27 +46,9 @@ def test_the_curves_are_what_is_left_and_what_plain_text_loses():
 
 
 def test_the_picture_is_the_same_each_time_and_one_without_steps_is_refused():
-    first, second = (figure_bytes(lambda: knockout_figure(result(), HOSTILE), "png") for _ in range(2))
+    first, second = (
+        figure_bytes(lambda: knockout_figure(result(), "</title>\x1b[31m" + 300 * "x"), "png") for _ in range(2)
+    )
     assert first == second
     with pytest.raises(OptionError, match="the result has no steps to draw"):
         knockout_figure(result(steps=[]), "toy")
-
-
-def test_the_report_shows_results_where_a_file_has_them(files, tmp_path):
-    plain = files("a.json")
-    assert causal_section([plain], ["a.json"]) == causal_link("") == ""
-    assert b"Do the heads matter?" not in report_html([plain])
-    path = write_score_file(tmp_path / "b.json", with_causal(plain.native, result(verdict=HOSTILE)))
-    held = read_any(path)
-    html = causal_section([held], ["b.json"])
-    assert "<h3>20 prompts, heads off by mask</h3>" in html
-    assert (
-        "<th scope=row>1</th><td>70 %</td><td>60 to 80</td><td>90 %</td><td>80 to 100</td><td>+0.50</td><td>+0.10</td>"
-        in html
-    )
-    assert "<th scope=row>48</th><td>70 %</td><td>60 to 80</td><td>–</td><td>–</td><td>+0.50</td><td>–</td>" in html
-    assert "With all heads on: 90 % answered, loss on plain text 2.00 nats per token." in html
-    page = report_html([plain, held]).decode()
-    assert '<a href="#causal">Knockout</a>' in page
-    assert "<h3>b.json: 20 prompts, heads off by mask</h3>" in page
-    assert HOSTILE not in page

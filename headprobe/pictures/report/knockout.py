@@ -17,8 +17,8 @@ HEADS = (
     "95 %",
     "Without random ones",
     "95 %",
-    "Loss on plain text",
-    "random",
+    "Plain text loses",
+    "with random ones",
 )
 LEAD = "What is still answered when the best heads of the file are off, and when as many random ones are."
 

@@ -1,54 +1,43 @@
-"""`python -m benchmarks.knockout`: does the bundled model answer when its copying heads cannot see the answer?
+"""`python -m benchmarks.knockout`: what it costs a model to switch its best heads off, by all modes, with the machine.
 
-Share of exact sentences with the answer's span hidden from no head, from the planted copying heads, from these and the
-heads that share their keys, and from as many random others (five draws). Results go to
-`benchmarks/results/knockout-<device>.json`.
+`headprobe knockout` on the bundled model and its shipped scores, or on a model and a score file of yours. Results go to
+`benchmarks/results/knockout-<device>.json`, or with `--name` to `knockout-<name>-<device>.json`.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import argparse
+from pathlib import Path
 
-import numpy as np
-
+import headprobe
 from benchmarks.environment import environment, write_result
-from headprobe.evaluation.knockout import answers_without
-from headprobe.models.catalog import planted_heads
-from headprobe.models.loading import load_model
-from headprobe.probes.answer import exact_match
-from headprobe.profiling.job import ScoreOptions, prepare
-
-DRAWS = 5
+from headprobe.evaluation.switched_off import MODES
+from headprobe.models.catalog import bundled_model_folder
 
 
 def main() -> None:
-    loaded = load_model("demo")
-    prepared = prepare(loaded, ScoreOptions(lengths=(512, 1024), depths=10, needles_per_cell=1))
-    needles = {spec.id: spec.needle for spec in prepared.plan.trials()}
-    planted = list(planted_heads().copying)
-    mates = [(layer, head ^ 1) for layer, head in planted]
-    layers, width = loaded.geometry.shape
-    others = [(la, h) for la in range(layers) for h in range(width) if (la, h) not in {*planted, *mates}]
-    generator = np.random.default_rng(0)
-    draws = [generator.choice(len(others), len(planted), replace=False) for _ in range(DRAWS)]
-
-    def exact(heads: list[tuple[int, int]]) -> float:
-        said = answers_without(loaded, prepared.prompts, heads)
-        return float(np.mean([exact_match(text, needles[trial].answer) for trial, text in said.items()]))
-
-    results: dict[str, Any] = {
-        "environment": environment(),
-        "num_trials": len(prepared.prompts),
-        "exact_with_answer_hidden_from": {
-            "no_head": exact([]),
-            "planted_copying_heads": exact(planted),
-            "planted_and_the_heads_beside_them": exact(planted + mates),
-            "as_many_random_others": [exact([others[i] for i in draw]) for draw in draws],
-        },
-    }
-    print(json.dumps(results, indent=2))
-    print("written to", write_result("knockout", results))
+    parser = argparse.ArgumentParser(description=__doc__)
+    shipped = bundled_model_folder() / "scores" / "demo--r2.json"
+    parser.add_argument("--scores", type=Path, default=shipped)
+    parser.add_argument("--model", default=None, help="default: the one that the score file names")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--top", default="1,4,10")
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--needles-per-cell", type=int, default=2)
+    parser.add_argument("--name", default=None)
+    given = parser.parse_args()
+    results = {}
+    for mode in given.modes.split(","):
+        options = headprobe.KnockoutOptions(
+            mode=mode,
+            top=tuple(map(int, given.top.split(","))),
+            lengths=(given.length,),
+            needles_per_cell=given.needles_per_cell,
+        )
+        results[mode] = headprobe.knockout(given.scores, given.model, options).record()
+        print(mode, results[mode]["verdict"], flush=True)
+    name = "knockout" if given.name is None else f"knockout-{given.name}"
+    print("written to", write_result(name, {"environment": environment(), "results": results}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The names below are the public interface. Each is imported when it is first used
     load_scores(path)                             read a score file
     compress(model, policy, budget=...)           with it a model runs on a compressed cache: `session.generate(...)`
     heatmap(scores, path)                         draw a table of head scores
+    knockout(scores, model, KnockoutOptions(...)) what it costs to switch the best heads off, against random ones
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
     from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
+    from headprobe.evaluation.knockout_bench import KnockoutOptions as KnockoutOptions
+    from headprobe.evaluation.knockout_study import knockout as knockout
     from headprobe.geometry import ModelGeometry as ModelGeometry
     from headprobe.models.loading import LoadedModel as LoadedModel
     from headprobe.models.loading import geometry_of as geometry_of
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HeadScores",
     "HeadprobeError",
+    "KnockoutOptions",
     "LoadedModel",
     "ModelGeometry",
     "Policy",
@@ -54,6 +58,7 @@ __all__ = [
     "generate_batch",
     "geometry_of",
     "heatmap",
+    "knockout",
     "load_haystack",
     "load_model",
     "load_needles",
@@ -66,6 +71,7 @@ __all__ = [
 _PUBLIC = {
     "HeadprobeError": ("headprobe.errors", "HeadprobeError"),
     "HeadScores": ("headprobe.scores.head_scores", "HeadScores"),
+    "KnockoutOptions": ("headprobe.evaluation.knockout_bench", "KnockoutOptions"),
     "LoadedModel": ("headprobe.models.loading", "LoadedModel"),
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
     "Policy": ("headprobe.compression.policies", "Policy"),
@@ -77,6 +83,7 @@ _PUBLIC = {
     "generate_batch": ("headprobe.compression.generation", "generate_batch"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),
     "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
+    "knockout": ("headprobe.evaluation.knockout_study", "knockout"),
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
     "load_model": ("headprobe.models.loading", "load_model"),
     "load_needles": ("headprobe.probes.needle", "load_needles"),

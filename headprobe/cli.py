@@ -91,6 +91,10 @@ COMMANDS: Table = {
         "headprobe.commands.budgets:budgets_command",
         "Show what each KV head would keep of a prompt: no model is loaded.",
     ),
+    "knockout": Command(
+        "headprobe.commands.knockout:knockout_command",
+        "Switch the best heads off: what does that cost on needles and on plain text, against random heads?",
+    ),
     "norms": Command(
         "headprobe.commands.norms:norms_command",
         "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",

@@ -12,6 +12,7 @@ import numpy as np
 
 from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores
+from headprobe.scores.causal import CAUSAL, causal_results
 from headprobe.scores.head_scores import Floats, HeadScores, ScoreTable, Trial, normalize
 from headprobe.scores.provenance import Provenance
 
@@ -208,7 +209,8 @@ def _equal(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _shared_extra(scores: Sequence[HeadScores]) -> dict[str, Any]:
-    return {name: value for name, value in _equal([part.extra for part in scores]).items() if name != PARTS}
+    own = (PARTS, CAUSAL)  # what switching heads off cost was measured by the order of one file
+    return {name: value for name, value in _equal([part.extra for part in scores]).items() if name not in own}
 
 
 def _parts(files: Sequence[AnyScores], scores: Sequence[HeadScores]) -> list[dict[str, Any]]:
@@ -237,6 +239,8 @@ def _notes(files: Sequence[AnyScores], scores: Sequence[HeadScores], whole: bool
     if not whole:
         lacking = [f.path.name for f, part in zip(files, scores, strict=True) if not part.has_trial_scores]
         yield f"no trial scores in {', '.join(lacking)}, so none in the joint file"
+    if any(causal_results(part) for part in scores):
+        yield f"{CAUSAL} is left out: it was measured by the order of heads of one file, run knockout on the joint one"
     for name in ("revision", "attn_implementation"):
         values = list(dict.fromkeys(getattr(part.provenance.model, name) for part in scores))
         if len(values) > 1:

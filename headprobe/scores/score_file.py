@@ -15,6 +15,7 @@ import numpy as np
 from headprobe.errors import FileFormatError, HeadprobeError, ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores import strict_json
+from headprobe.scores.causal import CAUSAL, check_causal
 from headprobe.scores.files import MAX_BYTES, file_bytes, refuse_existing, write_atomically
 from headprobe.scores.head_scores import HeadScores, Method, ScoreTable, Trial, normalize
 from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity, facts_of
@@ -61,7 +62,9 @@ def from_payload(payload: Any) -> HeadScores:
         created_at=_date(top.text("created_at")),
     )
     trials, stored = _trials(top, geometry), top.block("scores")
-    scores = HeadScores(geometry, _method(method), trials, provenance, _table(stored, geometry), top.rest())
+    check_causal(top)
+    extra = top.rest() | ({CAUSAL: payload[CAUSAL]} if top.has(CAUSAL) else {})
+    scores = HeadScores(geometry, _method(method), trials, provenance, _table(stored, geometry), extra)
     _check_counts(stored, scores)
     _check_table(scores)
     return scores

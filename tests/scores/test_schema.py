@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from jsonschema import Draft202012Validator
 
+from headprobe.scores.causal import with_causal
 from headprobe.scores.score_file import from_payload, schema_text, score_file_bytes, score_file_schema
+from tests.scores.test_causal import result
 
 WRONG = (None, True, 7, 2.5, -1, "text", [], {}, [["text"]], [[True]], [[2e6]])
 
@@ -53,7 +55,7 @@ def test_what_is_written_follows_the_schema(toy_scores, with_trial_scores):
 
 def test_every_field_that_is_written_is_described(toy_scores):
     owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64)
-    full = replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner))
+    full = with_causal(replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner)), result())
     payload, schema = json.loads(score_file_bytes(full)), score_file_schema()
     assert set(payload) == set(schema["properties"])
     for block in ("model", "tokenizer", "method", "probes", "scores"):
@@ -63,7 +65,7 @@ def test_every_field_that_is_written_is_described(toy_scores):
 
 
 def test_what_the_schema_refuses_the_reader_refuses(toy_scores):
-    payload = json.loads(score_file_bytes(toy_scores))
+    payload = json.loads(score_file_bytes(with_causal(toy_scores, result())))
     seen = 0
     for way in places(payload):
         if way in {("schema",), ("id",)}:  # checked by read_score_file before and after
@@ -78,7 +80,7 @@ def test_what_the_schema_refuses_the_reader_refuses(toy_scores):
 
 
 def test_what_is_missing_for_the_schema_is_missing_for_the_reader(toy_scores):
-    payload = json.loads(score_file_bytes(toy_scores))
+    payload = json.loads(score_file_bytes(with_causal(toy_scores, result())))
     for way in places(payload):
         if way in {("schema",), ("id",)}:
             continue

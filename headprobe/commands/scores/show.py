@@ -10,6 +10,7 @@ import typer
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.reading import StatedModel, stated_model
 from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.causal import causal_results
 from headprobe.scores.score_file import newest_score_file
 from headprobe.scores.summary import ScoreSummary, summarize
 
@@ -38,6 +39,7 @@ def show_command(
     _print_pass_rates(held)
     _print_top_heads(held, summary)
     _print_layers(held, summary)
+    _print_causal(held)
 
 
 def show_record(scores: AnyScores, summary: ScoreSummary, stated: StatedModel | None) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def show_record(scores: AnyScores, summary: ScoreSummary, stated: StatedModel | 
         "top_heads": [_head_record(head) for head in summary.top_heads],
         "layer_means": list(summary.layer_means),
         "pass_rates": _pass_records(scores),
+        "causal": causal_results(scores.native),
         "provenance": _provenance(scores),
         "notes": list(scores.notes),
     }
@@ -218,3 +221,13 @@ def _print_layers(scores: AnyScores, summary: ScoreSummary) -> None:
         for i, mean in enumerate(summary.layer_means)
     )
     print_table(("layer", "mean", ""), bars, right=("layer", "mean"))
+
+
+def _print_causal(scores: AnyScores) -> None:
+    """What switching the best heads off cost, where the file says so (`headprobe knockout --write`)."""
+    results = causal_results(scores.native)
+    if not results:
+        return
+    stdout_console().print("\ndo the heads matter? (switched off by, on how many prompts):\n", markup=False)
+    rows = [(result["mode"], f"{result['num_prompts']:,}", result["effect"], result["verdict"]) for result in results]
+    print_table(("mode", "prompts", "effect", "verdict"), rows, right=("prompts",))

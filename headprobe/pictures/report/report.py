@@ -15,6 +15,7 @@ from typing import Any
 
 from headprobe._version import __version__
 from headprobe.errors import OptionError
+from headprobe.pictures.report.knockout import causal_link, causal_section
 from headprobe.pictures.report.record import Detail, file_record, short_numbers, shortened
 from headprobe.pictures.report.script import bundle
 from headprobe.pictures.style import AT_NIGHT, BELOW_NIGHT, BELOW_ZERO, ON_PAPER, printable
@@ -32,8 +33,10 @@ SCRIPTS = (
 NOSCRIPT_HEADS = 20
 
 
-def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], title: str) -> str:
-    """The HTML of a report about `files` (`file_record`) and their `pairs` (`pair_record`).
+def report_document(
+    files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]], title: str, causal: str = ""
+) -> str:
+    """The HTML of a report about `files` (`file_record`) and their `pairs` (`pair_record`); `causal`: a section of it.
 
     Every text of a file stands in a JSON block whose `<`, `>` and `&` are escaped, and reaches the page as text; the
     content policy allows this script and this style only, and no connection to anything.
@@ -52,6 +55,8 @@ def report_document(files: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[
         "data": embedded({"colours": colours, "files": files, "pairs": pairs}),
         "fallback": _fallback(files),
         "comparison": asset("comparison.html").strip() if several else "",
+        "causal": causal,
+        "causal-link": causal_link(causal),
         "comparison-link": '<a href="#comparison">Comparison</a>' if several else "",
     }
     return re.sub(r"@([a-z-]+)@", lambda found: parts[found[1]], asset("frame.html"))
@@ -138,10 +143,11 @@ def report_html(
     reports = checked or validate([Suspect.of(scores) for scores in files])
     pairs = [pair_record(files, pair) for pair in combinations(range(len(files)), 2)]
     records = [file_record(*parts) for parts in zip(files, names, reports, strict=True)]
+    causal = causal_section(files, names)
     size = 0
     for detail in DETAIL:
         shown = [shortened(record, detail) for record in records]
-        page = report_document(shown, pairs, heading).encode("utf-8")
+        page = report_document(shown, pairs, heading, causal).encode("utf-8")
         size = len(page)
         if size < MAX_BYTES:
             return page

@@ -1,0 +1,360 @@
+"""What head sets are measured on: needles, and plain text that needs no retrieval; and curves over orders of heads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, Protocol
+
+from headprobe.errors import NoPassingTrialError, OptionError, PlanError
+from headprobe.evaluation.ablated_runs import AblatedRuns, Said, sets_per_batch
+from headprobe.evaluation.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
+from headprobe.models.loading import LoadedModel
+from headprobe.probes.answer import chosen_sentence, exact_match, token_f1
+from headprobe.probes.encoding import encode
+from headprobe.probes.haystack import PARAGRAPH_BREAK, load_haystack
+from headprobe.probes.needle import Needle
+from headprobe.probes.plan import check_number
+from headprobe.probes.prompt import Prompt
+from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
+from headprobe.scores.head_scores import Floats, Head
+from headprobe.spans import Span
+
+DEFAULT_LENGTH = 1024
+DEFAULT_NEEDLES = "retrieval"
+MOST_DRAWS, MOST_BATCH = 1000, 1024
+NUM_TEXTS, NUM_REFERENCE, TEXT_TOKENS = 8, 4, 256
+ANSWERED_F1 = 0.5  # above which an answer counts, as in the gate of r2
+WHOLE: HeadSet = ()
+METRICS = ("answered", "exact_match", "answer_f1", "answer_loss", "text_loss")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KnockoutOptions:
+    """How heads are switched off, and on what that is measured.
+
+    `mode`: `mask`, `zero` or `mean` (see `switched_off`); `top`: how many of the best heads, several numbers (None: 1,
+    2, 5, 10, 20, 50, cut at all heads); `draws`: sets of as many other heads; `needles`: a set's name or file (None:
+    that of the score file where it is shipped, else `retrieval`); `lengths` in tokens (None: 1,024, or the window where
+    that is smaller); `depths`, `needles_per_cell`, `haystack`, `limit`, `chat` as in `ScoreOptions`; `seed`: needles,
+    haystack's beginning and draws, 1 by default, so that prompts are others than those a score stands on; `batch`: head
+    sets that go through a prompt together (None: as many as fit, at most 16).
+    """
+
+    mode: str = MASK
+    top: tuple[int, ...] | None = None
+    draws: int = 5
+    needles: str | None = None
+    lengths: tuple[int, ...] | None = None
+    depths: int = 10
+    needles_per_cell: int = 3
+    haystack: str = "all"
+    seed: int = 1
+    limit: int | None = None
+    chat: bool = True
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        check_mode(self.mode)
+        if self.draws < 1:
+            raise OptionError(f"--draws is {self.draws}, need at least 1 (5 or more for a fair comparison)")
+        check_number(self.draws, "draws", MOST_DRAWS)
+        if self.batch is not None and not 1 <= self.batch <= MOST_BATCH:
+            raise OptionError(f"--batch is {self.batch}, need 1 to {MOST_BATCH}")
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(f"the limit must be at least 1 trial, got {self.limit}")
+        self.score_options(DEFAULT_LENGTH)  # refuses what no scoring run could have either
+
+    def score_options(self, window: int) -> ScoreOptions:
+        """The prompts, as a scoring run would have them."""
+        return ScoreOptions(
+            needles=DEFAULT_NEEDLES if self.needles is None else self.needles,
+            haystack=self.haystack,
+            lengths=(min(DEFAULT_LENGTH, window),) if self.lengths is None else self.lengths,
+            depths=self.depths,
+            needles_per_cell=self.needles_per_cell,
+            seed=self.seed,
+            limit=self.limit,
+            chat=self.chat,
+        )
+
+
+class Records(Protocol):
+    """Where finished work is kept: a `Journal`, or memory."""
+
+    records: dict[str, Record]
+
+    def add(self, record: Record) -> None:
+        """Keep a record under its `trial`."""
+
+
+class Memory:
+    """Records of a run that is not to be resumed."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+
+    def add(self, record: Record) -> None:
+        """Keep a record under its `trial`."""
+        self.records[record["trial"]] = record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a set of heads that is off leaves, each a value per prompt, `text_loss` one per text.
+
+    `answered` and `exact_match` are 0 or 1, `answer_f1` in [0, 1]; `answer_loss` (of the gold answer; None where it
+    cannot be had) and `text_loss` in nats per token.
+    """
+
+    answered: tuple[float, ...]
+    exact_match: tuple[float, ...]
+    answer_f1: tuple[float, ...]
+    answer_loss: tuple[float, ...] | None
+    text_loss: tuple[float, ...]
+
+    def mean(self, metric: str) -> float | None:
+        """The mean of one of `METRICS`."""
+        values = getattr(self, metric)
+        return None if values is None else fmean(values)
+
+
+@dataclass(frozen=True, eq=False)
+class KnockoutBench:
+    """Prompts and texts for one model and mode. Make one with `build`; `measure` takes any number of head sets."""
+
+    loaded: LoadedModel
+    options: KnockoutOptions
+    job: ScoreJob
+    texts: tuple[tuple[int, ...], ...]
+    reference: tuple[tuple[int, ...], ...]
+    batch: int
+
+    @classmethod
+    def build(cls, loaded: LoadedModel, options: KnockoutOptions) -> KnockoutBench:
+        """Prompts and texts. Raises `OptionError`, `PlanError` and `FileFormatError` before the model runs."""
+        job = prepare(loaded, options.score_options(loaded.window))
+        texts = plain_texts(loaded, NUM_TEXTS + NUM_REFERENCE)
+        longest = max(len(p.input_ids) + len(p.answer_ids) for p in job.prompts)
+        batch = sets_per_batch(loaded, longest) if options.batch is None else options.batch
+        step = len(texts) // NUM_REFERENCE
+        kept = tuple(text for i, text in enumerate(texts) if i % step != step - 1)
+        return cls(loaded, options, job, kept, tuple(texts[step - 1 :: step]), batch)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The needles' prompts, in the order of all outcomes."""
+        return self.job.prompts
+
+    @cached_property
+    def needles(self) -> dict[str, Needle]:
+        """By trial id the needle in it."""
+        return {spec.id: spec.needle for spec in self.job.plan.trials()}
+
+    @property
+    def clusters(self) -> list[str]:
+        """For each prompt what it is drawn with: its needle."""
+        return [self.needles[prompt.trial_id].id for prompt in self.prompts]
+
+    @property
+    def hidden(self) -> Span:
+        """What `mask` hides in plain text: as many tokens as the answers have, a quarter of the way in."""
+        tokens = len(self.texts[0])
+        length = round(fmean(len(prompt.answer_span) for prompt in self.prompts))
+        return Span(tokens // 4, min(tokens // 4 + length, tokens // 2))
+
+    @cached_property
+    def means(self) -> Floats | None:
+        """Mean outputs of the heads on the reference texts, `[L, H, d_v]`, for the mode that wants them."""
+        return mean_outputs(self.loaded.model, self.reference) if self.options.mode == MEAN else None
+
+    def batches(self, sets: Iterable[HeadSet]) -> list[tuple[HeadSet, ...]]:
+        """The different sets in batches; the model with all its heads comes first and alone."""
+        others = [heads for heads in dict.fromkeys(tuple(sorted(heads)) for heads in sets) if heads]
+        parts = [tuple(others[start : start + self.batch]) for start in range(0, len(others), self.batch)]
+        return [(WHOLE,), *parts]
+
+    def records_due(self, sets: Iterable[HeadSet]) -> list[str]:
+        """The ids of all records of a run, in their order of work."""
+        count = len(self.batches(sets))
+        return [
+            due
+            for number in range(count)
+            for due in (
+                *(needle_record(number, prompt.trial_id) for prompt in self.prompts),
+                *(text_record(number, text) for text in range(len(self.texts))),
+            )
+        ]
+
+    def describe(self, sets: Sequence[HeadSet]) -> dict[str, Any]:
+        """All that decides what the records hold: a journal belongs to exactly this."""
+        given = self.job.description(self.loaded)
+        names = ("plan", "limit", "prompts_sha256", "model")
+        return {
+            "evaluation": "knockout",
+            "mode": self.options.mode,
+            "heads_switched_off": _digest(self.batches(sets)),
+            "plain_texts": _digest([self.texts, self.reference]),
+            "batch": self.batch,
+        } | {name: given[name] for name in names}
+
+    def measure(
+        self,
+        sets: Sequence[HeadSet],
+        journal: Records | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> dict[HeadSet, Outcome]:
+        """The outcome of each set of `(layer, head)` query heads, by the sorted set; `()` is the whole model.
+
+        Records that `journal` holds are not measured again; `on_record` is called behind each new one. Raises
+        `NoPassingTrialError` where the whole model answers no needle: there is nothing that heads could cost then.
+        """
+        kept: Records = Memory() if journal is None else journal
+        found: dict[HeadSet, Outcome] = {}
+        for number, batch in enumerate(self.batches(sets)):
+            self._run(number, batch, kept, on_record)
+            found |= dict(zip(batch, self._outcomes(number, len(batch), kept.records), strict=True))
+            if not number:
+                self._check_answered(found[WHOLE], kept.records)
+        return found
+
+    def _run(
+        self, number: int, batch: Sequence[HeadSet], kept: Records, on_record: Callable[[Record], None] | None
+    ) -> None:
+        runs = AblatedRuns(self.loaded, batch, self.options.mode, self.means)
+        done = {p.trial_id for p in self.prompts if needle_record(number, p.trial_id) in kept.records}
+        for prompt, said in runs.answers(self.prompts, done):
+            rows = [self._row(prompt, each) for each in said]
+            _keep(kept, {"trial": needle_record(number, prompt.trial_id), "rows": rows}, on_record)
+        heard = {i for i in range(len(self.texts)) if text_record(number, i) in kept.records}
+        for text, losses in runs.losses(self.texts, self.hidden, heard):
+            _keep(kept, {"trial": text_record(number, text), "losses": losses}, on_record)
+
+    def _row(self, prompt: Prompt, said: Said) -> Record:
+        needle = self.needles[prompt.trial_id]
+        response = str(self.loaded.tokenizer.decode(list(said.tokens), skip_special_tokens=True)).strip()
+        f1 = token_f1(response, needle.answer)
+        return {
+            "response": response,
+            "answered": f1 > ANSWERED_F1 and chosen_sentence(response, needle) == "answer",
+            "exact_match": exact_match(response, needle.answer),
+            "answer_f1": f1,
+            "answer_loss": said.loss,
+        }
+
+    def _outcomes(self, number: int, count: int, records: Mapping[str, Record]) -> list[Outcome]:
+        rows = [records[needle_record(number, prompt.trial_id)]["rows"] for prompt in self.prompts]
+        texts = [records[text_record(number, text)]["losses"] for text in range(len(self.texts))]
+        made = []
+        for place in range(count):
+            columns = {name: tuple(row[place][name] for row in rows) for name in METRICS[:4]}
+            losses = None if None in columns["answer_loss"] else columns["answer_loss"]
+            plain = {name: tuple(map(float, columns[name])) for name in METRICS[:3]}
+            made.append(Outcome(**plain, answer_loss=losses, text_loss=tuple(row[place] for row in texts)))
+        return made
+
+    def _check_answered(self, whole: Outcome, records: Mapping[str, Record]) -> None:
+        if any(whole.answered):
+            return
+        rows = [records[needle_record(0, prompt.trial_id)]["rows"][0]["response"] for prompt in self.prompts[:3]]
+        raise NoPassingTrialError(
+            f"the model answers none of {len(self.prompts)} prompts with all its heads on, so that switching heads off "
+            f"can cost nothing; it said: {'; '.join(repr(said[:80]) for said in rows)}"
+        )
+
+
+# -- curves ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnockoutCurve:
+    """What is left when the first `k` heads of an order are off, for each `k` in `steps`; `whole`: with all heads."""
+
+    whole: Outcome
+    steps: tuple[int, ...]
+    outcomes: tuple[Outcome, ...]
+
+    def means(self, metric: str = "answered") -> list[float | None]:
+        """The mean of one of `METRICS` at 0 heads and at each step."""
+        return [outcome.mean(metric) for outcome in (self.whole, *self.outcomes)]
+
+    def area(self, metric: str = "answered") -> float | None:
+        """The area under the curve from 0 to the last step (trapezoids over `k`), divided by the last step.
+
+        For `answered` it is in [0, 1], and lower for an order that finds sooner the heads that matter.
+        """
+        heights, places = self.means(metric), (0, *self.steps)
+        known = [height for height in heights if height is not None]
+        if len(known) < len(heights):
+            return None
+        parts = zip(known, known[1:], places, places[1:], strict=False)
+        return sum((a + b) / 2 * (end - start) for a, b, start, end in parts) / places[-1]
+
+
+def knockout_curves(
+    bench: KnockoutBench,
+    orders: Mapping[str, Sequence[Head]],
+    steps: Sequence[int],
+    journal: Records | None = None,
+    on_record: Callable[[Record], None] | None = None,
+) -> dict[str, KnockoutCurve]:
+    """For each order of query heads `(layer, head)` its curve at `steps` (rising, at most its length).
+
+    All sets of all orders share batches, and equal sets are measured once. `steps` beyond the end of an order raise
+    `OptionError`; otherwise as `KnockoutBench.measure`.
+    """
+    for name, order in orders.items():
+        if not steps or not 1 <= min(steps) <= max(steps) <= len(order) or list(steps) != sorted(set(steps)):
+            raise OptionError(
+                f"steps {list(steps)!r:.60} do not rise from 1 to at most the {len(order)} of {name!r:.60}"
+            )
+    sets = {name: [tuple(sorted(order[:k])) for k in steps] for name, order in orders.items()}
+    found = bench.measure([heads for each in sets.values() for heads in each], journal, on_record)
+    return {
+        name: KnockoutCurve(found[WHOLE], tuple(steps), tuple(found[heads] for heads in each))
+        for name, each in sets.items()
+    }
+
+
+# -- plain text -----------------------------------------------------------------------------------------------------
+
+
+def plain_texts(loaded: LoadedModel, count: int) -> list[tuple[int, ...]]:
+    """`count` stretches of the shipped haystacks as token ids, of up to 256 tokens each, spread evenly over them.
+
+    Raises `PlanError` for a window or tokenizer that leaves too little of them.
+    """
+    paragraphs = load_haystack("all").paragraphs
+    tokens = min(TEXT_TOKENS, loaded.window)
+    texts = []
+    for number in range(count):
+        text = PARAGRAPH_BREAK.join(paragraphs[len(paragraphs) * number // count :])[: 20 * tokens]
+        texts.append(tuple(encode(loaded.tokenizer, text).ids[:tokens]))
+    if min(map(len, texts)) < 16:
+        raise PlanError(f"plain texts of {min(map(len, texts))} tokens are too short to measure a loss on, need 16")
+    shortest = min(map(len, texts))
+    return [text[:shortest] for text in texts]
+
+
+def needle_record(batch: int, trial: str) -> str:
+    """The id of the record of one prompt under one batch of sets."""
+    return f"needles|{batch}|{trial}"
+
+
+def text_record(batch: int, text: int) -> str:
+    """The id of the record of one plain text under one batch of sets."""
+    return f"text|{batch}|{text}"
+
+
+def _keep(kept: Records, record: Record, on_record: Callable[[Record], None] | None) -> None:
+    kept.add(record)
+    if on_record is not None:
+        on_record(record)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -1,0 +1,331 @@
+"""Does a head matter? The best heads of a score file switched off, against as many random heads of the same layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headprobe.errors import OptionError
+from headprobe.evaluation.head_orders import HeadOrder, check_top, steps_for
+from headprobe.evaluation.knockout_bench import (
+    DEFAULT_NEEDLES,
+    METRICS,
+    WHOLE,
+    KnockoutBench,
+    KnockoutOptions,
+    Outcome,
+    Record,
+    Records,
+    needle_record,
+    text_record,
+)
+from headprobe.evaluation.knockout_verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
+from headprobe.evaluation.switched_off import HeadSet
+from headprobe.geometry import ModelGeometry
+from headprobe.home import shipped_needle_sets
+from headprobe.models.catalog import find_alias, short_name
+from headprobe.models.loading import LoadedModel, geometry_of, load_model
+from headprobe.profiling.journal import field, is_number, one_of, share, text
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.uncertainty import Estimate
+
+SCHEMA = "headprobe-knockout/1"
+ATTEMPTS = 50  # to draw a set of heads that was not drawn before
+
+
+@dataclass(frozen=True, eq=False)
+class KnockoutStudy:
+    """All that is to run: `sets` maps (step, draw) to query heads, draw 0 being the best heads; `notes` in words."""
+
+    bench: KnockoutBench
+    order: HeadOrder
+    steps: tuple[int, ...]
+    sets: Mapping[tuple[int, int], HeadSet]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def build(cls, loaded: LoadedModel, scores: AnyScores, options: KnockoutOptions) -> KnockoutStudy:
+        """Sets and prompts, before the model runs. Raises `OptionError` (heads, another model), `PlanError`, ..."""
+        check_model(scores, loaded)
+        order = HeadOrder.of(scores)
+        steps = steps_for(options.top, len(order.ranked))
+        bench = KnockoutBench.build(loaded, with_needles(options, scores))
+        sets = _sets(order, steps, options, loaded.geometry)
+        return cls(bench, order, steps, sets, tuple(_notes(order, steps, sets, options)))
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides what the run gives: a journal belongs to exactly this."""
+        return {**self.bench.describe(list(self.sets.values())), "steps": list(self.steps), "draws": self._num_draws}
+
+    @property
+    def _num_draws(self) -> int:
+        return self.bench.options.draws
+
+    @property
+    def num_records(self) -> int:
+        """How many records the whole run gives."""
+        return len(self.bench.records_due(self.sets.values()))
+
+    def check(self) -> RecordCheck:
+        """What a record in the journal must be."""
+        return RecordCheck(self)
+
+    def run(self, journal: Records | None = None, on_record: Callable[[Record], None] | None = None) -> KnockoutResult:
+        """Measure what `journal` does not hold. Raises as `KnockoutBench.measure`."""
+        found = self.bench.measure(list(self.sets.values()), journal, on_record)
+        return self._result({place: found[heads] for place, heads in self.sets.items()}, found[WHOLE])
+
+    def _result(self, found: Mapping[tuple[int, int], Outcome], whole: Outcome) -> KnockoutResult:
+        clusters = self.bench.clusters
+        steps = []
+        for k in self.steps:
+            random = [outcome for (step, draw), outcome in found.items() if step == k and draw]
+            off = len(self.sets[k, 0])
+            steps.append(make_step(k, off, Sides(whole, found[k, 0], random), clusters, len(self.steps)))
+        estimates = whole_estimates(whole, clusters)
+        vocabulary = self.bench.loaded.model.config.get_text_config(decoder=True).vocab_size
+        verdict = verdict_of(estimates, steps, len(set(clusters)), log(vocabulary))
+        return KnockoutResult(self, estimates, tuple(steps), verdict)
+
+
+@dataclass(frozen=True, eq=False)
+class KnockoutResult:
+    """What was measured: `whole` with all heads, `steps`, and the verdict.
+
+    `record()` is JSON, `causal()` the part of it that a score file can hold (`headprobe.scores.causal`).
+    """
+
+    study: KnockoutStudy
+    whole: dict[str, Estimate]
+    steps: tuple[Step, ...]
+    verdict: Verdict
+
+    def causal(self) -> dict[str, Any]:
+        """As an entry of `causal` in a score file."""
+        bench = self.study.bench
+        plan = bench.job.plan.describe()
+        return {
+            "mode": bench.options.mode,
+            "effect": self.verdict.effect,
+            "verdict": self.verdict.text,
+            "num_prompts": len(bench.prompts),
+            "num_needles": len(set(bench.clusters)),
+            "needles": {name: plan["needles"][name] for name in ("name", "sha256")},
+            "haystack": plan["haystack"],
+            "lengths": plan["lengths"],
+            "seed": bench.options.seed,
+            "draws": bench.options.draws,
+            "heads": [list(head) for head in self.study.order.ranked[: self.study.steps[-1]]],
+            "whole": {metric: self.whole[metric].record() for metric in METRICS},
+            "steps": [step.record() for step in self.steps],
+        }
+
+    def record(self) -> dict[str, Any]:
+        """As JSON: what was asked for, and all figures."""
+        loaded = self.study.bench.loaded
+        return {
+            "schema": SCHEMA,
+            "model": short_name(loaded.name),
+            "dtype": loaded.dtype,
+            "head_kind": self.study.order.heads,
+            "batch": self.study.bench.batch,
+            "notes": list(self.study.notes),
+            **self.causal(),
+        }
+
+
+def with_needles(options: KnockoutOptions, scores: AnyScores) -> KnockoutOptions:
+    """The options with a set of needles: where none is named, the one that the scores stand on if it is shipped."""
+    if options.needles is not None:
+        return options
+    block = {} if scores.native is None else scores.native.provenance.probes.get("needles", {})
+    name = block.get("name") if isinstance(block, dict) else None
+    return replace(options, needles=name if name in shipped_needle_sets() else DEFAULT_NEEDLES)
+
+
+# -- whose scores these are -----------------------------------------------------------------------------------------
+
+
+def model_of(scores: AnyScores, given: str | None) -> str:
+    """The name of the model to load: `given`, else the file's own, where that can be found. Raises `OptionError`."""
+    if given is not None:
+        return given
+    name = scores.model
+    if name is None:
+        raise OptionError(f"{scores.path.name} does not say whose scores it holds: --model does")
+    if find_alias(name) is None and "/" not in name:
+        raise OptionError(
+            f"{scores.path.name} holds scores of a folder called {name!r:.80}: --model names where it lies"
+        )
+    return name
+
+
+def check_heads(scores: AnyScores, options: KnockoutOptions, model: str) -> None:
+    """Refuse before the model loads, by its config alone: numbers of heads, and scores of another shape.
+
+    Raises `OptionError`, and as `geometry_of`.
+    """
+    check_top(options.top, scores.mean.size)
+    _check_shape(scores, geometry_of(model), model)
+
+
+def check_model(scores: AnyScores, loaded: LoadedModel) -> None:
+    """Refuse scores of another model: by their shape, and by config and weights where the file names them.
+
+    Raises `OptionError`.
+    """
+    _check_shape(scores, loaded.geometry, loaded.name)
+    identity = None if scores.native is None else scores.native.provenance.model
+    if identity is None:
+        return
+    if identity.config_sha256 not in (None, loaded.config_sha256):
+        raise OptionError(
+            f"{scores.path.name} holds scores of {identity.id}, which is not {loaded.name}: another config"
+        )
+    same_format = identity.dtype in (None, loaded.dtype)  # rounding to another dtype may change samples of weights
+    if same_format and identity.weights_sha256 not in (None, loaded.weights_sha256):
+        raise OptionError(f"{scores.path.name} holds scores of other weights of {identity.id} than {loaded.name} has")
+
+
+def _check_shape(scores: AnyScores, geometry: ModelGeometry, name: str) -> None:
+    heads = geometry.num_key_value_heads if scores.heads == "kv" else geometry.num_attention_heads
+    found, due = scores.mean.shape, (geometry.num_hidden_layers, heads)
+    if found != due and not (scores.is_ranking and found[0] <= due[0] and found[1] <= due[1]):
+        kind = "KV" if scores.heads == "kv" else "query"
+        told = f"{scores.path.name} has {found[0]} layers x {found[1]} {kind} heads"
+        raise OptionError(f"{told}, {name} has {due[0]} x {due[1]}: scores of another model")
+
+
+# -- sets -----------------------------------------------------------------------------------------------------------
+
+
+def _sets(
+    order: HeadOrder, steps: tuple[int, ...], options: KnockoutOptions, geometry: ModelGeometry
+) -> dict[tuple[int, int], HeadSet]:
+    """By step and draw the query heads that are off; a step with too few others has no draws."""
+    sets = {}
+    for k in steps:
+        sets[k, 0] = order.query_heads(order.ranked[:k], geometry)
+        seen: set[HeadSet] = set()
+        for draw in range(1, options.draws + 1):
+            drawn = _draw(order, k, [options.seed, k, draw], seen)
+            if drawn is not None:
+                seen.add(drawn)
+                sets[k, draw] = order.query_heads(drawn, geometry)
+    return sets
+
+
+def _draw(order: HeadOrder, k: int, seed: list[int], seen: set[HeadSet]) -> HeadSet | None:
+    """One set of random heads, other than those in `seen` where the layers leave a choice."""
+    drawn = None
+    for attempt in range(ATTEMPTS):
+        drawn = order.draw(k, np.random.default_rng([*seed, attempt]))
+        if drawn is None or drawn not in seen:
+            break
+    return drawn
+
+
+def _notes(
+    order: HeadOrder, steps: tuple[int, ...], sets: Mapping[tuple[int, int], HeadSet], options: KnockoutOptions
+) -> list[str]:
+    kind = "KV heads" if order.heads == "kv" else "heads"
+    notes = []
+    if options.top is None and steps[-1] == len(order.ranked):
+        notes.append(f"the file ranks {len(order.ranked)} {kind}: the last step switches all of them off")
+    alone = [k for k in steps if (k, 1) not in sets]
+    if alone:
+        told = ", ".join(map(str, alone))
+        notes.append(f"no random {kind} to compare with at {told}: fewer than that are left of {len(order.ranked)}")
+    alike = [
+        k for k in steps if k not in alone and len({sets[k, d] for d in range(1, options.draws + 1)}) < options.draws
+    ]
+    if alike:
+        told = ", ".join(map(str, alike))
+        notes.append(f"at {told} some draws are the same {kind}: their layers leave no other choice")
+    if order.num_scored < steps[-1]:
+        notes.append(f"only {order.num_scored} {kind} score above 0: behind them the order means nothing")
+    if order.heads == "kv":
+        notes.append("a KV head stands for all query heads that share it")
+    return notes
+
+
+# -- records read back ----------------------------------------------------------------------------------------------
+
+
+class RecordCheck:
+    """The check of one study's records: the work they are of, and the types of each field."""
+
+    def __init__(self, study: KnockoutStudy) -> None:
+        bench = study.bench
+        batches = bench.batches(study.sets.values())
+        self._rows = {
+            needle_record(number, prompt.trial_id): len(batch)
+            for number, batch in enumerate(batches) for prompt in bench.prompts
+        }  # fmt: skip
+        self._losses = {
+            text_record(number, place): len(batch)
+            for number, batch in enumerate(batches) for place in range(len(bench.texts))
+        }  # fmt: skip
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for a record that is wrong."""
+        name = record["trial"]
+        if name in self._losses:
+            values = _listed(record, "losses", self._losses[name])
+            if not all(is_number(value, 0.0) for value in values):
+                raise ValueError("its losses are not all numbers of at least 0")
+            return
+        if name not in self._rows:
+            raise ValueError("the run has no such trial")
+        for row in _listed(record, "rows", self._rows[name]):
+            if not isinstance(row, dict):
+                raise ValueError("one of its rows is no object")
+            text(row, "response")
+            for flag in ("answered", "exact_match"):
+                one_of(row, flag, (True, False))
+            share(row, "answer_f1")
+            if field(row, "answer_loss") is not None and not is_number(row["answer_loss"], 0.0):
+                raise ValueError(f"its answer_loss is {row['answer_loss']!r:.60}, need a number of at least 0 or null")
+
+
+def _listed(record: Mapping[str, Any], name: str, length: int) -> list[Any]:
+    values = field(record, name)
+    if not isinstance(values, list) or len(values) != length:
+        raise ValueError(f"its {name} are {values!r:.60}, need a list of {length}")
+    return values
+
+
+# -- from Python ----------------------------------------------------------------------------------------------------
+
+
+def knockout(
+    scores: Path | str | AnyScores,
+    model: str | LoadedModel | None = None,
+    options: KnockoutOptions | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    on_record: Callable[[Record], None] | None = None,
+) -> KnockoutResult:
+    """Switch the best heads of `scores` off, and measure what that costs against as many random heads.
+
+    `scores`: a score file of any format, or what `read_any` made of one; `model`: an alias, folder, hub id or a loaded
+    model (None: the one that the file names). Nothing is written. Raises the errors of `headprobe.errors`.
+
+    Example: `headprobe.knockout("scores/demo--r2.json", options=KnockoutOptions(top=(1, 4), limit=10)).verdict.text`
+    """
+    chosen = options or KnockoutOptions()
+    given = scores if isinstance(scores, AnyScores) else read_any(scores)
+    if isinstance(model, LoadedModel):
+        check_top(chosen.top, given.mean.size)
+        loaded = model
+    else:
+        name = model_of(given, model)
+        check_heads(given, chosen, name)
+        loaded = load_model(name, device=device, dtype=dtype)
+    return KnockoutStudy.build(loaded, given, chosen).run(on_record=on_record)

@@ -21,7 +21,7 @@ from typing import Any
 from headprobe.errors import OptionError
 from headprobe.evaluation.extras import check_installed, needed
 from headprobe.probes.answer import exact_match, token_f1
-from headprobe.registry import Registry
+from headprobe.registry import LatePart, Registry
 
 _CHINESE_STOPS = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖"
@@ -387,7 +387,12 @@ _ALL = [
     Metric("choice", "the right letter is chosen", choice),
     Metric("cloze", "share of the masks with the right name", cloze),
 ]  # fmt: skip
-METRICS: Registry[Metric] = Registry("headprobe.metrics", "metric", {metric.name: metric for metric in _ALL})
+METRICS: Registry[Metric] = Registry(
+    "headprobe.metrics",
+    "metric",
+    {metric.name: metric for metric in _ALL},
+    LatePart("headprobe.evaluation.metrics:Metric"),
+)
 
 
 def metric_named(name: object) -> Metric:

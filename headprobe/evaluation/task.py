@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headprobe.errors import FileFormatError, OptionError
+from headprobe.evaluation.metrics import metric_named
 from headprobe.registry import LatePart, Registry
 from headprobe.scores.files import file_bytes
 from headprobe.scores.strict_json import parse
@@ -172,11 +173,13 @@ def parse_tasks(text: str) -> tuple[tuple[Task, str], ...]:
 
 
 def load_sets(tasks: Sequence[tuple[Task, str]], asked: TaskRequest) -> tuple[TaskSet, ...]:
-    """The sets of all tasks. Raises as `Task.load`, and `OptionError` for a set that comes twice."""
+    """The sets of all tasks. Raises as `Task.load`, and `OptionError` for a set that comes twice, or whose metric is
+    not there."""
     sets: dict[str, TaskSet] = {}
     for task, wanted in tasks:
         given = TaskRequest(**{**vars(asked), "wanted": wanted})
         for each in task.load(given):
+            metric_named(each.metric)
             if each.name in sets:
                 raise OptionError(f"the set {each.name} comes twice")
             sets[each.name] = each

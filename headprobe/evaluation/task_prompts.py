@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from headprobe.errors import OptionError, PlanError
-from headprobe.evaluation.metrics import METRICS, Metric
+from headprobe.evaluation.metrics import METRICS, metric_named
 from headprobe.evaluation.task import TaskQuestion, TaskSet
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.encoding import encode, resolve_template, special_token_in, special_tokens
@@ -120,7 +120,7 @@ class _Maker:
             input_ids=tuple(ids),
             answers=question.answers,
             classes=question.classes,
-            metric=question.metric or self._set.metric,
+            metric=metric_named(question.metric or self._set.metric).name,
             max_new_tokens=new_tokens,
             first_line=self._set.first_line,
             cluster=question.cluster or question.id,
@@ -170,14 +170,6 @@ def _gap(pieces: Sequence[tuple[int, int]], keep: int, cut: str) -> tuple[int, i
         return 0, pieces[len(pieces) - keep][0]
     half = keep // 2
     return pieces[half - 1][1], pieces[len(pieces) - half][0]
-
-
-def metrics_of(sets: Iterable[TaskSet]) -> tuple[Metric, ...]:
-    """The metrics of `sets`, looked up, so that a missing package is known early. Raises `OptionError`."""
-    found = tuple(dict.fromkeys(METRICS[each.metric] for each in sets))
-    for metric in found:
-        metric.check()
-    return found
 
 
 def prompts_sha256(prompts: Sequence[TaskPrompt]) -> str:

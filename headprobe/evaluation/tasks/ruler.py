@@ -2,7 +2,7 @@
 
 The thirteen sets with RULER's settings (numbers of keys, values, hops, word frequencies), answer lengths and metrics.
 Words, sentences and background are ours: prose comes from a haystack, keys and words from that haystack's vocabulary.
-Departures: `cwe` lowers its frequencies where 300 words do not fit, and sizes are searched once per set and length.
+Departure: `cwe` lowers its frequencies where 600 words do not fit.
 """
 
 from __future__ import annotations
@@ -89,46 +89,43 @@ def _questions(
 
 
 class _Fit:
-    """Makes questions as large as fit into `room` tokens. The size is searched for the first one."""
+    """Makes questions as large as fit into `room` tokens. The search for a size begins where the last one ended."""
 
     def __init__(self, title: str, kind: Kind, material: Material, room: int, encoder: Encoder, seed: int) -> None:
         self._title, self._kind, self._material = title, kind, material
         self._room, self._encoder, self._seed = room, encoder, seed
-        self._size = self._largest()
+        self._size, self._most = kind.least, kind.most(material)
 
     def question(self, place: int) -> TaskQuestion:
-        size = self._size
-        while not self._fits(made := self._made(place, size)):
-            size -= max(1, size // 100)
-            if size < self._kind.least:
-                raise self._too_short()
-        return made
+        """The largest question number `place`. Raises `PlanError` where not even the smallest fits."""
+        self._size = self._largest(place, self._size)
+        return self._made(place, self._size)
 
-    def _made(self, place: int, size: int) -> TaskQuestion:
-        return self._kind.make(f"{self._title}/{place}", self._material, f"{self._seed}/{self._title}/{place}", size)
-
-    def _fits(self, question: TaskQuestion) -> bool:
-        return len(self._encoder.ids(question.text, question.lead)) <= self._room
-
-    def _largest(self) -> int:
-        most = self._kind.most(self._material)
-        low = self._kind.least
-        if low > most or not self._fits(self._made(1, low)):
-            raise self._too_short()
-        high = low
-        while high < most and self._fits(self._made(1, min(2 * high, most))):
-            low = high = min(2 * high, most)
-        high = min(2 * high, most)
+    def _largest(self, place: int, size: int) -> int:
+        low, high = self._kind.least, self._most
+        if low > high or not self._fits(place, low):
+            raise PlanError(f"{self._title}: {self._room} tokens beside the answer are too few for its smallest prompt")
+        step = max(1, size // 16)
+        while low < size <= high:  # a bracket around the size that served before
+            if self._fits(place, size):
+                low, size = size, size + step
+            else:
+                high, size = size - 1, size - step
+            step *= 2
         while low < high:
-            middle = (low + high + 1) // 2
-            if self._fits(self._made(1, middle)):
+            middle = min((low + high + 1) // 2, 2 * low)
+            if self._fits(place, middle):
                 low = middle
             else:
                 high = middle - 1
         return low
 
-    def _too_short(self) -> PlanError:
-        return PlanError(f"{self._title}: {self._room} tokens beside the answer are too few for its smallest prompt")
+    def _made(self, place: int, size: int) -> TaskQuestion:
+        return self._kind.make(f"{self._title}/{place}", self._material, f"{self._seed}/{self._title}/{place}", size)
+
+    def _fits(self, place: int, size: int) -> bool:
+        made = self._made(place, size)
+        return len(self._encoder.ids(made.text, made.lead)) <= self._room
 
 
 # Sets that are read.

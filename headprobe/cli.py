@@ -73,6 +73,10 @@ EVALUATION: Table = {
         "headprobe.commands.evaluate.run:run_command",
         "Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost.",
     ),
+    "harness": Command(
+        "headprobe.commands.evaluate.harness:harness_command",
+        "Run tasks of lm-evaluation-harness on compressed caches, against the full cache.",
+    ),
     "tasks": Command(
         "headprobe.commands.evaluate.tasks:tasks_command",
         "List the tasks, their sets and metrics, and where their texts come from.",

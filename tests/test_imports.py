@@ -141,7 +141,9 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
         (("scores compare", "scores stability", "scores merge"), {"numpy"}),
         (("scores push", "scores pull"), {"numpy", "huggingface_hub"}),
         (
-            ("score", "compress", "budgets", "norms", "knockout", "serve-plan", "doctor", "eval needles"),
+            (
+                "score", "compress", "budgets", "norms", "knockout", "serve-plan", "doctor", "eval needles", "eval ruler",
+            ),  # fmt: skip
             HEAVY - {"matplotlib"},
         ),
     ],
@@ -157,7 +159,7 @@ NOT_DRAWING = (
     "score --lengths 256 --depths 2 -o a.json", "score --lengths 256 --depths 2 --seed 1 -o b.json",
     "scores merge a.json b.json -o both.json", "scores stability both.json --resamples 50",
     "serve-plan {r2} -o plan.json", "compress --length 256 --max-new-tokens 2",
-    "eval needles --lengths 256 --budgets 32 --dry-run",
+    "eval needles --lengths 256 --budgets 32 --dry-run", "eval tasks", "eval ruler:vt --limit 1 --dry-run",
 )  # fmt: skip
 
 

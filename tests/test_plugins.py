@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT, CliResult
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-GROUPS = ("estimators", "selectors", "allocators", "formats")
+GROUPS = ("estimators", "selectors", "allocators", "formats", "tasks", "metrics")
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ COMPRESS = (
 )
 CONVERT = ("scores", "convert", "mass.json", "heads.csv", "--to", "rows")
 SHOW = ("scores", "show", "heads.csv", "--json")
+DOORS = ("eval", "doors:blue,doors:red", *"--policies snapkv --budgets 64 --limit 2 -o doors --json".split())
 VALIDATE = ("scores", "validate", "broken.csv", "--json")
 HELP = {
     "score": ["r2, retrieval, enhanced, contrast, value, mass"],
     "compress": ["window, accumulated, history, sink-recent, value-norm", "retrieval-full, middle", "headkv-r2"],
     "budgets": ["sink-recent, value-norm and uniform", "retrieval-full, middle"],
     "eval needles": ["sink-recent, value-norm and uniform", "retrieval-full, middle"],
+    "eval TASK": ["infinitebench, jsonl, doors", "sink-recent, value-norm and uniform"],
     "scores convert": ["headprobe, headkv, duo, rows"],
     "scores validate": ["r2, retrieval, enhanced, value, contrast, mass"],
 }
@@ -93,6 +95,8 @@ UNKNOWN: dict[Call, str] = {
     ("budgets", "mass.json", "--policy", "a+b"): "sink-recent, value-norm and uniform, .*retrieval-full, middle",
     ("scores", "convert", "mass.json", "out", "--to", "r9"): "need one of headprobe, headkv, duo, rows",
     ("scores", "validate", "mass.json", "--method", "r9"): "value, contrast, mass",
+    ("eval", "r9"): "unknown task 'r9': known are .*jsonl, doors",
+    ("eval", "doors:green"): "doors has no set 'green': there are red, blue",
     ("scores", "show", "text.txt"): r"locos \(JSON envelope\), rows \(csv by layer and head\)",
 }
 
@@ -113,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def theirs(folder: Path) -> dict[Call, Ended]:
     """How commands end beside the package of the docs."""
     helps = [(*command.split(), "--help") for command in HELP]
-    return ends_of([SCORE, COMPRESS, CONVERT, SHOW, VALIDATE, *helps, *UNKNOWN], folder, folder / "site")
+    return ends_of([SCORE, COMPRESS, CONVERT, SHOW, VALIDATE, DOORS, *helps, *UNKNOWN], folder, folder / "site")
 
 
 def test_the_docs_show_one_part_of_each_kind() -> None:
@@ -160,6 +164,16 @@ def test_a_format_of_another_package_is_written_and_read(theirs: dict[Call, Ende
     assert best["score"] == np.max(wanted) == wanted[best["layer"]][best["head"]]
 
 
+def test_a_task_and_a_metric_of_another_package_are_run(theirs: dict[Call, Ended], folder: Path) -> None:
+    assert theirs[DOORS].code == 0, theirs[DOORS].err
+    record = json.loads(theirs[DOORS].out)
+    assert record["metrics"] == {"doors:blue": "first-word", "doors:red": "first-word"}
+    assert (record["is_complete"], record["num_prompts"], record["num_rows"]) == (True, 4, 8)
+    rows = [json.loads(line) for line in (folder / "doors" / "rows.jsonl").read_bytes().splitlines()[1:]]
+    assert [row["prompt"] for row in rows[::2]] == ["doors:blue/1", "doors:red/1", "doors:blue/2", "doors:red/2"]
+    assert all(row["kv_entries"] == 64 * 6 * 4 for row in rows[1::2])
+
+
 def test_a_file_that_breaks_a_format_of_another_package_is_a_finding(theirs: dict[Call, Ended]) -> None:
     (report,) = json.loads(theirs[VALIDATE].out)
     assert [finding["check"] for finding in report["findings"]] == ["bad-row"]
@@ -180,6 +194,12 @@ def test_messages_about_unknown_names_list_those_of_other_packages(theirs: dict[
 BROKEN = """
 class Nothing:
     name = "half"
+class Doors:
+    name, about, source, sets = "doors", "", "", ()
+    def load(self, asked):
+        from headprobe.evaluation.task import TaskSet
+        return [TaskSet("doors:all", "no-such-metric", 4, lambda loaded: [])]
+DOORS = Doors()
 def fail(source):
     raise ZeroDivisionError("of theirs")
 from headprobe.scores.formats.format import Format
@@ -195,6 +215,10 @@ REFUSED: dict[Call, tuple[int, str]] = {
     ("scores", "convert", "heads.json", "o", "--to", "r2"): (2, "the format 'r2' of .* calls itself 'wreck'"),
     ("scores", "convert", "heads.json", "o", "--to", "wreck"): (2, "--to is 'wreck', need one of headprobe, headkv"),
 }
+REFUSED |= {
+    ("eval", "closet"): (2, "the task 'closet' of their-parts lacks about, source, sets, load"),
+    ("eval", "doors"): (2, "unknown metric 'no-such-metric': known are exact_match, "),
+}
 GOOD = ("scores", "show", "heads.json", "--json")
 
 
@@ -203,6 +227,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[Call, Ended]:
     made = tmp_path_factory.mktemp("broken")
     points = {
         "headprobe.estimators": {"half": "their_parts:Nothing", "gone": "their_parts:GONE"},
+        "headprobe.tasks": {"closet": "their_parts:Nothing", "doors": "their_parts:DOORS"},
         "headprobe.formats": {"wreck": "their_parts:WRECK", "absent": "no_such_module:PART", "r2": "their_parts:WRECK"},
     }
     install(made / "site", BROKEN, points)

@@ -44,7 +44,7 @@ from headprobe.profiling.journal import field as needed
 from headprobe.profiling.preflight import journal_path
 from headprobe.profiling.run import run
 from headprobe.profiling.scoring import eos_token_ids, passed
-from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.any_scores import AnyScores, check_gqa, read_any
 from headprobe.scores.files import check_place, refuse_one_place
 
 PARTS, RESULT, TABLE, PICTURE = "parts.jsonl", "referee.json", "referee.md", "referee.png"
@@ -83,6 +83,7 @@ class RefereeOptions:
                 raise OptionError(f"{name} is {getattr(self, name)}, need at least 1")
         if not self.heads or min(self.heads) < 1 or max(self.heads) > MOST_HEADS:
             raise OptionError(f"heads are {', '.join(map(str, self.heads)) or 'none'}, need 1 to {MOST_HEADS} of each")
+        check_gqa(self.gqa)
         if not self.budgets:
             raise OptionError("no budget is given")
         for budget in self.budgets:

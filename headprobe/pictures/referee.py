@@ -24,7 +24,7 @@ from headprobe.pictures.style import (
 )
 
 CELL = 0.44  # inches of a square, and of a line beside it
-NAMES = 0.75
+NAMES = 0.9
 PANEL = 2.1
 GAP = 0.32
 

@@ -111,6 +111,10 @@ COMMANDS: Table = {
         "headprobe.commands.norms:norms_command",
         "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",
     ),
+    "referee": Command(
+        "headprobe.commands.referee:referee_command",
+        "Judge detectors: who agrees, whose heads the answers need, whose budgets keep them, and at what cost.",
+    ),
     "serve-plan": Command(
         "headprobe.commands.serve_plan:serve_plan_command",
         "Plan two KV caches for vLLM: no model is loaded. The plug-in in serving/ carries the plan out.",

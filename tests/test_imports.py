@@ -142,8 +142,16 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
         (("scores push", "scores pull"), {"numpy", "huggingface_hub"}),
         (
             (
-                "score", "compress", "budgets", "norms", "knockout", "serve-plan", "doctor", "eval needles", "eval ruler",
-            ),  # fmt: skip
+                "score",
+                "compress",
+                "budgets",
+                "norms",
+                "knockout",
+                "serve-plan",
+                "doctor",
+                "eval needles",
+                "eval ruler",
+            ),
             HEAVY - {"matplotlib"},
         ),
     ],

@@ -72,29 +72,29 @@ def ends_of(calls: Iterable[Call], folder: Path, *packages: Path) -> dict[Call, 
     return {call: Ended(*ended) for call, ended in zip(listed, json.loads(done.stdout), strict=True)}
 
 
-SCORE = ("score", "--method", "mass", *"--lengths 256 --depths 2 --needles-per-cell 2 -o mass.json".split())
+SCORE = ("score", "--method", "opening", *"--lengths 256 --depths 2 --needles-per-cell 2 -o opening.json".split())
 COMPRESS = (
     *("compress", "--policy", "value-norm+middle", "--length", "512", "--budget", "32", "--max-new-tokens", "2"),
     "--json",
 )
-CONVERT = ("scores", "convert", "mass.json", "heads.csv", "--to", "rows")
+CONVERT = ("scores", "convert", "opening.json", "heads.csv", "--to", "rows")
 SHOW = ("scores", "show", "heads.csv", "--json")
 DOORS = ("eval", "doors:blue,doors:red", *"--policies snapkv --budgets 64 --limit 2 -o doors --json".split())
 VALIDATE = ("scores", "validate", "broken.csv", "--json")
 HELP = {
-    "score": ["r2, retrieval, enhanced, contrast, value, mass"],
+    "score": ["r2, retrieval, enhanced, contrast, value, mass, qr, logit", "induction, echo, opening"],
     "compress": ["window, accumulated, history, sink-recent, value-norm", "retrieval-full, middle", "headkv-r2"],
     "budgets": ["sink-recent, value-norm and uniform", "retrieval-full, middle"],
     "eval needles": ["sink-recent, value-norm and uniform", "retrieval-full, middle"],
     "eval TASK": ["infinitebench, jsonl, doors", "sink-recent, value-norm and uniform"],
     "scores convert": ["headprobe, headkv, duo, rows"],
-    "scores validate": ["r2, retrieval, enhanced, value, contrast, mass"],
+    "scores validate": ["r2, retrieval, enhanced, value, contrast, mass, qr, logit", "induction, echo, opening"],
 }
 UNKNOWN: dict[Call, str] = {
-    ("score", "--method", "r9"): "choose from r2, retrieval, enhanced, contrast, value, mass",
-    ("budgets", "mass.json", "--policy", "a+b"): "sink-recent, value-norm and uniform, .*retrieval-full, middle",
-    ("scores", "convert", "mass.json", "out", "--to", "r9"): "need one of headprobe, headkv, duo, rows",
-    ("scores", "validate", "mass.json", "--method", "r9"): "value, contrast, mass",
+    ("score", "--method", "r9"): "choose from r2, retrieval, enhanced, contrast, value, mass, .*echo, opening",
+    ("budgets", "opening.json", "--policy", "a+b"): "sink-recent, value-norm and uniform, .*retrieval-full, middle",
+    ("scores", "convert", "opening.json", "out", "--to", "r9"): "need one of headprobe, headkv, duo, rows",
+    ("scores", "validate", "opening.json", "--method", "r9"): "value, contrast, mass, .*echo, opening",
     ("eval", "r9"): "unknown task 'r9': known are .*jsonl, doors",
     ("eval", "doors:green"): "doors has no set 'green': there are red, blue",
     ("scores", "show", "text.txt"): r"locos \(JSON envelope\), rows \(csv by layer and head\)",
@@ -128,8 +128,8 @@ def test_the_docs_show_one_part_of_each_kind() -> None:
 
 def test_a_method_of_another_package_scores_heads(theirs: dict[Call, Ended], folder: Path) -> None:
     assert theirs[SCORE].code == 0, theirs[SCORE].err
-    made = json.loads((folder / "mass.json").read_bytes())
-    assert made["method"]["name"] == "mass"
+    made = json.loads((folder / "opening.json").read_bytes())
+    assert made["method"]["name"] == "opening"
     assert made["method"]["parameters"]["scores"] == {"least": 0.0, "most": 1.0, "kind": "mass"}
     assert 0.0 < np.max(made["scores"]["mean"]) <= 1.0
 
@@ -137,11 +137,11 @@ def test_a_method_of_another_package_scores_heads(theirs: dict[Call, Ended], fol
 def test_its_file_is_shown_and_checked_without_the_package(
     theirs: dict[Call, Ended], folder: Path, cli: RunCli
 ) -> None:
-    record = json.loads(cli("scores", "show", folder / "mass.json", "--json").out)
-    assert (record["method"], record["bound"], record["num_layers"]) == ("mass", 1.0, 6)
-    (report,) = json.loads(cli("scores", "validate", folder / "mass.json", "--json").out)
+    record = json.loads(cli("scores", "show", folder / "opening.json", "--json").out)
+    assert (record["method"], record["bound"], record["num_layers"]) == ("opening", 1.0, 6)
+    (report,) = json.loads(cli("scores", "validate", folder / "opening.json", "--json").out)
     assert {"above-bound", "impossible-values"} <= set(report["passed"])
-    assert cli("score", "--method", "mass").code == 2
+    assert cli("score", "--method", "opening").code == 2
 
 
 def test_a_selector_and_an_allocator_of_another_package_compress(theirs: dict[Call, Ended]) -> None:
@@ -158,7 +158,7 @@ def test_a_selector_and_an_allocator_of_another_package_compress(theirs: dict[Ca
 def test_a_format_of_another_package_is_written_and_read(theirs: dict[Call, Ended], folder: Path) -> None:
     assert (theirs[CONVERT].code, theirs[CONVERT].err) == (0, "lost: trials, model and method\n")
     record = json.loads(theirs[SHOW].out)
-    wanted = json.loads((folder / "mass.json").read_bytes())["scores"]["mean"]
+    wanted = json.loads((folder / "opening.json").read_bytes())["scores"]["mean"]
     best = record["top_heads"][0]
     assert (record["format"], record["num_layers"], record["num_heads"]) == ("rows", *np.shape(wanted))
     assert best["score"] == np.max(wanted) == wanted[best["layer"]][best["head"]]

@@ -37,6 +37,17 @@ class AttentionRows:
             self._sorted[top] = largest(self.weights, top)
         return mass_inside(self._sorted[top], span)
 
+    def last(self, count: int) -> AttentionRows:
+        """The last `count` rows."""
+        if count == self.weights.shape[1]:
+            return self
+        return AttentionRows(self.layer, self.weights[:, -count:], self.values)
+
+    def first(self, count: int) -> AttentionRows:
+        """The first `count` rows, over the keys that the last of them can see."""
+        seen = self.weights.shape[2] - self.weights.shape[1] + count
+        return AttentionRows(self.layer, self.weights[:, :count, :seen], self.values[:, :seen])
+
 
 def largest(weights: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `top` largest weights of each row and where they lie, two `[..., top]` (fewer in shorter rows)."""

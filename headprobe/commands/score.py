@@ -37,7 +37,7 @@ from headprobe.errors import OptionError
 from headprobe.home import in_home
 from headprobe.models.loading import load_model
 from headprobe.probes.plan import parse_lengths
-from headprobe.probes.prompt import prompt_record
+from headprobe.probes.reading import any_prompt_record
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
@@ -117,7 +117,7 @@ def score_command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="At most so many trials, spread over the grid.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many trials of each kind, spread evenly.")] = None,
     until_stable: Annotated[
         int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
     ] = None,
@@ -209,7 +209,7 @@ def _at_least(value: int, least: int, option: str) -> int:
 
 def _dump(job: ScoreJob, path: Path, overwrite: bool) -> None:
     """Write the prompts; a resumed run finds its own there already."""
-    lines = b"".join(orjson.dumps(prompt_record(prompt)) + b"\n" for prompt in job.prompts)
+    lines = b"".join(orjson.dumps(any_prompt_record(prompt)) + b"\n" for prompt in job.prompts)
     if not (path.is_file() and path.read_bytes() == lines):
         write_atomically(path, lines, overwrite=overwrite)
     tell(f"{len(job.prompts)} prompts in {path}")

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.prompt import duplicate_prompts
+from headprobe.probes.prompt import Prompt, duplicate_prompts
+from headprobe.probes.reading import COPIES
 from headprobe.profiling.job import ScoreJob
 from headprobe.profiling.preflight import run_cost
 from headprobe.profiling.scoring import passed, settled
@@ -26,14 +27,17 @@ from headprobe.scores.uncertainty import head_intervals
 def tell_prompts(job: ScoreJob) -> None:
     """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
     groups = duplicate_prompts(job.prompts)
-    if job.plan.removed:
-        tell(f"given twice, taken once: {', '.join(job.plan.removed)}")
+    removed = dict.fromkeys(name for plan in job.plans.values() for name in plan.removed)
+    if removed:
+        tell(f"given twice, taken once: {', '.join(removed)}")
     if groups:
         extra = sum(len(group) - 1 for group in groups)
-        reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
+        found = {prompt.trial_id: prompt for prompt in job.prompts}[groups[0][0]]
+        is_needle = isinstance(found, Prompt)
+        told = f"of another depth ({_reason(found.depth_reached)})" if is_needle else "(the haystack has no other text)"
         tell(
-            f"warning: {extra} of {len(job.prompts)} prompts are the same as one of another depth "
-            f"({_reason(reached[groups[0][0]])}), such as {' and '.join(groups[0][:2])}"
+            f"warning: {extra} of {len(job.prompts)} prompts are the same as one {told}, "
+            f"such as {' and '.join(groups[0][:2])}"
         )
 
 
@@ -47,7 +51,7 @@ def depths_reached(job: ScoreJob) -> list[float | None]:
     """For each depth of the plan the mean depth at which its needles really stand, in percent; None without any."""
     specs = {spec.id: spec for spec in job.plan.trials()}
     found: dict[float, list[float]] = {depth: [] for depth in job.plan.depths}
-    for prompt in job.prompts:
+    for prompt in job.needle_prompts:
         if prompt.depth_reached is not None:
             found[specs[prompt.trial_id].depth].append(prompt.depth_reached)
     return [round(sum(reached) / len(reached), 2) if reached else None for reached in found.values()]
@@ -55,7 +59,9 @@ def depths_reached(job: ScoreJob) -> list[float | None]:
 
 TOP_HEADS = 10
 PLAN_NOTES = {
-    "num_trials": "one needle at one depth in one length",
+    "num_trials": "one needle at one depth in one length, or one text",
+    "random_texts": f"random tokens, {COPIES} times over",
+    "passage_texts": "passages of the haystack, to be repeated",
     "depths_reached": "where the needles stand, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
@@ -67,13 +73,22 @@ PLAN_NOTES = {
 def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
     """The grid and what it will cost, as a table or as one JSON object."""
     cost = run_cost(loaded, job.prompts)
+    grid: dict[str, Any] = (
+        {}
+        if job.needles is None
+        else {
+            "needles": job.needles.needles.name,
+            "lengths": list(job.needles.lengths),
+            "depths": list(job.needles.depths),
+            "depths_reached": depths_reached(job),
+        }
+    )
+    for kind, found in job.readings.items():
+        grid |= {"lengths": list(found.lengths), f"{kind}_texts": found.num_trials}
     plan: dict[str, Any] = {
         "model": loaded.name,
         "methods": list(job.options.methods),
-        "needles": job.plan.needles.name,
-        "lengths": list(job.plan.lengths),
-        "depths": list(job.plan.depths),
-        "depths_reached": depths_reached(job),
+        **grid,
         "num_trials": len(job.prompts),
         "tokens": cost.tokens,
         "tokens_to_compute": cost.tokens_to_compute,
@@ -97,7 +112,7 @@ class ScoreProgress:
 
     def __init__(self, job: ScoreJob, shown: bool = True) -> None:
         self._estimator = job.estimators[0]
-        self._done = self._passed = 0
+        self._done = self._passed = self._elsewhere = 0
         self._sums: Any = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -120,10 +135,14 @@ class ScoreProgress:
     def update(self, record: dict[str, Any]) -> None:
         """Count a finished trial."""
         self._done += 1
-        if passed(record, self._estimator.gate):
+        if self._estimator.name not in record.get("scores", {self._estimator.name}):
+            self._elsewhere += 1  # a prompt of another kind, which the first method does not look at
+        elif passed(record, self._estimator.gate):
             self._passed += 1
             self._sums = self._sums + np.array(record["scores"][self._estimator.name])
-        self._bar.update(self._task, advance=1, rate=f"{self._passed / self._done:.0%}", top=self._best())
+        own = self._done - self._elsewhere
+        rate = f"{self._passed / own:.0%}" if own else "-"
+        self._bar.update(self._task, advance=1, rate=rate, top=self._best())
 
     def _best(self) -> str:
         if not self._passed:
@@ -167,6 +186,8 @@ def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> N
     for scores, path in results:
         console = stdout_console()
         told = f"{scores.num_passed} of {scores.num_trials} trials passed"
+        if scores.method.parameters.get("gate", "") is None:
+            told = f"all {scores.num_trials} trials count, whatever the model says"
         console.print(f"{told}; by tokens (rows) and depth in percent (columns):\n")
         _print_pass_rates(scores)
         console.print(f"\ntop heads by {scores.method.name}:\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -163,11 +164,21 @@ class RetrievalFull(Fixed):
     """RazorAttention, DuoAttention (arXiv 2407.15891, 2410.10819): the best heads keep all, the others the floor.
 
     The others keep a quarter of the budget, at least the floor; how many heads are full follows from the budget, and
-    what is left over is spread evenly over the others.
+    what is left over is spread evenly over the others. `most_full`: at most this share of the heads, rounded up, is
+    full, as in RazorAttention, whose rule of 15 % is met where the budget allows it.
+
+    >>> request = BudgetRequest(50, 100, 1, 20, head_scores=np.arange(20.0).reshape(1, 20))
+    >>> [int((RetrievalFull(share).capacities(request) == 100).sum()) for share in (None, 0.15)]
+    [8, 3]
     """
 
+    most_full: float | None = None
     name: ClassVar[str] = "retrieval-full"
     needs_scores: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.most_full is not None and not 0.0 < self.most_full <= 1.0:
+            raise OptionError(f"most_full is {self.most_full}, need more than 0 and at most 1")
 
     def capacities(self, request: BudgetRequest) -> Ints:
         """Entries `[L, G]` by this rule."""
@@ -176,6 +187,8 @@ class RetrievalFull(Fixed):
             return fill(request, np.ones(request.shape))
         least = max(request.floor, request.budget // 4)
         full = (request.total - least * request.num_heads) // (request.prompt_tokens - least)
+        if self.most_full is not None:
+            full = min(full, ceil(self.most_full * request.num_heads))
         flat = np.full(request.num_heads, -1, dtype=np.int64)
         flat[np.argsort(-scores.ravel(), kind="stable")[:full]] = request.prompt_tokens
         others = flat < 0

@@ -45,6 +45,7 @@ ALLOCATORS: Registry[type[Allocator]] = Registry(
     },
     LatePart("headprobe.compression.allocators:Allocator"),
 )
+RAZOR_SHARE = 0.15  # of the heads keep all: the best 14 % by induction and the best 1 % by echo
 DEFAULT_SCORES = "r2"  # the method that an allocator of a pair takes where it needs scores
 _SWITCHES = ("sinks", "value_aware", "value_eps")
 
@@ -56,7 +57,8 @@ class Policy:
     `sinks`: first positions that always stay. `value_aware`: importance is multiplied by the L1 norm of the entry's
     value (VATP), as `(importance + value_eps) * norm`. `evicts_while_decoding`: capacities hold for new entries too,
     which take the place of others; else new entries are added. `compensates`: one entry of each shortened head is the
-    mean of what it dropped, weighted by its number (Razor). `scores`: the method whose head scores it wants, or None.
+    mean of what it dropped, weighted by its number (Razor). `scores`: the method whose head scores it wants, or None;
+    `scores_beside`: a second one whose best heads count too (`known_scores.with_best_of`).
     `keeps_all`: nothing is ever evicted (`full`). Raises `OptionError` where the parts don't fit.
     """
 
@@ -69,6 +71,7 @@ class Policy:
     evicts_while_decoding: bool = False
     compensates: bool = False
     scores: str | None = None
+    scores_beside: str | None = None
     keeps_all: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +113,11 @@ def _two_kinds(name: str, method: str, **more: Any) -> Policy:
     return _named(name, "sink-recent", "retrieval-full", sinks=4, scores=method, **more)
 
 
+def _razor(name: str) -> Policy:
+    policy = _two_kinds(name, "induction", compensates=True, scores_beside="echo")
+    return replace(policy, allocator=_changed(policy.allocator, {"most_full": RAZOR_SHARE}))
+
+
 POLICIES: dict[str, Callable[[], Policy]] = {
     "full": lambda: Policy("full", keeps_all=True),
     "streaming-llm": lambda: _named("streaming-llm", "sink-recent", "uniform", sinks=4, evicts_while_decoding=True),
@@ -121,7 +129,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "headkv-r": lambda: _headkv("headkv-r", "retrieval"),
     "headkv-er": lambda: _headkv("headkv-er", "enhanced"),
     "headkv-r2": lambda: _headkv("headkv-r2", "r2"),
-    "razor": lambda: _two_kinds("razor", "retrieval", compensates=True),
+    "razor": lambda: _razor("razor"),
     "duo": lambda: _two_kinds("duo", "duo"),
     "vatp-h2o": lambda: _h2o("vatp-h2o", sinks=4, value_aware=True),
     "vatp-scissorhands": lambda: _scissorhands("vatp-scissorhands", sinks=4, value_aware=True),

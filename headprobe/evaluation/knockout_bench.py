@@ -148,7 +148,7 @@ class KnockoutBench:
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The needles' prompts, in the order of all outcomes."""
-        return self.job.prompts
+        return self.job.needle_prompts
 
     @cached_property
     def needles(self) -> dict[str, Needle]:

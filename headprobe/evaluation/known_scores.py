@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+
+import numpy as np
 
 from headprobe.compression.policies import Policy, with_selector
 from headprobe.compression.selectors import Window
 from headprobe.errors import FileFormatError, OptionError
+from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import COMPRESSION_FILE, bundled_model_folder, short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS
-from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.any_scores import AnyScores, read_any, reduce_to_kv
+from headprobe.scores.ranks import midranks
 from headprobe.scores.strict_json import parse
 
 # The head scores that a policy is to use for a model: given, found in `scores/`, or shipped with the bundled model.
@@ -26,7 +31,8 @@ def known_scores(
     """Scores for `policy`, and a remark where they are not quite what it asks for.
 
     `given` comes first; else the newest file in `folder` that belongs to this model, one of the method that the policy
-    wants before others; else those shipped with the bundled model. None for a policy that needs none. Raises
+    wants before others; else those shipped with the bundled model. Where none is given, a policy with `scores_beside`
+    gets the best heads of both methods (`with_best_of`). None for a policy that needs none. Raises
     `OptionError`, which tells how to make them, where there are none.
     """
     if not policy.needs_scores:
@@ -38,7 +44,28 @@ def known_scores(
             f"no head scores of {loaded.name} in {folder}/, which {policy.name} needs: "
             f"`headprobe score --model {_model_option(loaded)}{method}` makes them, --scores FILE names others"
         )
-    return found, _remark(found, policy, loaded)
+    remark = _remark(found, policy, loaded)
+    if given is None and policy.scores_beside is not None and found.method == policy.scores:
+        beside = _found(loaded, policy.scores_beside, folder)
+        if beside is not None and beside.method == policy.scores_beside:
+            return with_best_of(found, beside, loaded.geometry), remark
+        missing = f"{policy.name} takes {policy.scores_beside} scores too, and there are none"
+        remark = missing if remark is None else f"{remark}; {missing}"
+    return found, remark
+
+
+def with_best_of(first: AnyScores, second: AnyScores, geometry: ModelGeometry) -> AnyScores:
+    """Points by which the best heads of both files come first: RazorAttention's choice of retrieval heads.
+
+    Of the best `n` heads 14 of 15 are the best by `first` (induction) and 1 of 15 is the best by `second` (echo), as
+    far as they are not the same. A KV head counts as its best query head does.
+    """
+    if first.mean.shape != geometry.shape or second.mean.shape != geometry.shape:
+        return first
+    places = [midranks(side.mean.ravel()).reshape(geometry.shape) / share for side, share in ((first, 14), (second, 1))]
+    points = reduce_to_kv(1.0 / np.minimum(*places), geometry.num_key_value_heads, "max")
+    both = sha256(f"{first.sha256}/{second.sha256}".encode()).hexdigest()
+    return replace(first, mean=points, heads="kv", trial_scores=None, native=None, sha256=both)
 
 
 def _model_option(loaded: LoadedModel) -> str:

@@ -100,7 +100,7 @@ class NeedleGrid:
         check_plans(loaded, found, budgets, options.gqa)
         prepared = prepare(loaded, score_options(options, loaded.window))
         specs = {spec.id: spec for spec in prepared.plan.trials()}
-        prompts = tuple((specs[prompt.trial_id], prompt) for prompt in prepared.prompts)
+        prompts = tuple((specs[prompt.trial_id], prompt) for prompt in prepared.needle_prompts)
         contexts = context_tokens(loaded, prepared) if options.query_agnostic else {}
         return cls(options, prepared, fair_order(prompts), found, budgets, contexts)
 
@@ -230,7 +230,7 @@ def score_options(options: GridOptions, window: int) -> ScoreOptions:
 def context_tokens(loaded: LoadedModel, prepared: ScoreJob) -> dict[str, int]:
     """By prompt how many of its tokens stand before the words that lead to the question."""
     template = resolve_template(loaded.tokenizer, prepared.plan.template, prepared.plan.chat)
-    return {prompt.trial_id: context_end(loaded, prompt, template) for prompt in prepared.prompts}
+    return {prompt.trial_id: context_end(loaded, prompt, template) for prompt in prepared.needle_prompts}
 
 
 def fair_order(prompts: Sequence[tuple[TrialSpec, Prompt]]) -> tuple[tuple[TrialSpec, Prompt], ...]:

@@ -60,7 +60,7 @@ def needle_question(
     )
     prepared = prepare(loaded, options)
     middle = prepared.plan.trials()[1]
-    prompt = next(p for p in prepared.prompts if p.trial_id == middle.id)
+    prompt = next(p for p in prepared.needle_prompts if p.trial_id == middle.id)
     template = resolve_template(loaded.tokenizer, chat=chat)
     return Question(prompt.input_ids, context_end(loaded, prompt, template), middle.needle, f"needle {prompt.trial_id}")
 

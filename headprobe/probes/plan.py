@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from headprobe.errors import OptionError, PlanError
 from headprobe.probes.haystack import Haystack
@@ -120,6 +120,11 @@ class TrialSpec:
     length: int
     depth: float
 
+    @property
+    def group(self) -> str:
+        """What trials that are not independent have in common: the needle."""
+        return self.needle.id
+
 
 @dataclass(frozen=True)
 class ProbePlan:
@@ -213,12 +218,7 @@ class ProbePlan:
 
     def limited(self, limit: int | None) -> tuple[TrialSpec, ...]:
         """At most `limit` trials, spread evenly over the grid, in the order of `trials()`; `None` gives all."""
-        trials = self.trials()
-        if limit is None:
-            return trials
-        if limit < 1:
-            raise OptionError(f"the limit must be at least 1 trial, got {limit}")
-        return tuple(trials[i] for i in sorted(_spread(len(trials), limit)))
+        return spread(self.trials(), limit)
 
     def _deal(self) -> Iterator[list[int]]:
         """For each cell in turn the places of its needles; endless."""
@@ -262,6 +262,18 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _repeated(values: Iterable[float]) -> list[float]:
     seen: set[float] = set()
     return [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
+
+
+_Item = TypeVar("_Item")
+
+
+def spread(items: tuple[_Item, ...], limit: int | None) -> tuple[_Item, ...]:
+    """At most `limit` of the items, spread evenly, in their order; None gives all. Raises `OptionError` below 1."""
+    if limit is None:
+        return items
+    if limit < 1:
+        raise OptionError(f"the limit must be at least 1 trial, got {limit}")
+    return tuple(items[i] for i in sorted(_spread(len(items), limit)))
 
 
 def _spread(total: int, count: int) -> set[int]:

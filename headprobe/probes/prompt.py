@@ -7,7 +7,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from headprobe.errors import ModelError, PlanError
 from headprobe.probes.encoding import Encoded, Template, encode, resolve_template, special_token_in, special_tokens
@@ -150,6 +150,7 @@ class Prompt:
 
     `haystack_repeats` = characters of background in this prompt / characters of the haystack: above 1.0 paragraphs
     come again. `depth_reached`: percent of the background's tokens that stand before the needle; None without any.
+    `null`: the same prompt with a question that asks nothing, where one was wanted.
     """
 
     trial_id: str
@@ -162,22 +163,33 @@ class Prompt:
     answer_ids: tuple[int, ...]
     haystack_repeats: float
     depth_reached: float | None = None
+    null: NullPrompt | None = None
+
+
+@dataclass(frozen=True)
+class NullPrompt:
+    """A prompt whose question asks nothing, and where in `input_ids` that question stands."""
+
+    input_ids: tuple[int, ...]
+    question_span: Span
 
 
 class PromptBuilder:
-    """Builds the prompts of a plan for one tokenizer, all on the same haystack text from its start.
+    """Builds the prompts of a plan for one tokenizer, all on the same haystack text from its start; with a
+    `null_question` beside each prompt one that asks this instead.
 
     The background begins where the plan's seed rotates the haystack to, so pass the haystack as it was loaded. Raises
     `ModelError` for a tokenizer without offsets and `PlanError` when plan and haystack do not belong together.
     """
 
-    def __init__(self, tokenizer: Any, haystack: Haystack, plan: ProbePlan) -> None:
+    def __init__(self, tokenizer: Any, haystack: Haystack, plan: ProbePlan, null_question: str | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{type(tokenizer).__name__} is no fast tokenizer: it gives no character offsets")
         if haystack.sha256 != plan.haystack_sha256:
             raise PlanError(f"the plan is for haystack {plan.haystack_name!r}, not for this {haystack.name!r}")
         self.tokenizer = tokenizer
         self.plan = plan
+        self.null_question = null_question
         self.template: Template = resolve_template(tokenizer, plan.template, plan.chat)
         self._special = special_tokens(tokenizer)
         self._refuse_special(haystack.text, f"haystack {haystack.name!r}")
@@ -253,7 +265,13 @@ class PromptBuilder:
             answer_ids=answer_ids,
             haystack_repeats=self._background.repeats(end),
             depth_reached=self._background.depth_at(self._background.insertion_point(end, spec.depth), end),
+            null=None if self.null_question is None else self._null(context, question, self.null_question),
         )
+
+    def _null(self, context: str, begin: int, question: str) -> NullPrompt:
+        """The prompt with `question`, which begins at the character `begin`."""
+        encoded = self._encode(self.template.render(context, question))
+        return NullPrompt(tuple(encoded.ids), self._span(encoded, Span(begin, begin + len(question)), question))
 
     def _span(self, encoded: Encoded, characters: Span, text: str) -> Span:
         """The tokens of `characters`, proven by decoding them. Raises `PlanError` when `text` is not in them."""
@@ -295,7 +313,19 @@ class PromptBuilder:
             raise PlanError(f"{owner} contains {token!r}, which is a special token of the tokenizer")
 
 
-def duplicate_prompts(prompts: Iterable[Prompt]) -> list[tuple[str, ...]]:
+class HasTokens(Protocol):
+    """A prompt of any kind."""
+
+    @property
+    def trial_id(self) -> str:
+        """The trial that it belongs to."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Its tokens."""
+
+
+def duplicate_prompts(prompts: Iterable[HasTokens]) -> list[tuple[str, ...]]:
     """Groups of trials with the very same `input_ids`: two or more trial ids each, in the order of the prompts."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for prompt in prompts:
@@ -305,7 +335,16 @@ def duplicate_prompts(prompts: Iterable[Prompt]) -> list[tuple[str, ...]]:
 
 def prompt_record(prompt: Prompt) -> dict[str, Any]:
     """The prompt as a line of `--dump-prompts`; spans are `[start, end]`, half-open, in tokens of `input_ids`."""
-    distractor = prompt.distractor_span
+    distractor, null = prompt.distractor_span, prompt.null
+    asked = (
+        {}
+        if null is None
+        else {
+            "question_span": [prompt.question_span.start, prompt.question_span.end],
+            "null_input_ids": list(null.input_ids),
+            "null_question_span": [null.question_span.start, null.question_span.end],
+        }
+    )
     return {
         "trial": prompt.trial_id,
         "input_ids": list(prompt.input_ids),
@@ -313,6 +352,7 @@ def prompt_record(prompt: Prompt) -> dict[str, Any]:
         "distractor_span": [distractor.start, distractor.end] if distractor else None,
         "answer_ids": list(prompt.answer_ids),
         "depth_reached": prompt.depth_reached,
+        **asked,
         "text": prompt.text,
     }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headprobe.errors import OptionError, refuse_empty
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.haystack import load_haystack
+from headprobe.probes.haystack import Haystack, load_haystack
 from headprobe.probes.needle import load_needles
 from headprobe.probes.plan import (
     MOST_PLACES,
@@ -22,12 +22,14 @@ from headprobe.probes.plan import (
     even_lengths,
 )
 from headprobe.probes.prompt import Prompt, PromptBuilder
+from headprobe.probes.reading import PASSAGE, AnyPrompt, Reading, ReadingBuilder, ReadingPlan
 from headprobe.profiling.estimators import estimators
-from headprobe.profiling.estimators.estimator import Estimator
-from headprobe.profiling.journal import RecordCheck
+from headprobe.profiling.estimators.estimator import NEEDLES, QUESTION, Estimator, prompts_of, rows_of
+from headprobe.profiling.journal import Check, RecordCheck
 from headprobe.profiling.shards import Shard
 
 Record = dict[str, Any]
+NULL_QUESTION = "N/A"  # as in QRHead
 QUADRATIC_FROM = 8192  # tokens from which on attention is taken to cost more than the rest
 
 
@@ -35,13 +37,14 @@ QUADRATIC_FROM = 8192  # tokens from which on attention is taken to cost more th
 class ScoreOptions:
     """What to measure, and on what.
 
-    `methods`: names of `ESTIMATORS`, all taken in one pass; `needles`: a set's name or file (None: the one that suits
-    the first method); `haystack`: a name, file or folder; `lengths`: prompt and answer together, in tokens (None:
-    `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
-    spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
-    trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`:
-    stop early, once so many of the best heads are settled; `shard`: run only this part of the plan, and leave its
-    journal for the run that collects (`headprobe.profiling.shards`).
+    `methods`: names of `ESTIMATORS`, those on one kind of prompt taken in one pass; `needles`: a set's name or file
+    (None: the one that suits the first method on needles); `haystack`: a name, file or folder; `lengths`: prompt and
+    answer together, in tokens (None: `num_lengths` lengths spread evenly up to `max_length`, by default the model's
+    window); `depths`: how many, spread evenly over 0..100 % (methods without needles: so many texts for each length);
+    `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many trials of each kind of prompt,
+    spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`: stop early,
+    once so many of the best heads are settled; `shard`: run only this part of the plan, and leave its journal for the
+    run that collects (`headprobe.profiling.shards`).
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -72,17 +75,44 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """What a scoring run does: a plan with its prompts, and the methods to take on them."""
+    """What a scoring run does: the prompts of its plans, and the methods to take on them.
+
+    `readings` are the plans of the methods without needles, by kind of prompt.
+    """
 
     options: ScoreOptions
     estimators: tuple[Estimator, ...]
-    plan: ProbePlan
-    prompts: tuple[Prompt, ...]
+    needles: ProbePlan | None
+    prompts: tuple[AnyPrompt, ...]
+    readings: Mapping[str, ReadingPlan] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> ProbePlan:
+        """The plan of the needles. Raises `OptionError` in a job without any."""
+        if self.needles is None:
+            raise OptionError(f"{', '.join(e.name for e in self.estimators)} take no needles")
+        return self.needles
+
+    @property
+    def plans(self) -> dict[str, ProbePlan | ReadingPlan]:
+        """All plans by kind of prompt, needles first."""
+        return ({} if self.needles is None else {NEEDLES: self.needles}) | dict(self.readings)
+
+    def of_kind(self, kind: str) -> tuple[AnyPrompt, ...]:
+        """The prompts of one kind."""
+        return tuple(prompt for prompt in self.prompts if kind_of(prompt) == kind)
+
+    @property
+    def needle_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts with needles."""
+        return tuple(prompt for prompt in self.prompts if isinstance(prompt, Prompt))
 
     def description(self, loaded: LoadedModel) -> dict[str, Any]:
         """All that decides what the trials give: a journal belongs to exactly this."""
+        first, *others = self.plans.items()
         return {
-            "plan": self.plan.describe(),
+            "plan": first[1].describe(),
+            **{f"{kind}_plan": plan.describe() for kind, plan in others},
             "limit": self.options.limit,
             "prompts_sha256": _prompts_sha256(self.prompts),
             "methods": {e.name: e.version for e in self.estimators},
@@ -97,44 +127,104 @@ class ScoreJob:
         } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
 
     @property
-    def own_prompts(self) -> tuple[Prompt, ...]:
+    def own_prompts(self) -> tuple[AnyPrompt, ...]:
         """The prompts of the job's shard, which deals them out by their estimated cost; all where there is none."""
         if self.options.shard is None:
             return self.prompts
         tokens = [len(prompt.input_ids) + len(prompt.answer_ids) for prompt in self.prompts]
         return tuple(self.prompts[i] for i in self.options.shard.dealt([n + n * n / QUADRATIC_FROM for n in tokens]))
 
-    def record_check(self, loaded: LoadedModel) -> RecordCheck:
+    def record_check(self, loaded: LoadedModel) -> Check:
         """What a trial in the journal must be."""
-        trials = {prompt.trial_id for prompt in self.prompts}
-        return RecordCheck(trials, tuple(e.name for e in self.estimators), loaded.geometry.shape)
+        checks = [
+            RecordCheck(
+                {prompt.trial_id for prompt in self.of_kind(kind)},
+                tuple(e.name for e in self.estimators if prompts_of(e) == kind),
+                loaded.geometry.shape,
+                is_answered=kind == NEEDLES,
+            )
+            for kind in self.plans
+        ]
+
+        def check(record: Record) -> None:
+            next((c for c in checks if record["trial"] in c.trials), checks[0])(record)
+
+        return check
 
 
-def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    spans = [[p.trial_id, p.input_ids, p.answer_ids, vars(p.answer_span), p.distractor_span] for p in prompts]
-    return hashlib.sha256(repr(spans).encode()).hexdigest()
+def kind_of(prompt: AnyPrompt) -> str:
+    """The kind of prompts that it belongs to: `NEEDLES`, `RANDOM` or `PASSAGE`."""
+    return prompt.kind if isinstance(prompt, Reading) else NEEDLES
+
+
+def _prompts_sha256(prompts: Sequence[AnyPrompt]) -> str:
+    return hashlib.sha256(repr([_parts(prompt) for prompt in prompts]).encode()).hexdigest()
+
+
+def _parts(prompt: AnyPrompt) -> list[Any]:
+    if isinstance(prompt, Reading):
+        return [prompt.trial_id, prompt.input_ids, prompt.first_span, prompt.again_span]
+    spans = [prompt.trial_id, prompt.input_ids, prompt.answer_ids, vars(prompt.answer_span), prompt.distractor_span]
+    return spans if prompt.null is None else [*spans, prompt.question_span, prompt.null]
 
 
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> ScoreJob:
-    """Build the plan and its prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
+    """Build plans and prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
     chosen = estimators(options.methods)
     check_until_stable(options.until_stable, loaded)
+    kinds = list(dict.fromkeys(prompts_of(e) for e in chosen))
     haystack = load_haystack(options.haystack)
-    chat = options.chat and loaded.tokenizer.chat_template is not None
+    on_needles = [e for e in chosen if prompts_of(e) == NEEDLES]
+    plan, prompts = _needle_prompts(loaded, options, on_needles, haystack) if on_needles else (None, ())
+    if not on_needles and options.needles is not None:
+        raise OptionError(f"{', '.join(options.methods)} take no needles: leave out {options.needles!r:.60}")
+    readings = {kind: _reading_plan(loaded, options, kind, haystack) for kind in kinds if kind != NEEDLES}
+    read = [prompt for found in readings.values() for prompt in _readings(loaded, found, options.limit, haystack)]
+    return ScoreJob(options, chosen, plan, (*prompts, *read), readings)
+
+
+def _needle_prompts(
+    loaded: LoadedModel, options: ScoreOptions, chosen: Sequence[Estimator], haystack: Haystack
+) -> tuple[ProbePlan, tuple[Prompt, ...]]:
     plan = ProbePlan.build(
         needles=load_needles(chosen[0].default_needles if options.needles is None else options.needles),
         haystack=haystack,
         lengths=_lengths(options, loaded.window),
         depths=even_depths(options.depths),
         seed=options.seed,
-        chat=chat,
+        chat=_has_chat(loaded, options),
         window=loaded.window,
         needles_per_cell=options.needles_per_cell,
     )
     check_needles(plan, chosen)
-    builder = PromptBuilder(loaded.tokenizer, haystack, plan)
-    specs = plan.trials() if options.limit is None else plan.limited(options.limit)
-    return ScoreJob(options, chosen, plan, tuple(builder.build(spec) for spec in specs))
+    null = NULL_QUESTION if any(rows_of(e) == QUESTION for e in chosen) else None
+    builder = PromptBuilder(loaded.tokenizer, haystack, plan, null)
+    return plan, tuple(builder.build(spec) for spec in plan.limited(options.limit))
+
+
+def _reading_plan(loaded: LoadedModel, options: ScoreOptions, kind: str, haystack: Haystack) -> ReadingPlan:
+    is_passage = kind == PASSAGE
+    return ReadingPlan(
+        kind=kind,
+        lengths=_lengths(options, loaded.window),
+        per_length=len(even_depths(options.depths)),
+        seed=options.seed,
+        haystack_name=haystack.name if is_passage else None,
+        haystack_sha256=haystack.sha256 if is_passage else None,
+        chat=is_passage and _has_chat(loaded, options),
+        window=loaded.window,
+    )
+
+
+def _readings(loaded: LoadedModel, plan: ReadingPlan, limit: int | None, haystack: Haystack) -> Iterator[Reading]:
+    vocabulary = int(loaded.model.config.get_text_config(decoder=True).vocab_size)
+    source = haystack if plan.kind == PASSAGE else None
+    builder = ReadingBuilder(loaded.tokenizer, plan, source, vocabulary)
+    return (builder.build(spec) for spec in plan.limited(limit))
+
+
+def _has_chat(loaded: LoadedModel, options: ScoreOptions) -> bool:
+    return options.chat and loaded.tokenizer.chat_template is not None
 
 
 def _lengths(options: ScoreOptions, window: int) -> tuple[int, ...]:

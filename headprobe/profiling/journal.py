@@ -26,12 +26,14 @@ CHOICES = ("answer", "distractor", "other")
 class RecordCheck:
     """The check of one plan's records, which `trial_record` makes.
 
-    `trials`: ids of the plan; `methods`: names of the estimators; `shape`: the model's layers and query heads.
+    `trials`: ids of the plan; `methods`: names of the estimators; `shape`: the model's layers and query heads;
+    `is_answered`: whether its trials ask something, else they say how much the model foretold.
     """
 
     trials: Collection[str]
     methods: tuple[str, ...]
     shape: tuple[int, int]
+    is_answered: bool = True
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Raise `ValueError` for a record that is wrong."""
@@ -45,6 +47,8 @@ class RecordCheck:
         share(record, "rouge1_recall")
         one_of(record, "chose", CHOICES)
         whole(record, "num_steps", 1)
+        if not self.is_answered:
+            share(record, "copied")
         tables = field(record, "scores")
         for method in self.methods:
             _check_table(method, tables.get(method) if isinstance(tables, dict) else None, self.shape)

@@ -15,7 +15,7 @@ from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.prompt import Prompt
+from headprobe.probes.reading import AnyPrompt
 from headprobe.profiling.journal import check_journal
 from headprobe.profiling.profiler import prefix_order
 from headprobe.profiling.shards import Shard, shard_journals
@@ -115,7 +115,7 @@ class RunCost:
     seconds: float
 
 
-def run_cost(loaded: LoadedModel, prompts: Sequence[Prompt]) -> RunCost:
+def run_cost(loaded: LoadedModel, prompts: Sequence[AnyPrompt]) -> RunCost:
     """The cost of measuring `prompts`, from one timed pass over the start of the longest."""
     lengths = [len(p.input_ids) + len(p.answer_ids) for p in prompts]
     _, shared = prefix_order(prompts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,14 +11,26 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from headprobe.attention.rows import AttentionRows, row_capture, wanted_rows
+from headprobe.attention.rows import AttentionRows, Consumer, row_capture, wanted_rows
 from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.models.config import moving_rope
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators.estimator import Estimator, Target
+from headprobe.probes.reading import AnyPrompt, Reading
+from headprobe.profiling.estimators.estimator import (
+    ANSWER,
+    NEEDLES,
+    QUESTION,
+    Estimator,
+    ReadingEstimator,
+    Target,
+    prompts_of,
+    rows_of,
+)
+from headprobe.profiling.estimators.logit import Logit, Unembedding
+from headprobe.spans import Span
 
 # A cache whose end can be dropped and written anew: the shared prefix of many prompts, kept in place.
 #
@@ -96,17 +108,26 @@ class PrefixCache(Cache):
 #
 # Where rotary frequencies change with the length of a pass, nothing is shared, and a prompt is read in one pass and
 # answered step by step, as the model would do by itself.
+#
+# All methods that look at needles share one pass; for rows of the question it is only looked at from there on, and a
+# null question is read in a short pass of its own, on the same context. Texts that are read twice are taken behind the
+# needles, in blocks, and all methods that look at one kind of text share its passes.
 
 MIN_PREFILL_CHUNK = 256
+READING_ROWS = 128  # rows per block of a text that is read twice: its logits are as wide as the vocabulary
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one trial gave: the produced tokens and, per estimator name, the scores `[L, H]` (float64)."""
+    """What one trial gave: the produced tokens and, per estimator name, the scores `[L, H]` (float64).
+
+    `copied`: of a text that was read twice the share of the second reading's tokens that the model foretold.
+    """
 
     produced: tuple[int, ...]
     scores: dict[str, torch.Tensor]
+    copied: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,12 +154,15 @@ class Profiler:
         self._is_moving = moving_rope(model) is not None
         self._longest = 0
         self._cache = self._new_cache()
+        self._on_needles = [e for e in self.estimators if prompts_of(e) == NEEDLES]
+        self._on_question = any(rows_of(e) == QUESTION for e in self._on_needles)
+        self._output = Unembedding(model) if any(isinstance(e, Logit) for e in self.estimators) else None
         self._evidence: dict[str, list[torch.Tensor]] = {}
         self._finite: list[torch.Tensor] = []
 
     def measure(
-        self, prompts: Sequence[Prompt], done: Collection[str] = ()
-    ) -> Generator[tuple[Prompt, Measured | Skipped]]:
+        self, prompts: Sequence[AnyPrompt], done: Collection[str] = ()
+    ) -> Generator[tuple[AnyPrompt, Measured | Skipped]]:
         """Yield each prompt whose trial is not in `done` with what it gave, in the order that shares most.
 
         Raises `NonFiniteError` naming trial and layer at NaN or infinity (in the logits of the answer, or in attention
@@ -147,6 +171,8 @@ class Profiler:
         order, shared = prefix_order(prompts)
         if self._is_moving:
             shared = [0] * len(prompts)
+        if self._on_question:
+            shared = [min(n, _before_question(prompts[i])) for i, n in zip(order, shared, strict=True)]
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
@@ -158,7 +184,12 @@ class Profiler:
             for index, length in zip(order, shared, strict=True):
                 prompt = prompts[index]
                 if prompt.trial_id not in done:
-                    result = self._fit(partial(self._trial, prompt, length), len(prompt.input_ids))
+                    work = (
+                        partial(self._read, prompt)
+                        if isinstance(prompt, Reading)
+                        else partial(self._trial, prompt, length)
+                    )
+                    result = self._fit(work, len(prompt.input_ids))
                     fitted |= isinstance(result, Measured)
                     yield prompt, result
         if not fitted:
@@ -196,50 +227,131 @@ class Profiler:
         if self._is_moving:
             self._forget_length()
         self._extend(prompt.input_ids[:shared])
-        target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
+        target = self._target(prompt)
         gold, steps = prompt.answer_ids, len(prompt.answer_ids)
         block = () if self._is_moving else gold[:-1]
-        self._evidence = {e.name: [] for e in self.estimators}
-        self._finite = []
-        logits = self._forward(prompt.input_ids[shared:] + block, len(block) + 1, target)
+        rows = len(block) + 1
+        if self._on_question:
+            rows += len(prompt.input_ids) - 1 - prompt.question_span.start
+        self._begin()
+        logits = self._forward(prompt.input_ids[shared:] + block, rows, partial(self._take, target, len(block) + 1))
         self._check_finite(prompt, logits)
-        choices = logits.argmax(-1).tolist()
+        choices = logits[-len(block) - 1 :].argmax(-1).tolist()
         last = len(block)
         agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
         taken = agreed + 1
         produced = choices[:taken]
-        evidence = {name: [torch.stack(layers)[..., :taken]] for name, layers in self._evidence.items()}
+        evidence: dict[str, list[torch.Tensor]] = {}
+        for e in self._on_needles:
+            found = torch.stack(self._evidence[e.name])
+            evidence[e.name] = [found if rows_of(e) == QUESTION else found[:, :, :taken]]
         if taken < steps and produced[-1] not in self.eos_token_ids:
             self._crop(len(prompt.input_ids) + agreed)
             self._go_on(produced, steps, target, evidence, prompt)
+        if self._on_question:
+            self._ask_nothing(prompt, target, evidence)
         scores = {
-            e.name: e.trial_scores(torch.cat(evidence[e.name], -1), target, produced).cpu() for e in self.estimators
+            e.name: e.trial_scores(torch.cat(evidence[e.name], 2), target, produced).cpu() for e in self._on_needles
         }
         self._crop(shared)
         return Measured(tuple(produced), scores)
 
+    def _target(self, prompt: Prompt) -> Target:
+        spans = prompt.answer_span, prompt.distractor_span, prompt.question_span
+        return Target(prompt.input_ids, *spans, output=self._output)
+
     def _go_on(self, produced: list[int], steps: int, target: Target, evidence, prompt: Prompt) -> None:  # type: ignore[no-untyped-def]
         """Greedy decoding one token at a time, until `steps` tokens are produced or one ends the sequence."""
         while len(produced) < steps and produced[-1] not in self.eos_token_ids:
-            self._evidence = {e.name: [] for e in self.estimators}
-            self._finite = []
-            logits = self._forward((produced[-1],), 1, target)
+            self._begin()
+            logits = self._forward((produced[-1],), 1, partial(self._take, replace(target, question_span=None), 1))
             self._check_finite(prompt, logits)
             produced.append(int(logits[-1].argmax()))
             for name, layers in self._evidence.items():
-                evidence[name].append(torch.stack(layers))
+                if layers:
+                    evidence[name].append(torch.stack(layers))
 
-    def _take(self, rows: AttentionRows, target: Target) -> None:
+    def _ask_nothing(self, prompt: Prompt, target: Target, evidence: dict[str, list[torch.Tensor]]) -> None:
+        """Read the null question behind the same context, up to its end, and add the evidence of its rows."""
+        if prompt.null is None:
+            raise ValueError(f"the prompt of {prompt.trial_id} was built without a null question")
+        span = prompt.null.question_span
+        ids = prompt.null.input_ids[: span.end]
+        kept = 0 if self._is_moving else min(_common(ids, prompt.input_ids), span.start)
+        self._crop(kept)
+        if self._is_moving:
+            self._forget_length()
+        self._begin()
+        null = replace(target, question_span=Span(0, len(span)))
+        logits = self._forward(ids[kept:], len(span), partial(self._take, null, 0))
+        self._check_finite(prompt, logits)
+        for e in self._on_needles:
+            if rows_of(e) == QUESTION:
+                evidence[e.name].append(torch.stack(self._evidence[e.name]))
+
+    def _read(self, prompt: Reading) -> Measured:
+        """A text that is read twice: the evidence of all rows behind the first copy, in blocks."""
+        readers: list[Any] = [e for e in self.estimators if prompts_of(e) == prompt.kind]
+        target, span = Target.of(prompt), prompt.again_span
+        self._crop(0)
+        if self._is_moving:
+            self._forget_length()
+        size = len(span) if self._is_moving else min(READING_ROWS, self.prefill_chunk)
+        begin, foretold = span.start, 0
+        gathered: dict[str, torch.Tensor] = {}
+        while begin < span.end:
+            end = min(begin + size, span.end)
+            self._begin()
+            tokens = prompt.input_ids[self._cache.get_seq_length() : end]
+            logits = self._forward(tokens, end - begin, partial(self._take_reading, readers, target))
+            self._check_finite(prompt, logits)
+            said = logits.argmax(-1).tolist()
+            foretold += sum(a == b for a, b in zip(said, prompt.input_ids[begin + 1 : end + 1], strict=False))
+            self._merge(readers, gathered)
+            begin = end
+        scores = {e.name: e.trial_scores(gathered[e.name], target, ()).cpu() for e in readers}
+        self._crop(0)
+        return Measured((), scores, foretold / max(1, len(prompt.input_ids) - 1 - span.start))
+
+    def _merge(self, readers: Sequence[ReadingEstimator], gathered: dict[str, torch.Tensor]) -> None:
+        """Add the evidence of the block that was just read."""
+        for reader in readers:
+            block = torch.stack(self._evidence[reader.name])
+            before = gathered.get(reader.name)
+            gathered[reader.name] = block if before is None else reader.merge(before, block)
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Forget the evidence of the pass before."""
+        self._evidence = {e.name: [] for e in self.estimators}
+        self._finite = []
+
+    def _take(self, target: Target, steps: int, rows: AttentionRows) -> None:
+        """Evidence from a pass whose last `steps` rows are steps, and whose first are those of the question."""
+        self._check_rows(rows)
+        asked = 0 if target.question_span is None else len(target.question_span)
+        parts = {ANSWER: rows.last(steps) if steps else None, QUESTION: rows.first(asked) if asked else None}
+        for estimator in self._on_needles:
+            part = parts[rows_of(estimator)]
+            if part is not None:
+                self._evidence[estimator.name].append(estimator.evidence(part, target))
+
+    def _take_reading(self, readers: Sequence[Estimator], target: Target, rows: AttentionRows) -> None:
+        """Evidence from a block of a text that is read twice."""
+        self._check_rows(rows)
+        for reader in readers:
+            self._evidence[reader.name].append(reader.evidence(rows, target))
+
+    def _check_rows(self, rows: AttentionRows) -> None:
         found, heads = rows.weights.shape[0], self._config.num_attention_heads
         if found != heads:
             raise ModelError(
                 f"layer {rows.layer} of {type(self.model).__name__} has {found} heads, its config says {heads}"
             )
         self._finite.append(rows.weights.sum().isfinite())  # NaN and infinity survive a sum of weights in [0, 1]
-        for estimator in self.estimators:
-            self._evidence[estimator.name].append(estimator.evidence(rows, target))
 
-    def _check_finite(self, prompt: Prompt, logits: torch.Tensor) -> None:
+    def _check_finite(self, prompt: AnyPrompt, logits: torch.Tensor) -> None:
         """Layers are named by the attention that first shows it: what breaks the last one shows in the logits alone."""
         *layers, answer = torch.stack([*self._finite, usable(logits).all()]).tolist()
         if all(layers) and answer:
@@ -249,11 +361,11 @@ class Profiler:
 
     # -- passes through the model -----------------------------------------------------------------------------------
 
-    def _forward(self, tokens: tuple[int, ...], rows: int, target: Target) -> torch.Tensor:
-        """Logits `[rows, vocabulary]` of the last `rows` tokens, whose attention rows go to the estimators."""
+    def _forward(self, tokens: tuple[int, ...], rows: int, take: Consumer) -> torch.Tensor:
+        """Logits `[rows, vocabulary]` of the last `rows` tokens, whose attention rows go to `take`."""
         head = 0 if self._is_moving else max(0, len(tokens) - max(self.prefill_chunk, rows))
         self._prefill(tokens[:head])
-        with wanted_rows(rows, lambda found: self._take(found, target)):
+        with wanted_rows(rows, take):
             logits = self._pass(tokens[head:], rows)
         layers = self._config.num_hidden_layers
         if len(self._finite) != layers:
@@ -288,17 +400,23 @@ class Profiler:
             self._cache.crop(-surplus)
 
 
-def prefix_order(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+def prefix_order(prompts: Sequence[AnyPrompt]) -> tuple[list[int], list[int]]:
     """The order in which prompts share most, and how many tokens each shares with the haystack prefix.
 
     The prefix is that of the prompt with the deepest insertion point; at least the last prompt token is never shared,
-    since its query is the first row.
+    since its query is the first row. Texts that are read twice share nothing and come last.
     """
-    deepest = max(range(len(prompts)), key=lambda i: prompts[i].needle_span.start)
-    prefix = prompts[deepest].input_ids[: prompts[deepest].needle_span.start]
-    shared = [min(_common(p.input_ids, prefix), len(p.input_ids) - 1) for p in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (-shared[i], i))
-    return order, [shared[i] for i in order]
+    needles = [(i, p) for i, p in enumerate(prompts) if isinstance(p, Prompt)]
+    _, deepest = max(needles, key=lambda found: found[1].needle_span.start, default=(0, None))
+    prefix = () if deepest is None else deepest.input_ids[: deepest.needle_span.start]
+    shared = {i: min(_common(p.input_ids, prefix), len(p.input_ids) - 1) for i, p in needles}
+    order = sorted(range(len(prompts)), key=lambda i: (i not in shared, -shared.get(i, 0), i))
+    return order, [shared.get(i, 0) for i in order]
+
+
+def _before_question(prompt: AnyPrompt) -> int:
+    """How many tokens stand before the question, whose rows are wanted; 0 where nothing is asked."""
+    return prompt.question_span.start if isinstance(prompt, Prompt) else 0
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -18,9 +18,8 @@ from headprobe.models.config import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
-from headprobe.probes.plan import TrialSpec
-from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators.estimator import Estimator, Gate, method_block
+from headprobe.probes.reading import AnyPrompt, AnySpec, Reading
+from headprobe.profiling.estimators.estimator import NEEDLES, Estimator, Gate, method_block, prompts_of
 from headprobe.profiling.job import Record, ScoreJob, Watch
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
@@ -81,14 +80,14 @@ def _measure(loaded: LoadedModel, job: ScoreJob, journal: Journal, done: set[str
 
     All prompts of the job decide which prefixes are shared, so that a trial gives the same numbers whoever runs it.
     """
-    specs = {spec.id: spec for spec in job.plan.trials()}
+    needles = {spec.id: spec.needle for spec in ([] if job.needles is None else job.needles.trials())}
     stops = end_token_ids(loaded.model, loaded.tokenizer)
     profiler = Profiler(loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk)
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
     with closing(profiler.measure(job.prompts, done)) as measured:
         for prompt, result in measured:
-            record = trial_record(prompt, result, specs[prompt.trial_id].needle, loaded)
+            record = trial_record(prompt, result, needles.get(prompt.trial_id), loaded)
             journal.add(record)
             if watch.on_trial:
                 watch.on_trial(record)
@@ -99,10 +98,18 @@ def finished_trials(journal: Journal) -> set[str]:
     return {trial for trial, record in journal.records.items() if "skipped" not in record}
 
 
-def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loaded: LoadedModel) -> Record:
-    """A finished trial as the journal keeps it: response, its agreement with the answer, scores `[L][H]` by method."""
+def trial_record(prompt: AnyPrompt, result: Measured | Skipped, needle: Needle | None, loaded: LoadedModel) -> Record:
+    """A finished trial as the journal keeps it: response, its agreement with the answer, scores `[L][H]` by method.
+
+    Where nothing is asked the response is empty and agrees with nothing; `copied` says how much was foretold.
+    """
     if isinstance(result, Skipped):
         return {"trial": prompt.trial_id, "skipped": result.reason}
+    tables = {name: scores.tolist() for name, scores in result.scores.items()}
+    if isinstance(prompt, Reading) or needle is None:
+        rows = len(prompt.again_span) if isinstance(prompt, Reading) else len(result.produced)
+        silent = {"response": "", "f1": 0.0, "rouge1_recall": 0.0, "chose": "other"}
+        return {"trial": prompt.trial_id, **silent, "num_steps": rows, "copied": result.copied, "scores": tables}
     response = str(loaded.tokenizer.decode(list(result.produced), skip_special_tokens=True)).strip()
     return {
         "trial": prompt.trial_id,
@@ -111,29 +118,32 @@ def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loa
         "rouge1_recall": rouge1_recall(response, needle.answer),
         "chose": chosen_sentence(response, needle),
         "num_steps": len(result.produced),
-        "scores": {name: scores.tolist() for name, scores in result.scores.items()},
+        "scores": tables,
     }
 
 
-def passed(record: Record, gate: Gate) -> bool:
+def passed(record: Record, gate: Gate | None) -> bool:
     """Whether a finished trial gets through the gate: close enough to the answer, and not closer to the distractor.
 
     The second half is ours: two facts of one shape share so many words that the wrong one can pass the threshold.
+    Without a gate every finished trial does.
     """
+    if gate is None:
+        return "skipped" not in record
     return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
 
 
 def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, command: str | None = None) -> ScoreRun:
     """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
     skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
-    wanted = {prompt.trial_id for prompt in job.prompts}
-    specs = [spec for spec in job.plan.trials() if spec.id in wanted and spec.id not in skipped]
-    provenance = _provenance(loaded, job, skipped, command)
     reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
     scores, unanswered = {}, {}
     for estimator in job.estimators:
+        kind = prompts_of(estimator)
+        specs = [spec for spec in job.plans[kind].trials() if spec.id in reached and spec.id not in skipped]
         trials = tuple(_trial(spec, records[spec.id], estimator, reached[spec.id]) for spec in specs)
         if any(trial.passed for trial in trials):
+            provenance = _provenance(loaded, job, kind, skipped, command)
             scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
         else:
             unanswered[estimator.name] = _no_answer(estimator, trials)
@@ -145,10 +155,15 @@ def eos_token_ids(loaded: LoadedModel) -> set[int]:
     return end_token_ids(loaded.model, loaded.tokenizer)
 
 
-def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
+def _trial(spec: AnySpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
+    answered = {
+        "rouge1_recall": record["rouge1_recall"],
+        "chose": record["chose"],
+        "depth_reached": depth_reached,
+    }
     return Trial(
         id=spec.id,
-        needle=spec.needle.id,
+        needle=spec.group,
         length=spec.length,
         depth=spec.depth,
         passed=passed(record, estimator.gate),
@@ -156,15 +171,13 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached:
         response=record["response"],
         num_steps=record["num_steps"],
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
-        extra={
-            "rouge1_recall": record["rouge1_recall"],
-            "chose": record["chose"],
-            "depth_reached": depth_reached,
-        },
+        extra={"copied": record["copied"]} if prompts_of(estimator) != NEEDLES else answered,
     )
 
 
 def _no_answer(estimator: Estimator, trials: Sequence[Trial]) -> str:
+    if estimator.gate is None:
+        return f"no trial of {estimator.name!r} fitted on the device, so no head can be scored"
     shown = "; ".join(f"{t.id}: {t.response[:80]!r}" for t in trials[:: max(1, len(trials) // 3)][:3])
     return (
         f"the model answered none of {len(trials)} trials (gate of {estimator.name!r}: {estimator.gate.metric} > "
@@ -172,13 +185,18 @@ def _no_answer(estimator: Estimator, trials: Sequence[Trial]) -> str:
     )
 
 
-def _provenance(loaded: LoadedModel, job: ScoreJob, skipped: dict[str, str], command: str | None) -> Provenance:
-    plan, prompts = job.plan, job.prompts
+def _provenance(
+    loaded: LoadedModel, job: ScoreJob, kind: str, skipped: dict[str, str], command: str | None
+) -> Provenance:
+    plan, prompts = job.plans[kind], job.of_kind(kind)
+    own = {prompt.trial_id for prompt in prompts}
     probes = dict(plan.describe())
-    haystack = dict(probes["haystack"])
-    haystack["repeats"] = max((p.haystack_repeats for p in prompts), default=0.0)
+    if "haystack" in probes:
+        repeats = max((p.haystack_repeats for p in prompts), default=0.0)
+        probes["haystack"] = {**probes["haystack"], "repeats": repeats}
     probes["limit"] = len(prompts) if len(prompts) < plan.num_trials else None
-    probes.update(haystack=haystack, digest=plan.digest, skipped=[{"id": i, "reason": r} for i, r in skipped.items()])
+    probes["digest"] = plan.digest
+    probes["skipped"] = [{"id": i, "reason": reason} for i, reason in skipped.items() if i in own]
     template = loaded.chat_template_sha256 if plan.chat else None
     return Provenance(
         ModelIdentity(

@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
 # The facts of a method of somebody else's stand in the score files that it makes (`method.parameters.scores`), so
 # that they are checked as ours are on a machine that does not have that method.
 
-MASS, COUNT, DIFFERENCE = "mass", "count", "difference"
+MASS, COUNT, DIFFERENCE, LOGITS = "mass", "count", "difference", "logits"
 STATED_AS = "scores"
 
 
@@ -78,8 +78,8 @@ class MethodFacts:
     """`least` and `most`: the smallest and largest score that a trial can give; None where unknown or without limit.
 
     `kind`: `mass` adds up attention, so that scores are hardly ever fractions of few steps; `count` counts hits among
-    the N tokens of an answer, so that a trial's scores are multiples of 1/N; any other word, such as `difference`, and
-    None are not checked.
+    the N tokens of an answer, so that a trial's scores are multiples of 1/N; any other word, such as `difference` or
+    `logits`, and None are not checked.
     """
 
     least: float | None = None
@@ -106,6 +106,12 @@ METHODS: Mapping[str, MethodFacts] = {
     "enhanced": MethodFacts(0.0, 1.0, MASS),
     "value": MethodFacts(0.0, 1.0, MASS),
     "contrast": MethodFacts(-1.0, 1.0, DIFFERENCE),
+    "mass": MethodFacts(0.0, 1.0, MASS),
+    "qr": MethodFacts(-1.0, 1.0, DIFFERENCE),
+    "logit": MethodFacts(None, None, LOGITS),
+    "reconstruction": MethodFacts(0.0, 1.0, MASS),
+    "induction": MethodFacts(0.0, 1.0, MASS),
+    "echo": MethodFacts(0.0, 1.0, MASS),
 }
 """The methods whose files do not state their facts: many were written before they could."""
 

@@ -98,3 +98,19 @@ def test_options_out_of_range_are_quoted() -> None:
         Pyramid(compat="theirs")
     with pytest.raises(OptionError, match="the allocator head-score needs head scores"):
         HeadScore().capacities(BudgetRequest(10, 100, 1, 2))
+
+
+def test_razors_share_of_full_heads_is_met_where_the_budget_allows_it() -> None:
+    scores = np.arange(40.0).reshape(2, 20)
+    wide = RetrievalFull(most_full=0.15).capacities(BudgetRequest(400, 1000, 2, 20, floor=4, head_scores=scores))
+    assert (wide == 1000).sum() == 6  # 15 % of 40, those of the highest scores
+    assert (wide.ravel()[-6:] == 1000).all()
+    assert wide.sum() == 400 * 40
+    narrow = RetrievalFull(most_full=0.15).capacities(BudgetRequest(40, 1000, 2, 20, floor=4, head_scores=scores))
+    assert (narrow == 1000).sum() == (40 * 40 - 10 * 40) // 990  # the others keep a quarter of the budget
+    assert narrow.sum() == 40 * 40
+
+
+def test_a_share_of_full_heads_beyond_all_of_them_is_refused() -> None:
+    with pytest.raises(OptionError, match="most_full is 1.5, need more than 0 and at most 1"):
+        RetrievalFull(most_full=1.5)

@@ -74,7 +74,7 @@ def test_facts_and_losses_in_words() -> None:
     ("name", "told"),
     [
         ("full", "full"),
-        ("razor", "razor (sinks 4)"),
+        ("razor", "razor (sinks 4, most_full 0.15)"),
         ("ada-snapkv", "ada-snapkv (window 8, alpha 0.2)"),
         ("headkv-vatp", "headkv-vatp (window 8, sinks 4, beta 1.2)"),
     ],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from headprobe.attention.rows import AttentionRows, largest, mass_inside
-from headprobe.errors import OptionError
+from headprobe.errors import ModelError, OptionError
 from headprobe.profiling.estimators import ESTIMATORS, estimators
-from headprobe.profiling.estimators.estimator import Gate, Target, method_block
+from headprobe.profiling.estimators.estimator import Gate, Target, method_block, prompts_of, rows_of
+from headprobe.profiling.estimators.logit import Unembedding
 from headprobe.scores.provenance import METHODS
 from headprobe.spans import Span
+from tests.tiny_models import tiny_model
 
 TARGET = Target(input_ids=(10, 11, 12, 13, 14, 15), answer_span=Span(1, 3), distractor_span=Span(4, 6))
 
@@ -111,3 +115,104 @@ def test_normalisation_names_the_clipping_of_negative_scores() -> None:
 def test_a_gate_knows_two_metrics() -> None:
     with pytest.raises(OptionError, match="the gate's metric is 'bleu', need one of f1, rouge1_recall"):
         Gate("bleu")
+
+
+# -- detectors of other papers ----------------------------------------------------------------------------------------
+
+
+def test_mass_adds_all_attention_on_the_answer_without_the_rule_of_the_top_n() -> None:
+    # 0.1 at position 1 is not among the two largest, and counts all the same.
+    assert trial("mass", rows([0.1, 0.1, 0.4, 0.05, 0.05, 0.3]), [12]) == pytest.approx((0.1 + 0.4) / 2)
+
+
+def test_qr_subtracts_the_null_question_and_averages_over_tokens() -> None:
+    target = replace(TARGET, question_span=Span(3, 5))
+    asked = rows([0.0, 0.3, 0.3, 0.4, 0.0, 0.0], [0.2, 0.2, 0.0, 0.2, 0.4, 0.0])  # masses 0.6 and 0.2
+    nothing = rows([0.9, 0.05, 0.05, 0.0, 0.0, 0.0])  # mass 0.1
+    estimator = ESTIMATORS["qr"]
+    evidence = torch.cat([estimator.evidence(found, target) for found in (asked, nothing)], 1)[None]
+    assert float(estimator.trial_scores(evidence, target, [])) == pytest.approx((0.6 + 0.2) / 2 - 0.1)
+
+
+class Directions:
+    """Token `y` is read off in the direction `(y, 1)`."""
+
+    def logits(self, outputs: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+        return torch.stack([outputs[:, :, t] @ torch.tensor([float(y), 1.0]) for t, y in enumerate(tokens)], 2)
+
+
+def test_logit_subtracts_what_other_positions_add_scaled_to_the_answers_length() -> None:
+    # Row over 4 positions, answer at 1 and 2 (values (1, 0) and (0, 1)), others (0, 2) and (2, 0); token 3.
+    weights = torch.tensor([[[0.1, 0.4, 0.3, 0.2]]])
+    values = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])
+    target = Target((0, 0, 0, 0), Span(1, 3), None, output=Directions())
+    evidence = ESTIMATORS["logit"].evidence(AttentionRows(0, weights, values), target)[None]
+    inside, outside = 0.4 * 3 + 0.3 * 1, 0.1 * 2 + 0.2 * 6
+    found = float(ESTIMATORS["logit"].trial_scores(evidence, target, [3]))
+    assert found == pytest.approx((inside - 2 / 2 * outside) / 2)
+
+
+def test_logit_scales_by_the_positions_that_each_row_sees() -> None:
+    # Two rows over 5 keys: the first sees 4 positions (2 outside the answer), the second 5 (3 outside).
+    weights = torch.tensor([[[0.5, 0.0, 0.0, 0.5, 0.0], [0.5, 0.0, 0.0, 0.0, 0.5]]])
+    values = torch.ones(1, 5, 2)
+    target = Target((0,) * 5, Span(1, 3), None, output=Directions())
+    evidence = ESTIMATORS["logit"].evidence(AttentionRows(0, weights, values), target)
+    assert evidence[0, :, 0].tolist() == pytest.approx([-2 / 2, -2 / 3])
+
+
+COPIED = Target((9, 1, 2, 1, 2, 1, 2), Span(1, 3), None, again_span=Span(3, 7))
+
+
+def reading_trial(name: str, *blocks: torch.Tensor) -> float:
+    """The score from blocks of rows `[R, keys]` of one head."""
+    estimator, gathered = ESTIMATORS[name], None
+    for block in blocks:
+        found = estimator.evidence(AttentionRows(0, block[None], torch.ones(1, block.shape[1], 1)), COPIED)[None]
+        gathered = found if gathered is None else estimator.merge(gathered, found)
+    return float(estimator.trial_scores(gathered, COPIED, ()))
+
+
+def positions(*marked: dict[int, float], first: int) -> torch.Tensor:
+    """Rows of the queries at `first` and behind it, with these weights."""
+    table = torch.zeros(len(marked), first + len(marked))
+    for row, weights in enumerate(marked):
+        for position, weight in weights.items():
+            table[row, position] = weight
+    return table
+
+
+def test_echo_and_induction_add_over_all_earlier_copies() -> None:
+    # Copies of two tokens from position 1 on; queries at 3, 4 | 5, 6. Echo: 3 -> 1; 4 -> 2; 5 -> 3, 1; 6 -> 4, 2.
+    first = positions({1: 0.5, 2: 0.25}, {2: 0.5, 3: 0.125}, first=3)
+    second = positions({3: 0.25, 1: 0.25, 4: 0.5}, {0: 1.0}, first=5)
+    assert reading_trial("echo", first, second) == pytest.approx((0.5 + 0.5 + 0.5 + 0.0) / 4)
+    # Induction: 3 -> 2; 4 -> 3; 5 -> 4, 2; 6 -> 5, 3.
+    assert reading_trial("induction", first, second) == pytest.approx((0.25 + 0.125 + 0.5 + 0.0) / 4)
+
+
+def test_reconstruction_takes_the_most_attention_of_each_entry_and_averages() -> None:
+    first = positions({1: 0.5, 2: 0.25}, {1: 0.25, 0: 0.75}, first=3)
+    second = positions({1: 0.125, 2: 0.5}, {3: 1.0}, first=5)
+    assert reading_trial("reconstruction", first, second) == pytest.approx((0.5 + 0.5) / 2)
+
+
+def test_methods_without_a_gate_say_that_every_trial_counts() -> None:
+    told = {name: method_block(ESTIMATORS[name]).parameters for name in ("qr", "echo", "mass")}
+    assert (told["qr"]["gate"], told["qr"]["counts"]) == (None, "every trial")
+    assert (told["echo"]["gate"], told["echo"]["counts"]) == (None, "every trial: nothing is asked")
+    assert "counts" not in told["mass"]
+
+
+def test_a_method_that_does_not_say_which_rows_it_wants_gets_those_of_the_answer() -> None:
+    class Theirs:
+        name = "theirs"
+
+    assert (rows_of(Theirs()), prompts_of(Theirs())) == ("answer", "needles")  # type: ignore[arg-type]
+
+
+def test_logits_need_projections_that_are_plain_matrices() -> None:
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn.o_proj = torch.nn.Identity()
+    with pytest.raises(ModelError, match="LlamaForCausalLM are no plain matrices .* 'logit' cannot be taken"):
+        Unembedding(model)

@@ -10,15 +10,16 @@ import torch
 from headprobe.attention import masks
 from headprobe.attention.rows import row_capture
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
-from headprobe.probes.prompt import Prompt
+from headprobe.probes.prompt import NullPrompt, Prompt
 from headprobe.profiling.estimators import ESTIMATORS
-from headprobe.profiling.estimators.estimator import Target
+from headprobe.profiling.estimators.estimator import NEEDLES, Target, prompts_of
 from headprobe.profiling.profiler import Measured, PrefixLayer, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
-from tests.profiling.oracle import oracle_trial
+from tests.profiling.oracle import oracle_question, oracle_trial
 from tests.tiny_models import TINY_MODELS, tiny_config, tiny_model
 
 VOCABULARY = 64
+ON_NEEDLES = [name for name in ESTIMATORS.ours if prompts_of(ESTIMATORS[name]) == NEEDLES]
 
 
 def make_prompts(seed: int, lengths: tuple[int, ...] = (40, 57, 57, 64), answer: int = 5) -> list[Prompt]:
@@ -30,6 +31,7 @@ def make_prompts(seed: int, lengths: tuple[int, ...] = (40, 57, 57, 64), answer:
         at = r.randrange(1, length - 2 * answer - 6)
         needle = [r.randrange(3, VOCABULARY) for _ in range(2 * answer)]
         question = [r.randrange(3, VOCABULARY) for _ in range(4)]
+        nothing = tuple(r.randrange(3, VOCABULARY) for _ in range(3))
         ids = tuple(haystack[:at] + needle + haystack[at : length - 2 * answer - 4] + question)
         prompts.append(
             Prompt(
@@ -42,6 +44,7 @@ def make_prompts(seed: int, lengths: tuple[int, ...] = (40, 57, 57, 64), answer:
                 needle_span=Span(at, at + 2 * answer),
                 answer_ids=tuple(needle[:answer]),
                 haystack_repeats=0.0,
+                null=NullPrompt(ids[: length - 4] + nothing, Span(length - 4, length - 2)),
             )
         )
     return prompts
@@ -70,11 +73,16 @@ def assert_equals_oracle(model, prompts, results, eos=frozenset()) -> None:  # t
     model.set_attn_implementation("eager")
     for prompt in prompts:
         target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
-        for name in ESTIMATORS:
-            produced, scores = oracle_trial(model, prompt.input_ids, target, len(prompt.answer_ids), set(eos), name)
-            result = results[prompt.trial_id]
-            assert isinstance(result, Measured)
-            assert list(result.produced) == produced
+        result = results[prompt.trial_id]
+        assert isinstance(result, Measured)
+        assert set(result.scores) == set(ON_NEEDLES)
+        for name in ON_NEEDLES:
+            if name == "qr":
+                asked = prompt.input_ids, prompt.question_span
+                scores = oracle_question(model, *asked, prompt.null, prompt.answer_span)
+            else:
+                produced, scores = oracle_trial(model, prompt.input_ids, target, len(prompt.answer_ids), set(eos), name)
+                assert list(result.produced) == produced
             torch.testing.assert_close(
                 result.scores[name], torch.tensor(scores, dtype=torch.float64), atol=1e-5, rtol=0, msg=f"{name}"
             )
@@ -134,7 +142,7 @@ def test_frequencies_that_grow_with_the_length_do_not_depend_on_the_prompts_befo
     for prompt in prompts:
         alone = measure(moving_model("dynamic"), [prompt])[prompt.trial_id]
         assert alone.produced == every[prompt.trial_id].produced
-        for name in ESTIMATORS:
+        for name in ON_NEEDLES:
             assert torch.equal(alone.scores[name], every[prompt.trial_id].scores[name])
 
 
@@ -156,7 +164,7 @@ def test_what_a_trial_gives_does_not_depend_on_the_trials_before_it() -> None:
     rest = {prompt.trial_id: result for prompt, result in profiler.measure(prompts, finished)}
     assert set(rest) == set(every) - finished
     for trial, result in rest.items():
-        assert all(torch.equal(result.scores[name], every[trial].scores[name]) for name in ESTIMATORS)
+        assert all(torch.equal(result.scores[name], every[trial].scores[name]) for name in ON_NEEDLES)
 
 
 def test_prompts_share_the_prefix_of_the_deepest_insertion_point() -> None:

@@ -55,7 +55,7 @@ def _questions(name: str, asked: TaskRequest, loaded: LoadedModel) -> Sequence[T
             input_ids=tuple(prompt.input_ids),
             context_tokens=context_end(loaded, prompt, template),
         )
-        for prompt in job.prompts
+        for prompt in job.needle_prompts
     ]
 
 

@@ -25,6 +25,12 @@ ESTIMATORS: Registry[Estimator] = Registry(
         "enhanced": LatePart("headprobe.profiling.estimators.mass:ENHANCED"),
         "contrast": LatePart("headprobe.profiling.estimators.mass:CONTRAST"),
         "value": LatePart("headprobe.profiling.estimators.mass:VALUE"),
+        "mass": LatePart("headprobe.profiling.estimators.mass:WHOLE_MASS"),
+        "qr": LatePart("headprobe.profiling.estimators.question:QUESTION_ROWS"),
+        "logit": LatePart("headprobe.profiling.estimators.logit:LOGIT"),
+        "reconstruction": LatePart("headprobe.profiling.estimators.copies:RECONSTRUCTION"),
+        "induction": LatePart("headprobe.profiling.estimators.copies:INDUCTION"),
+        "echo": LatePart("headprobe.profiling.estimators.copies:ECHO"),
     },
     LatePart("headprobe.profiling.estimators.estimator:Estimator"),
 )

@@ -1,4 +1,4 @@
-"""Methods that add up attention mass on the answer: `r2`, `enhanced`, `value`, and `contrast`, a difference of two."""
+"""Methods that add up attention on the answer: `r2`, `enhanced`, `value`, `mass`, and `contrast`, a difference."""
 
 from __future__ import annotations
 
@@ -89,4 +89,24 @@ class Value(Mass):
         return mass_inside(largest(weighted, len(target.answer_span)), target.answer_span)
 
 
-R2_MASS, ENHANCED, CONTRAST, VALUE = R2(), Enhanced(), Contrast(), Value()
+@dataclass(frozen=True)
+class WholeMass(Mass):
+    """CompressKV (arXiv 2508.02401): all attention on the answer, without the rule of the top N.
+
+    The paper adds up over the steps and divides by nothing; `1/N` keeps answers of different lengths on one scale.
+    """
+
+    name: str = "mass"
+    facts: MethodFacts = METHODS["mass"]
+    formula: str = "(1/N) sum_t sum_{j in A} a_tj"
+    version: int = 1
+    gate: Gate = ROUGE_GATE
+    default_needles: str = "retrieval"
+    needs_distractor: bool = False
+
+    def evidence(self, rows: AttentionRows, target: Target) -> torch.Tensor:
+        """Each row's mass on the answer."""
+        return rows.weights[..., target.answer_span.start : target.answer_span.end].sum(-1)
+
+
+R2_MASS, ENHANCED, CONTRAST, VALUE, WHOLE_MASS = R2(), Enhanced(), Contrast(), Value(), WholeMass()

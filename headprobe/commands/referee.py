@@ -1,0 +1,240 @@
+"""`headprobe referee`: all detectors on one model, and which of them names the heads that the answers need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headprobe.commands.evaluate.needles_output import told_seconds
+from headprobe.commands.interrupts import Orderly
+from headprobe.commands.options import (
+    ChatTemplateOption,
+    DeviceOption,
+    DtypeOption,
+    GqaOption,
+    HaystackOption,
+    ModelOption,
+    ResumeOption,
+)
+from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
+from headprobe.commands.picture_output import PictureFile
+from headprobe.commands.reading import one_length
+from headprobe.errors import OptionError
+from headprobe.evaluation.referee import (
+    PARTS,
+    PICTURE,
+    RESULT,
+    TABLE,
+    Referee,
+    RefereeFolder,
+    RefereeOptions,
+    RefereePlan,
+    check_part,
+)
+from headprobe.evaluation.referee_result import RefereeResult, Verdict
+from headprobe.models.loading import load_model
+from headprobe.profiling.estimators import ESTIMATORS, estimators
+from headprobe.profiling.journal import Journal
+from headprobe.scores.files import write_atomically
+
+ALL = "all"
+
+
+def referee_command(
+    model: ModelOption = "demo",
+    detectors: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; with commas; all for every one.")] = ALL,
+    length: Annotated[
+        str | None,
+        typer.Option(help="Tokens of every prompt; default: 1024, or the window.", show_default=False),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Prompts that each detector scores heads on, at most.")] = 20,
+    prompts: Annotated[int, typer.Option(help="Fresh prompts asked with heads taken out, and on budgets.")] = 10,
+    heads: Annotated[str, typer.Option(help="How many heads are taken out, such as 1,2,4.")] = "1,2,4,8,16",
+    draws: Annotated[int, typer.Option(help="Random orders of heads beside each detector's.")] = 2,
+    budgets: Annotated[str, typer.Option(help="Mean entries per KV head that scores divide.")] = "64",
+    needles: Annotated[
+        str | None,
+        typer.Option(help="Needle set or .jsonl file for all; default: each detector's own.", show_default=False),
+    ] = None,
+    haystack: HaystackOption = "all",
+    gqa: GqaOption = "mean",
+    seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
+    chat: ChatTemplateOption = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Folder; default evals/referee--<model>.", show_default=False
+        ),
+    ] = None,
+    resume: ResumeOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Judge detectors: who agrees, whose heads the answers need, whose budgets keep them, and at what cost."""
+    options = RefereeOptions(
+        detectors=tuple(e.name for e in estimators(list(ESTIMATORS) if detectors == ALL else detectors)),
+        length=None if length is None else one_length(length, "--length"),
+        trials=trials,
+        prompts=prompts,
+        heads=_numbers(heads, "--heads"),
+        draws=draws,
+        budgets=_numbers(budgets, "--budgets"),
+        needles=needles,
+        haystack=haystack,
+        seed=seed,
+        chat=chat,
+        gqa=gqa,
+    )
+    folder = RefereeFolder.default(model) if output is None else RefereeFolder(output)
+    folder.check(resume=resume, overwrite=overwrite, inputs={"--needles": needles, "--haystack": haystack})
+    loaded = load_model(model, device=device, dtype=dtype)
+    plan = RefereePlan.build(loaded, options)
+    with (
+        Orderly(RESUME_HINT),
+        Journal.open(
+            folder.file(PARTS), plan.describe(loaded), resume=resume, overwrite=overwrite, check=check_part
+        ) as journal,
+    ):
+        if journal.was_cut:
+            tell_cut(journal.path)
+        result = Referee(loaded, plan, folder, journal, on_part=tell_part).run()
+    write_files(folder, result)
+    print_result(folder, result, as_json)
+
+
+def tell_part(name: str) -> None:
+    """On stderr that a part is done."""
+    kind, *rest = name.split("|")
+    words = {"run": "scored by", "hidden": "asked without heads:", "budget": "asked on a budget:"}
+    tell(f"{words[kind]} {' '.join(rest[:1] if kind == 'hidden' else rest)}")
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `16,32`."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isdecimal() and part.isascii() and len(part) < 10):
+            raise OptionError(f"{option} has {part!r:.60}, need whole numbers such as 16 or 16,32")
+    return tuple(int(part) for part in parts)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder: RefereeFolder, result: RefereeResult) -> None:
+    """Result, table and picture; what lies there from an earlier part of the run is replaced."""
+    text = json.dumps(result.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder.file(RESULT), text.encode(), overwrite=True)
+    write_atomically(folder.file(TABLE), markdown(result).encode(), overwrite=True)
+    if result.scored:
+        from headprobe.pictures.referee import referee_figure  # matplotlib, only once there is something to draw
+
+        PictureFile(folder.file(PICTURE), "png", overwrite=True).write(lambda: referee_figure(result))
+
+
+def print_result(folder: RefereeFolder, result: RefereeResult, as_json: bool) -> None:
+    """The tables, or with `as_json` the record."""
+    if as_json:
+        write_json({"path": str(folder.path), **result.record()})
+        return
+    console = stdout_console()
+    console.print(f"{heading(result)}\n", soft_wrap=True, markup=False)
+    columns, rows = table(result)
+    print_table(columns, rows, right=columns[1:])
+    console.print(f"\n{legend(result)}\n", soft_wrap=True, markup=False)
+    if result.scored:
+        columns, rows = agreement(result)
+        print_table(columns, rows, right=columns[1:])
+    for verdict in result.verdicts:
+        if verdict.reason is not None:
+            console.print(f"\n{verdict.name}: {verdict.reason}", soft_wrap=True, markup=False)
+    console.print(f"\nwritten to {folder.path}/", soft_wrap=True, markup=False)
+
+
+def heading(result: RefereeResult) -> str:
+    """What was measured, in one line."""
+    facts = result.facts
+    return (
+        f"{result.model}: {len(result.verdicts)} detectors on at most {facts['trials']} prompts of "
+        f"{facts['length']:,} tokens; {result.answered} of {result.asked} fresh prompts (needles "
+        f"{facts['asked_needles']}) answered with all heads"
+    )
+
+
+def legend(result: RefereeResult) -> str:
+    """How to read the tables."""
+    recall = "recall: of the planted heads, among as many of the best as there are, and twice as many; "
+    shown = any(verdict.recall for verdict in result.verdicts)
+    return (
+        f"{recall if shown else ''}area: under the share of answers left while heads lose sight of the needle, best "
+        "first (lower: the answers need these heads more), and with random heads of the same layers; left: share of "
+        "answers on a cache of so many entries per KV head that the scores divide; seconds: of the run, which "
+        "detectors on the same prompts share; below, Spearman and how many of the best "
+        f"{result.top} heads are shared"
+    )
+
+
+def table(result: RefereeResult) -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
+    """A row per detector, and two for budgets without one."""
+    budgets = sorted({b for found in result.baselines.values() for b in found})
+    recalls = next((tuple(v.recall) for v in result.verdicts if v.recall), ())
+    columns = (
+        "detector", "passed", *(f"recall at {k}" for k in recalls), "area", "random",
+        *(f"left at {b}" for b in budgets), "seconds",
+    )  # fmt: skip
+    rows = [_row(verdict, recalls, budgets) for verdict in result.verdicts]
+    for name, found in result.baselines.items():
+        left = (_percent(found[budget]) for budget in budgets)
+        rows.append((f"({name} budgets)", None, *(None for _ in recalls), None, None, *left, None))
+    return columns, rows
+
+
+def _row(verdict: Verdict, recalls: Sequence[int], budgets: Sequence[int]) -> tuple[str | None, ...]:
+    curve = verdict.curve
+    return (
+        verdict.name,
+        f"{verdict.passed}/{verdict.trials}",
+        *(None if verdict.recall is None else _percent(verdict.recall[k]) for k in recalls),
+        None if curve is None else f"{curve.area:.2f}",
+        None if curve is None else f"{curve.random_area:.2f}",
+        *(None if verdict.budgets is None else _percent(verdict.budgets[b]) for b in budgets),
+        None if verdict.seconds is None else told_seconds(verdict.seconds),
+    )
+
+
+def agreement(result: RefereeResult) -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
+    """Spearman and the shared best heads of each pair."""
+    ranks, shared = result.agreement()
+    names = [verdict.name for verdict in result.scored]
+    rows: list[tuple[str | None, ...]] = []
+    for row, name in enumerate(names):
+        cells = [
+            None if row == column else f"{ranks[row, column]:.2f} {shared[row, column]:.0f}"
+            for column in range(len(names))
+        ]
+        rows.append((name, *cells))
+    return (f"Spearman, of {result.top}", *names), rows
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def markdown(result: RefereeResult) -> str:
+    """The tables for a README."""
+    parts: list[Any] = [heading(result), _markdown_table(*table(result)), legend(result)]
+    if result.scored:
+        parts.append(_markdown_table(*agreement(result)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join("" if cell is None else cell for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

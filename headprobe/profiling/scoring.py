@@ -186,6 +186,7 @@ def _provenance(
             dtype=loaded.dtype,
             attn_implementation=loaded.attn_implementation,
             weights_sha256=loaded.weights_sha256,
+            gguf=None if loaded.gguf is None else loaded.gguf.record(),
         ),
         TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,

@@ -12,6 +12,8 @@ class ModelIdentity:
     """The model as given (`id`) and as resolved: revision (a commit hash or None), sha256 of its config, class name.
 
     `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it tells retrained weights from old ones.
+    `gguf`: the GGUF file that the weights come from, as `file`, `sha256`, `types` (how many tensors are of which type)
+    and perhaps `packages`; None for other models.
     """
 
     id: str
@@ -21,6 +23,7 @@ class ModelIdentity:
     dtype: str | None = None
     attn_implementation: str | None = None
     weights_sha256: str | None = None
+    gguf: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

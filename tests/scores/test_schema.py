@@ -52,7 +52,8 @@ def test_what_is_written_follows_the_schema(toy_scores, with_trial_scores):
 
 
 def test_every_field_that_is_written_is_described(toy_scores):
-    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64)
+    file = {"file": "m.gguf", "sha256": "0" * 64, "types": {"Q4_K": 3}, "packages": "m 1.0"}
+    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64, gguf=file)
     full = replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner))
     payload, schema = json.loads(score_file_bytes(full)), score_file_schema()
     assert set(payload) == set(schema["properties"])
@@ -63,7 +64,9 @@ def test_every_field_that_is_written_is_described(toy_scores):
 
 
 def test_what_the_schema_refuses_the_reader_refuses(toy_scores):
-    payload = json.loads(score_file_bytes(toy_scores))
+    file = {"file": "m.gguf", "sha256": "0" * 64, "types": {"Q4_K": 3}, "packages": None}
+    owner = replace(toy_scores.provenance.model, gguf=file)
+    payload = json.loads(score_file_bytes(replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner))))
     seen = 0
     for way in places(payload):
         if way in {("schema",), ("id",)}:  # checked by read_score_file before and after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,10 +171,20 @@ def _origin(scores: AnyScores) -> list[tuple[str, str]]:
         ("probes", ", ".join(parts)),
         ("model facts", ", ".join(filter(None, (model.architecture, model.dtype, model.attn_implementation)))),
         ("revision", model.revision or ""),
+        ("gguf", _gguf(model.gguf)),
         ("made", f"{origin.created_at}" + (f", headprobe {version}" if isinstance(version, str) else "")),
         ("converted from", str(source.get("format")) if isinstance(source, dict) else ""),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _gguf(stated: Mapping[str, Any] | None) -> str:
+    """The GGUF file behind the weights: its name, types of its tensors and the start of its hash."""
+    if stated is None:
+        return ""
+    types = ", ".join(f"{name} {count}" for name, count in stated["types"].items())
+    packages = stated.get("packages")
+    return f"{stated['file']} ({types}), sha256 {stated['sha256'][:12]}" + (f", of {packages}" if packages else "")
 
 
 def _print_pass_rates(scores: AnyScores) -> None:

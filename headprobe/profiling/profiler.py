@@ -28,6 +28,7 @@ from headprobe.probes.prompt import Prompt
 from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators.estimator import Estimator, Target
 from headprobe.profiling.prefix_cache import PrefixCache
+from headprobe.profiling.steps import step_rule
 
 MIN_PREFILL_CHUNK = 256
 _Result = TypeVar("_Result")
@@ -35,10 +36,12 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Measured:
-    """What one trial gave: the produced tokens and, per estimator name, the scores `[L, H]` (float64)."""
+    """What one trial gave: the tokens of the steps that are scored, per estimator name the scores `[L, H]` (float64),
+    and the tokens behind them that only the gate read."""
 
     produced: tuple[int, ...]
     scores: dict[str, torch.Tensor]
+    read_on: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,25 @@ class Profiler:
     """Measures prompts on one model with one or more estimators.
 
     `prefill_chunk`: at most so many tokens go through the model at a time; halved when the device runs out of memory,
-    down to 256, after which the trial is skipped.
+    down to 256, after which the trial is skipped. `window`: tokens that the model can see; None for no limit.
+    `reads_on`: whether a trial that produced these tokens is to be read on behind the steps that are scored.
     """
 
     def __init__(
-        self, model: Any, estimators: Sequence[Estimator], eos_token_ids: set[int], *, prefill_chunk: int = 8192
+        self,
+        model: Any,
+        estimators: Sequence[Estimator],
+        eos_token_ids: set[int],
+        *,
+        prefill_chunk: int = 8192,
+        window: int | None = None,
+        reads_on: Callable[[Prompt, Sequence[int]], bool] | None = None,
     ) -> None:
         self.model, self._config = model, model.config.get_text_config(decoder=True)
         self.estimators = tuple(estimators)
-        self.eos_token_ids = eos_token_ids
-        self.prefill_chunk = prefill_chunk
+        self._steps = step_rule(self.estimators)
+        self.eos_token_ids = eos_token_ids if self._steps.ends else set()
+        self.prefill_chunk, self._window, self._reads_on = prefill_chunk, window, reads_on
         self._is_moving = moving_rope(model) is not None
         self._longest = 0
         self._cache = self._new_cache()
@@ -82,7 +94,7 @@ class Profiler:
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
-        self._longest = max(len(p.input_ids) + len(p.answer_ids) for p in prompts)
+        self._longest = max(len(p.input_ids) + self._limits(p)[1] for p in prompts)
         self._cache = self._new_cache()
         with row_capture(self.model):
             prefix = prompts[order[0]].input_ids[: shared[0]]
@@ -122,6 +134,12 @@ class Profiler:
 
     # -- one trial --------------------------------------------------------------------------------------------------
 
+    def _limits(self, prompt: Prompt) -> tuple[int, int]:
+        """How many tokens of a trial are scored at most, and how many are read."""
+        answer, used = len(prompt.answer_ids), len(prompt.input_ids)
+        room = max(0, self._window - used) if self._window is not None else 2**31
+        return self._steps.scored(answer, room), self._steps.read(answer, room)
+
     def _trial(self, prompt: Prompt, shared: int) -> Measured:
         """Prompt and gold answer in one pass on top of the shared prefix, then alone from the first disagreement."""
         self._crop(shared)
@@ -129,8 +147,8 @@ class Profiler:
             self._forget_length()
         self._extend(prompt.input_ids[:shared])
         target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
-        gold, steps = prompt.answer_ids, len(prompt.answer_ids)
-        block = () if self._is_moving else gold[:-1]
+        gold, (steps, most) = prompt.answer_ids, self._limits(prompt)
+        block = () if self._is_moving else gold[: min(len(gold), steps) - 1]
         self._evidence = {e.name: [] for e in self.estimators}
         self._finite = []
         logits = self._forward(prompt.input_ids[shared:] + block, len(block) + 1, target)
@@ -147,8 +165,22 @@ class Profiler:
         scores = {
             e.name: e.trial_scores(torch.cat(evidence[e.name], -1), target, produced).cpu() for e in self.estimators
         }
+        read_on = self._read_on(prompt, produced, most)
         self._crop(shared)
-        return Measured(tuple(produced), scores)
+        return Measured(tuple(produced), scores, read_on)
+
+    def _read_on(self, prompt: Prompt, produced: Sequence[int], most: int) -> tuple[int, ...]:
+        """What the model says next, up to `most` tokens in all; nothing where it has ended or need not be read on."""
+        said = list(produced)
+        if said[-1] in self.eos_token_ids or self._reads_on is None or not self._reads_on(prompt, produced):
+            return ()
+        self._crop(len(prompt.input_ids) + len(said) - 1)
+        while len(said) < most and said[-1] not in self.eos_token_ids:
+            logits = self._pass((said[-1],), 1)
+            if not bool(usable(logits).all()):
+                raise non_finite(self.model, f"NaN or infinity in the logits in trial {prompt.trial_id}")
+            said.append(int(logits[-1].argmax()))
+        return tuple(said[len(produced) :])
 
     def _go_on(self, produced: list[int], steps: int, target: Target, evidence, prompt: Prompt) -> None:  # type: ignore[no-untyped-def]
         """Greedy decoding one token at a time, until `steps` tokens are produced or one ends the sequence."""

@@ -18,11 +18,13 @@ from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
 from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import Estimator
+from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.outputs import check_outputs, journal_path, output_paths
 from headprobe.profiling.record_check import RecordCheck
 from headprobe.profiling.rounds import check_until_stable, score_until_stable
 from headprobe.profiling.scoring import Record, ScoreRun, check_needles, finished_trials, score_prompts
+from headprobe.profiling.steps import PUBLISHED_STEPS, check_steps
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 
@@ -36,7 +38,8 @@ class ScoreOptions:
     `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
     spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
     trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`:
-    stop early, once so many of the best heads are settled.
+    stop early, once so many of the best heads are settled; `steps`: how many tokens are scored and read by the gate,
+    one of `headprobe.profiling.steps.STEP_RULES`.
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -53,8 +56,10 @@ class ScoreOptions:
     with_trial_scores: bool = True
     prefill_chunk: int = 8192
     until_stable: int | None = None
+    steps: str = "answer"
 
     def __post_init__(self) -> None:
+        check_steps(self.steps, self.methods)
         refuse_empty({"needles": self.needles, "haystack": self.haystack})
         numbers = {"lengths": max(self.num_lengths, len(self.lengths or ())), "depths": self.depths}
         for noun, number in numbers.items():
@@ -86,6 +91,7 @@ class Prepared:
                 "device": loaded.device.type,
             },
             "prefill_chunk": self.options.prefill_chunk,
+            "steps": self.options.steps,
         } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
 
     def record_check(self, loaded: LoadedModel) -> RecordCheck:
@@ -102,6 +108,8 @@ def _prompts_sha256(prompts: Sequence[Prompt]) -> str:
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> Prepared:
     """Build the plan and its prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
     chosen = estimators(options.methods)
+    if options.steps == PUBLISHED_STEPS.name:
+        chosen = (PUBLISHED_RETRIEVAL,)
     check_until_stable(options.until_stable, loaded)
     haystack = load_haystack(options.haystack)
     chat = options.chat and loaded.tokenizer.chat_template is not None

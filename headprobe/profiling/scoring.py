@@ -18,10 +18,11 @@ from headprobe.models.catalog import short_name
 from headprobe.models.end_tokens import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
+from headprobe.probes.deciding import answered_share
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import ProbePlan, TrialSpec
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators.estimator import Estimator, Gate, method_block
+from headprobe.profiling.estimators.estimator import ANSWERED_GATE, DECIDING_WORDS, Estimator, Gate, method_block
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
 from headprobe.scores.head_scores import HeadScores, Trial
@@ -59,7 +60,14 @@ def score_prompts(
     memory are tried again. Raises what `Profiler` raises.
     """
     specs = {spec.id: spec for spec in plan.trials()}
-    profiler = Profiler(loaded.model, estimators, eos_token_ids(loaded), prefill_chunk=prefill_chunk)
+
+    def reads_on(prompt: Prompt, produced: Sequence[int]) -> bool:
+        return answered_share(_text(loaded, produced), specs[prompt.trial_id].needle) <= ANSWERED_GATE.threshold
+
+    profiler = Profiler(
+        loaded.model, estimators, eos_token_ids(loaded), prefill_chunk=prefill_chunk, window=loaded.window,
+        reads_on=reads_on,
+    )  # fmt: skip
     if on_resume and journal.records:
         on_resume(list(journal.records.values()))
     with closing(profiler.measure(prompts, finished_trials(journal))) as measured:
@@ -80,24 +88,25 @@ def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loa
     """A finished trial as the journal keeps it: response, its agreement with the answer, scores `[L][H]` by method."""
     if isinstance(result, Skipped):
         return {"trial": prompt.trial_id, "skipped": result.reason}
-    response = str(loaded.tokenizer.decode(list(result.produced), skip_special_tokens=True)).strip()
+    response = _text(loaded, (*result.produced, *result.read_on))
     return {
         "trial": prompt.trial_id,
         "response": response,
         "f1": token_f1(response, needle.answer),
         "rouge1_recall": rouge1_recall(response, needle.answer),
+        DECIDING_WORDS: answered_share(response, needle, ANSWERED_GATE.threshold),
         "chose": chosen_sentence(response, needle),
         "num_steps": len(result.produced),
+        "num_read": len(result.produced) + len(result.read_on),
         "scores": {name: scores.tolist() for name, scores in result.scores.items()},
     }
 
 
 def passed(record: Record, gate: Gate) -> bool:
-    """Whether a finished trial gets through the gate: close enough to the answer, and not closer to the distractor.
-
-    The second half is ours: two facts of one shape share so many words that the wrong one can pass the threshold.
-    """
-    return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
+    """Whether a finished trial gets through the gate; see `Gate`."""
+    if "skipped" in record or not record[gate.metric] > gate.threshold:
+        return False
+    return gate.metric == DECIDING_WORDS or not gate.refuses_distractor or record["chose"] != "distractor"
 
 
 def gather(
@@ -123,6 +132,10 @@ def gather(
         else:
             unanswered[estimator.name] = _no_answer(estimator, trials)
     return ScoreRun(scores, skipped, unanswered)
+
+
+def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
 
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
@@ -154,7 +167,9 @@ def _trial(spec: TrialSpec, record: Record, estimator: Estimator, depth_reached:
         scores=np.array(record["scores"][estimator.name], dtype=np.float64),
         extra={
             "rouge1_recall": record["rouge1_recall"],
+            DECIDING_WORDS: record[DECIDING_WORDS],
             "chose": record["chose"],
+            "num_read": record["num_read"],
             "depth_reached": depth_reached,
         },
     )

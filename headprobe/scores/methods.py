@@ -7,12 +7,13 @@ they are checked as ours are on a machine that does not have that method.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
 MASS, COUNT, DIFFERENCE = "mass", "count", "difference"
 STATED_AS = "scores"
+STEPS_RULE = "steps_rule"  # in a file's parameters, where it is not that of the answer's length
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def facts_of(name: str, parameters: Mapping[str, Any]) -> MethodFacts:
     8.0
     """
     stated = _stated(parameters[STATED_AS]) if STATED_AS in parameters else UNKNOWN
-    return METHODS.get(name, stated)
+    known = METHODS.get(name, stated)
+    # A bound of 1 holds for steps up to the answer's length: more of them can hit the same token again.
+    return known if parameters.get(STEPS_RULE) is None else replace(known, most=None)
 
 
 def _stated(block: Any) -> MethodFacts:

@@ -59,7 +59,13 @@ def test_every_field_that_is_written_is_described(toy_scores):
     assert set(payload) == set(schema["properties"])
     for block in ("model", "tokenizer", "method", "probes", "scores"):
         assert set(payload[block]) == set(schema["properties"][block]["properties"])
-    optional = {"rouge1_recall", "chose", "depth_reached"}  # what the scoring stage adds to a trial
+    optional = {
+        "rouge1_recall",
+        "deciding_words",
+        "chose",
+        "num_read",
+        "depth_reached",
+    }  # what the scoring stage adds to a trial
     assert set(payload["trials"][0]) | optional == set(schema["properties"]["trials"]["items"]["properties"])
 
 

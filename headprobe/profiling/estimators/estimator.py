@@ -15,12 +15,15 @@ from typing import Any, Protocol
 import torch
 
 from headprobe.errors import OptionError
+from headprobe.probes.deciding import RULE
 from headprobe.profiling.attention_rows import AttentionRows
+from headprobe.profiling.steps import ANSWER_STEPS, step_rule
 from headprobe.scores.head_scores import Method
-from headprobe.scores.methods import METHODS, STATED_AS, MethodFacts
+from headprobe.scores.methods import METHODS, STATED_AS, STEPS_RULE, MethodFacts
 from headprobe.spans import Span
 
-GATE_METRICS = ("f1", "rouge1_recall")
+DECIDING_WORDS = "deciding_words"
+GATE_METRICS = (DECIDING_WORDS, "f1", "rouge1_recall")
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,33 @@ class Target:
 
 @dataclass(frozen=True)
 class Gate:
-    """When a trial counts: `metric(response, answer) > threshold`, `metric` being `f1` or `rouge1_recall`, and the
-    response is not closer to the distractor."""
+    """When a trial counts: `metric > threshold`.
+
+    `deciding_words` is `headprobe.probes.deciding.answered_share`. `f1` and `rouge1_recall` compare response and
+    answer; with them a response that is closer to the distractor does not count either, unless `refuses_distractor` is
+    False.
+    """
 
     metric: str
     threshold: float = 0.5
+    refuses_distractor: bool = True
 
     def __post_init__(self) -> None:
         if self.metric not in GATE_METRICS:
             raise OptionError(f"the gate's metric is {self.metric!r:.60}, need one of {', '.join(GATE_METRICS)}")
 
+    def record(self) -> dict[str, Any]:
+        """As a score file states it."""
+        stated: dict[str, Any] = {"metric": self.metric, "threshold": self.threshold}
+        if self.metric == DECIDING_WORDS:
+            return stated | {"rule": RULE}
+        if self.refuses_distractor:
+            return stated | {"refuses": "responses closer to the distractor than to the answer"}
+        return stated
 
-F1_GATE, ROUGE_GATE = Gate("f1"), Gate("rouge1_recall")
+
+ANSWERED_GATE, F1_GATE, ROUGE_GATE = (Gate(metric) for metric in GATE_METRICS)
+PUBLISHED_GATE = Gate("rouge1_recall", refuses_distractor=False)
 
 
 class Estimator(Protocol):
@@ -88,16 +106,15 @@ class Estimator(Protocol):
 
 def method_block(estimator: Estimator) -> Method:
     """What a score file says of the estimator: its facts too, unless readers know them by its name."""
+    rule = step_rule([estimator])
     parameters: dict[str, Any] = {
         "top": "N, the number of tokens of the correct answer",
-        "steps": "at most as many as the gold answer has tokens; an end-of-sequence token ends them and counts",
-        "gate": {
-            "metric": estimator.gate.metric,
-            "threshold": estimator.gate.threshold,
-            "refuses": "responses closer to the distractor than to the answer",
-        },
+        "steps": rule.words,
+        "gate": estimator.gate.record(),
         "normalisation": "L1 over all heads" + (" after clipping at 0" if estimator.facts.can_be_negative else ""),
     }
+    if rule is not ANSWER_STEPS:
+        parameters[STEPS_RULE] = rule.name
     if estimator.name not in METHODS:
         parameters[STATED_AS] = estimator.facts.record()
     return Method(name=estimator.name, formula=estimator.formula, version=estimator.version, parameters=parameters)

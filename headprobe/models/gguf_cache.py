@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from headprobe.models.json_files import read_object
 CACHE_VARIABLE = "HEADPROBE_CACHE"
 ORIGIN_FILE = "gguf.json"  # written last, so that a folder without it is none of ours
 LOCK_SECONDS = 0.5
+_UNFINISHED = re.compile(r"[0-9a-f]{64}\.\w+\.(tmp|joined)")
+_LOCK = re.compile(r"[0-9a-f]{64}\.lock")
 _hub: Any = utils
 
 
@@ -71,7 +74,8 @@ def converted(sha256: str) -> tuple[Path, GgufOrigin] | None:
 
 
 def clean_cache() -> list[Removed]:
-    """Remove all converted folders, and what killed conversions left; what another process is writing stays.
+    """Remove all converted folders, and what killed conversions left; what another process is writing stays, and so
+    does what is none of ours.
 
     Raises `FileAccessError` where something cannot be removed.
     """
@@ -80,14 +84,15 @@ def clean_cache() -> list[Removed]:
         return []
     found = []
     for path in sorted(root.iterdir()):
-        if path.suffix == ".lock":
-            continue
         origin = converted(path.name)
+        if not path.is_dir() or (origin is None and not _UNFINISHED.fullmatch(path.name)):
+            continue
         nbytes = folder_bytes(path)
         is_gone = _remove_unused(root, path)
         found.append(Removed(path, None if origin is None else origin[1].file, nbytes, is_gone))
     for lock in root.glob("*.lock"):
-        lock.unlink(missing_ok=True)
+        if _LOCK.fullmatch(lock.name):
+            lock.unlink(missing_ok=True)
     return found
 
 
@@ -133,10 +138,7 @@ def writing(root: Path) -> Iterator[None]:
 def _remove_unused(root: Path, path: Path) -> bool:
     try:
         with _hub.WeakFileLock(root / f"{path.name.split('.')[0]}.lock", timeout=LOCK_SECONDS):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path)
     except TimeoutError:
         return False
     except OSError as error:

@@ -99,9 +99,9 @@ def read_gguf(path: Path) -> GgufFile:
     not know; `FileAccessError` where it cannot be read. Needs that package for the sizes of quantized blocks, and says
     how to get it where it is missing.
     """
-    if is_pointer(path):
-        raise ModelError(f"{path} {POINTER_HINT}")
     try:
+        if is_pointer(path):
+            raise ModelError(f"{path} {POINTER_HINT}")
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
             if start != MAGIC:

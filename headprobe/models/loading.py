@@ -97,7 +97,7 @@ def load_model(
     target = pick_device(device)
     check_dtype(dtype)
     resolved = resolve(name)
-    held = _gguf(resolved)
+    held = _gguf(resolved, hub.MODEL_FILES)
     if held is not None:
         folder, gguf = held
         config = read_config(folder)
@@ -140,7 +140,7 @@ def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
     resolved = resolve(name)
     if resolved.is_gguf:
         return _gguf_geometry(Path(resolved.source))
-    held = _gguf(resolved)
+    held = _gguf(resolved, hub.CONFIG_FILES)
     folder = _folder(resolved, hub.CONFIG_FILES) if held is None else held[0]
     return read_geometry(read_config(folder, trust_remote_code=trust_remote_code), folder)
 
@@ -148,9 +148,9 @@ def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
 # -- files ----------------------------------------------------------------------------------------------------------
 
 
-def _gguf(resolved: ResolvedModel) -> tuple[Path, GgufOrigin] | None:
+def _gguf(resolved: ResolvedModel, patterns: tuple[str, ...]) -> tuple[Path, GgufOrigin] | None:
     """The converted folder of a GGUF file: the one that is named, or one that installed packages carry while the hub,
-    which comes first, has nothing to give. None for all other models."""
+    which comes first, has no files of these `patterns` to give. None for all other models."""
     if resolved.is_gguf:
         return gguf_folder(Path(resolved.source))
     entry = None if resolved.is_local else find_alias(resolved.name)
@@ -158,7 +158,8 @@ def _gguf(resolved: ResolvedModel) -> tuple[Path, GgufOrigin] | None:
     if entry is None or parts is None:
         return None
     try:
-        if any(hub.fetch(resolved, hub.MODEL_FILES).glob("*.safetensors")):
+        folder = hub.fetch(resolved, patterns)
+        if patterns is hub.CONFIG_FILES or any(folder.glob("*.safetensors")):
             return None
         reason = "its weights are not in the hub's cache"
     except ModelError as error:

@@ -29,7 +29,7 @@ from headprobe.models.loading import geometry_of, load_model
 from headprobe.models.packaged import Carrier, installed_parts
 from tests.conftest import ROOT, CliResult
 from tests.tiny_gguf import write_tiny_gguf
-from tests.tiny_models import CHAT_TEMPLATE, WINDOW, tiny_model, tiny_tokenizer
+from tests.tiny_models import CHAT_TEMPLATE, WINDOW, build_tiny_model, tiny_model, tiny_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 pytest.importorskip("accelerate", reason="the package accelerate is not installed")
@@ -367,6 +367,16 @@ def test_clean_cache_lists_what_it_removes(tiny: Path, own_cache: Path, cli: Run
     assert cli("models", "--clean-cache").out == f"nothing to remove in {own_cache}\n"
 
 
+def test_clean_cache_leaves_what_is_none_of_ours(own_cache: Path, cli: RunCli) -> None:
+    (own_cache / "my-models").mkdir(parents=True)
+    (own_cache / "my-models" / "model.gguf").write_bytes(b"GGUF")
+    (own_cache / ("a" * 64)).mkdir()  # no folder of ours: it does not say where it comes from
+    (own_cache / "notes.tmp").touch()
+    (own_cache / "apt.lock").touch()
+    assert cli("models", "--clean-cache").out == f"nothing to remove in {own_cache}\n"
+    assert len(list(own_cache.iterdir())) == 4
+
+
 def test_clean_cache_leaves_what_another_process_is_writing(own_cache: Path, cli: RunCli) -> None:
     busy = own_cache / f"{'1' * 64}.abc.tmp"
     busy.mkdir(parents=True)
@@ -450,6 +460,25 @@ def test_a_package_serves_where_the_hub_is_out_of_reach(
     assert loaded.gguf is not None
     assert loaded.gguf.record()["packages"] == "toy-part1 1.0 to toy-part2"
     torch.testing.assert_close(logits(loaded.model), logits(tiny_model("llama")), rtol=0, atol=0)
+
+
+def test_the_geometry_of_a_packaged_model_asks_the_hub_for_its_config_alone(
+    carried: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    tiny_model("llama").config.save_pretrained(tmp_path / "snapshot")
+    fetch = lambda resolved, patterns: (asked.append(patterns), tmp_path / "snapshot")[1]  # noqa: E731
+    monkeypatch.setattr("headprobe.models.loading.hub.fetch", fetch)
+    assert geometry_of("toy") == TINY
+    assert set(asked) == {("config.json",)}
+
+
+def test_weights_on_the_hub_come_before_those_of_packages(
+    carried: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_tiny_model("llama", tmp_path)
+    monkeypatch.setattr("headprobe.models.loading.hub.fetch", lambda resolved, patterns: folder)
+    assert load_model("toy", device="cpu").gguf is None
 
 
 def test_a_missing_part_is_no_model(carried: CatalogEntry, tmp_path: Path) -> None:

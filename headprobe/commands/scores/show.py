@@ -11,6 +11,7 @@ import typer
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.scores.stated_model import StatedModel, stated_model
 from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.methods import STEPS_RULE
 from headprobe.scores.score_file import newest_score_file
 from headprobe.scores.summary import ScoreSummary, summarize
 
@@ -92,7 +93,12 @@ def _provenance(scores: AnyScores) -> dict[str, Any] | None:
     return {
         "created_at": origin.created_at,
         "model": {name: value for name, value in vars(origin.model).items() if name != "extra"},
-        "method": {"name": method.name, "formula": method.formula, "version": method.version},
+        "method": {
+            "name": method.name,
+            "formula": method.formula,
+            "version": method.version,
+            "parameters": dict(method.parameters),
+        },
         "probes": dict(origin.probes),
         "environment": dict(origin.environment),
     }
@@ -104,6 +110,7 @@ def _print_facts(scores: AnyScores, summary: ScoreSummary, stated: StatedModel |
         ("format", _format(scores)),
         ("model", _model(scores, stated)),
         ("method", _method(scores)),
+        *_rules(scores),
         ("heads", _heads(scores, stated)),
         ("trials", _trials(scores, summary)),
         *_origin(scores),
@@ -133,6 +140,16 @@ def _model(scores: AnyScores, stated: StatedModel | None) -> str:
 def _method(scores: AnyScores) -> str:
     formula = None if scores.native is None else scores.native.method.formula
     return (scores.method or "not stated") + ("" if not formula else f": {formula}")
+
+
+def _rules(scores: AnyScores) -> list[tuple[str, str]]:
+    """Which trials count, by a native file's method."""
+    gate = None if scores.native is None else scores.native.method.parameters.get("gate")
+    if scores.native is None or not isinstance(gate, dict) or "metric" not in gate:
+        return []
+    told = f"{gate['metric']} above {gate.get('threshold')}, version {scores.native.method.version} of the method"
+    steps = scores.native.method.parameters.get(STEPS_RULE)
+    return [("gate", told if steps is None else f"{told}, {steps} steps")]
 
 
 def _heads(scores: AnyScores, stated: StatedModel | None) -> str:

@@ -19,11 +19,12 @@ from headprobe.commands.output import print_table, write_json
 from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, ranked_kernels
 from headprobe.compression.kernels.measured import measured_shares
 from headprobe.models.catalog import bundled_model_folder, is_bundled
+from headprobe.models.gguf_cache import cache_folder as gguf_cache_folder
 from headprobe.models.hub import cache_folder, is_offline
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
-    "triton", "flash-attn", "flash-attn-4",
+    "triton", "flash-attn", "flash-attn-4", "gguf", "accelerate",
 )  # fmt: skip
 
 FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
@@ -55,6 +56,7 @@ def diagnose() -> dict[str, Any]:
         "devices": devices,
         "kernels": kernels,
         "cache_folder": str(cache_folder()),
+        "gguf_folder": str(gguf_cache_folder()),
         "hub_offline": is_offline(),
         "bundled_model": str(bundled_model_folder()) if is_bundled() else None,
         "missing": _missing(versions, devices, offline=is_offline()),
@@ -154,7 +156,11 @@ def _print(report: dict[str, Any]) -> None:
     on_gpu = any(device["kind"] == "cuda" for device in report["devices"])
     print_table(("kernel", "state"), [(kernel["name"], _state(kernel, on_gpu=on_gpu)) for kernel in report["kernels"]])
     sys.stdout.write("\n")
-    places = [("hub cache", report["cache_folder"]), ("bundled model", report["bundled_model"] or "missing")]
+    places = [
+        ("hub cache", report["cache_folder"]),
+        ("converted GGUF files", report["gguf_folder"]),
+        ("bundled model", report["bundled_model"] or "missing"),
+    ]
     print_table(("folder", "path"), places)
     sys.stdout.write("\n")
     gaps = [(gap["what"], gap["for"], gap["how"]) for gap in report["missing"]]

@@ -51,6 +51,8 @@ def test_json_tells_versions_devices_kernels_and_places(cli: RunCli) -> None:
     assert sum(kernel["chosen"] for kernel in report["kernels"]) == 1
     assert report["hub_offline"] is True
     assert report["cache_folder"].endswith("hub")
+    assert report["gguf_folder"].endswith("gguf")
+    assert {"gguf", "accelerate"} <= set(report["packages"])
 
 
 def test_releases_outside_those_that_were_tested_are_named(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:

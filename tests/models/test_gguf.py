@@ -410,6 +410,20 @@ def test_a_gguf_file_says_whose_heads_a_foreign_file_holds(tiny: Path, cli: RunC
     assert json.loads(result.out)["num_key_value_heads"] == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compress", "--policy", "snapkv", "--budget", "32", "--length", "300", "--max-new-tokens", "2"),
+        ("norms", "--length", "300", "-o", "norms.png"),
+        ("eval", "needles", *"--policies snapkv --budgets 32 --lengths 300 --depths 1 --needles-per-cell 1".split()),
+    ],
+)
+def test_other_commands_take_a_gguf_file_too(tiny: Path, cli: RunCli, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments, "--model", tiny, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)
+
+
 # -- packages that carry weights ------------------------------------------------------------------------------------
 
 

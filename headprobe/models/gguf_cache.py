@@ -15,7 +15,7 @@ from huggingface_hub import utils
 
 from headprobe.errors import FileAccessError, ModelError
 from headprobe.home import in_home
-from headprobe.models.json_files import read_object
+from headprobe.models.files import read_object
 
 CACHE_VARIABLE = "HEADPROBE_CACHE"
 ORIGIN_FILE = "gguf.json"  # written last, so that a folder without it is none of ours

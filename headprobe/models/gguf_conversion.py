@@ -24,7 +24,9 @@ from transformers import modeling_gguf_pytorch_utils
 
 from headprobe.errors import DeviceMemoryError, FileAccessError, HeadprobeError, ModelError
 from headprobe.models.catalog import CatalogEntry
-from headprobe.models.decoders import check_decoder, read_geometry, whole
+from headprobe.models.config import check_decoder, read_geometry, whole
+from headprobe.models.devices import is_out_of_memory
+from headprobe.models.files import read_object
 from headprobe.models.gguf_cache import (
     CACHE_VARIABLE,
     ORIGIN_FILE,
@@ -36,10 +38,8 @@ from headprobe.models.gguf_cache import (
     writing,
 )
 from headprobe.models.gguf_file import INSTALL, GgufFile, read_gguf
-from headprobe.models.json_files import read_object
-from headprobe.models.memory import is_out_of_memory
 from headprobe.models.packaged import CHUNK, Parts
-from headprobe.models.quiet import quiet_transformers
+from headprobe.models.releases import quiet_transformers
 
 ROOM = 1.05  # of the bytes of all weights in float32, for tokenizer and headers
 _old_reader: Any = modeling_gguf_pytorch_utils

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import FileAccessError, ModelError, shown
-from headprobe.models.json_files import POINTER_HINT, is_pointer
+from headprobe.models.files import POINTER_HINT, is_pointer
 
 MAGIC = b"GGUF"
 ENDING = ".gguf"

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
+from headprobe.attention.rows import AttentionRows
 from headprobe.errors import OptionError
 from headprobe.probes.deciding import RULE
-from headprobe.profiling.attention_rows import AttentionRows
 from headprobe.profiling.steps import ANSWER_STEPS, step_rule
 from headprobe.scores.head_scores import Method
-from headprobe.scores.methods import METHODS, STATED_AS, STEPS_RULE, MethodFacts
+from headprobe.scores.provenance import METHODS, STATED_AS, STEPS_RULE, MethodFacts
 from headprobe.spans import Span
 
 DECIDING_WORDS = "deciding_words"

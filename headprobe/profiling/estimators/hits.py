@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from headprobe.profiling.attention_rows import AttentionRows
+from headprobe.attention.rows import AttentionRows
 from headprobe.profiling.estimators.estimator import ANSWERED_GATE, PUBLISHED_GATE, Gate, Target
 from headprobe.profiling.steps import ANSWER_STEPS, PUBLISHED_STEPS, StepRule
-from headprobe.scores.methods import METHODS, MethodFacts
+from headprobe.scores.provenance import METHODS, MethodFacts
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 _SESSION = tempfile.TemporaryDirectory(prefix="headprobe-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = _SESSION.name
+os.environ["HEADPROBE_CACHE"] = str(Path(_SESSION.name) / "cache")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(_SESSION.name) / "hypothesis")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -18,11 +18,12 @@ from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
 from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, capability, measured_shares, ranked_kernels
 from headprobe.models.catalog import bundled_model_folder, is_bundled
+from headprobe.models.gguf_cache import cache_folder as gguf_cache_folder
 from headprobe.models.hub import cache_folder, is_offline
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
-    "triton", "flash-attn", "flash-attn-4",
+    "triton", "flash-attn", "flash-attn-4", "gguf", "accelerate",
 )  # fmt: skip
 
 FIRST_GPU = torch.device("cuda", 0)
@@ -55,6 +56,7 @@ def diagnose() -> dict[str, Any]:
         "devices": devices,
         "kernels": kernels,
         "cache_folder": str(cache_folder()),
+        "gguf_folder": str(gguf_cache_folder()),
         "hub_offline": is_offline(),
         "bundled_model": str(bundled_model_folder()) if is_bundled() else None,
         "missing": _missing(versions, devices, offline=is_offline()),
@@ -147,7 +149,11 @@ def _print(report: dict[str, Any]) -> None:
     on_gpu = any(device["kind"] == "cuda" for device in report["devices"])
     print_table(("kernel", "state"), [(kernel["name"], _state(kernel, on_gpu=on_gpu)) for kernel in report["kernels"]])
     sys.stdout.write("\n")
-    places = [("hub cache", report["cache_folder"]), ("bundled model", report["bundled_model"] or "missing")]
+    places = [
+        ("hub cache", report["cache_folder"]),
+        ("converted GGUF files", report["gguf_folder"]),
+        ("bundled model", report["bundled_model"] or "missing"),
+    ]
     print_table(("folder", "path"), places)
     sys.stdout.write("\n")
     gaps = [(gap["what"], gap["for"], gap["how"]) for gap in report["missing"]]

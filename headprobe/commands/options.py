@@ -10,7 +10,7 @@ from headprobe.compression.policies import ALLOCATORS, POLICIES, SELECTORS
 
 # -- model and machine ----------------------------------------------------------------------------------------------
 
-ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), local folder or hub id.")]
+ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), folder, GGUF file or hub id.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 

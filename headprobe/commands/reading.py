@@ -12,6 +12,7 @@ from headprobe.errors import FileAccessError, FileFormatError, ModelError, Optio
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
 from headprobe.home import in_home
 from headprobe.models.catalog import CATALOG, CatalogEntry, find_alias
+from headprobe.models.gguf_file import is_gguf
 from headprobe.probes.plan import parse_lengths
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.files import file_bytes
@@ -48,13 +49,22 @@ def stated_model(scores: AnyScores, model: str | None = None) -> StatedModel | N
 
 
 def named_geometry(model: str) -> ModelGeometry:
-    """The geometry of an alias, a hub id that the catalog holds, or a local folder. Raises `OptionError`."""
+    """The geometry of an alias, a hub id that the catalog holds, a local folder or a GGUF file.
+
+    Raises `OptionError` for any other name, `ModelError` for a folder or file that cannot be read.
+    """
     entry = find_alias(model) or next((e for e in CATALOG if (e.repo_id or "").lower() == model.lower()), None)
     if entry is not None:
         return entry_geometry(entry)
     if (in_home(model) / "config.json").is_file():
         return _folder_geometry(in_home(model))
-    raise OptionError(f"--model {model!r} is neither in the catalog (see `headprobe models`) nor a model's folder")
+    if is_gguf(in_home(model)):
+        from headprobe.models.loading import geometry_of  # torch, only for what needs transformers to be read
+
+        return geometry_of(model)
+    raise OptionError(
+        f"--model {model!r} is neither in the catalog (see `headprobe models`) nor a model's folder or GGUF file"
+    )
 
 
 def catalog_entry_in(text: str) -> CatalogEntry | None:

@@ -121,6 +121,9 @@ def score_command(
     until_stable: Annotated[
         int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
     ] = None,
+    steps: Annotated[
+        str, typer.Option(help="Tokens that are scored: answer, or published (50, as the code of retrieval does).")
+    ] = "answer",
     chat: ChatTemplateOption = True,
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
@@ -151,6 +154,7 @@ def score_command(
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
         until_stable=until_stable,
         shard=_shard(shard, ranks := Ranks.of_environment()),
+        steps=steps,
     )
     paths = output_paths(model, methods, output)
     inputs = {"--needles": needles, "--haystack": haystack}

@@ -360,6 +360,6 @@ class Referee:
 
 
 def is_answer(response: str, needle: Needle) -> bool:
-    """Whether a response answers, by the gate of the method `retrieval`."""
+    """Whether a response answers, by ROUGE-1 recall above a half, and closer to the answer than to the distractor."""
     record = {"rouge1_recall": rouge1_recall(response, needle.answer), "chose": chosen_sentence(response, needle)}
     return passed(record, ROUGE_GATE)

@@ -15,7 +15,15 @@ import transformers
 from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.models import hub
-from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
+from headprobe.models.catalog import (
+    FOLDER_HINT,
+    REBUILD_HINT,
+    ResolvedModel,
+    bundled_model_folder,
+    find_alias,
+    is_bundled,
+    resolve,
+)
 from headprobe.models.config import check_generation_config, read_config, read_geometry, read_window, whole
 from headprobe.models.devices import check_dtype, is_out_of_memory, pick_device, pick_dtype
 from headprobe.models.files import (
@@ -24,6 +32,11 @@ from headprobe.models.files import (
     check_weight_files,
     weights_fingerprint,
 )
+from headprobe.models.gguf_cache import GgufOrigin, converted
+from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_gguf_config, say
+from headprobe.models.gguf_file import ENDING as GGUF_ENDING
+from headprobe.models.gguf_file import read_gguf
+from headprobe.models.packaged import installed_parts
 from headprobe.models.releases import quiet_transformers
 
 if TYPE_CHECKING:  # at run time each class is loaded when it is first used, which takes a second
@@ -36,8 +49,9 @@ _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekke
 class LoadedModel:
     """A model in evaluation mode with all that a score file says about it.
 
-    `name` is as given, `source` the folder or hub id behind it, `revision` the commit hash of a hub snapshot;
-    `dtype` is torch's name without prefix ("float32"); `window` counts tokens.
+    `name` is as given, `source` the folder, GGUF file or hub id behind it, `revision` the commit hash of a hub
+    snapshot; `dtype` is torch's name without prefix ("float32"); `window` counts tokens. `gguf` says which GGUF file
+    the weights were unpacked from, None for others; `config_sha256` is then that of this file, which holds the config.
     """
 
     model: PreTrainedModel
@@ -53,6 +67,7 @@ class LoadedModel:
     device: torch.device
     window: int
     architecture: str
+    gguf: GgufOrigin | None = None
 
     @property
     def attn_implementation(self) -> str:
@@ -72,7 +87,9 @@ def load_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
 ) -> LoadedModel:
-    """Load the model called `name` (alias, folder or hub id).
+    """Load the model called `name` (alias, folder, GGUF file or hub id).
+
+    A GGUF file is converted the first time, which takes minutes and is said on stderr (`headprobe.models.gguf_cache`).
 
     `device` "auto" is CUDA where there is one, else the CPU; `dtype` "auto" is float32 on a CPU and elsewhere the
     half precision that the config names, else bfloat16. Gradients are switched off.
@@ -81,14 +98,21 @@ def load_model(
     target = pick_device(device)
     check_dtype(dtype)
     resolved = resolve(name)
-    config = read_config(_folder(resolved, hub.CONFIG_FILES), trust_remote_code=trust_remote_code)
-    folder = _folder(resolved, hub.MODEL_FILES + (hub.CODE_FILES if trust_remote_code else ()))
+    held = _gguf(resolved, hub.MODEL_FILES)
+    if held is not None:
+        folder, gguf = held
+        config = read_config(folder)
+    else:
+        gguf = None
+        config = read_config(_folder(resolved, hub.CONFIG_FILES), trust_remote_code=trust_remote_code)
+        folder = _folder(resolved, hub.MODEL_FILES + (hub.CODE_FILES if trust_remote_code else ()))
     geometry = read_geometry(config, folder)
     check_generation_config(folder)
     tokenizer = _load_tokenizer(folder, trust_remote_code)
     window = read_window(config, tokenizer, folder)
     chosen = pick_dtype(dtype, target, config)
-    _fetch_pickled_weights(resolved, folder)
+    if gguf is None:
+        _fetch_pickled_weights(resolved, folder)
     check_weight_files(folder)
     model = _load_weights(folder, config, target, chosen, trust_remote_code, attn_implementation)
     return LoadedModel(
@@ -98,13 +122,14 @@ def load_model(
         name=name,
         source=resolved.source,
         revision=hub.revision_of(folder),
-        config_sha256=_sha256((folder / "config.json").read_bytes()),
+        config_sha256=_sha256((folder / "config.json").read_bytes()) if gguf is None else gguf.sha256,
         tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
         chat_template_sha256=_template_sha256(tokenizer.chat_template),
         dtype=chosen,
         device=target,
         window=window,
         architecture=type(model).__name__,
+        gguf=gguf,
     )
 
 
@@ -113,11 +138,44 @@ def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
 
     Raises `ModelError` as `load_model` does.
     """
-    folder = _folder(resolve(name), hub.CONFIG_FILES)
+    resolved = resolve(name)
+    if resolved.is_gguf:
+        return _gguf_geometry(Path(resolved.source))
+    held = _gguf(resolved, hub.CONFIG_FILES)
+    folder = _folder(resolved, hub.CONFIG_FILES) if held is None else held[0]
     return read_geometry(read_config(folder, trust_remote_code=trust_remote_code), folder)
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
+
+
+def _gguf(resolved: ResolvedModel, patterns: tuple[str, ...]) -> tuple[Path, GgufOrigin] | None:
+    """The converted folder of a GGUF file: the one that is named, or one that installed packages carry while the hub,
+    which comes first, has no files of these `patterns` to give. None for all other models."""
+    if resolved.is_gguf:
+        return gguf_folder(Path(resolved.source))
+    entry = None if resolved.is_local else find_alias(resolved.name)
+    parts = None if entry is None else installed_parts(entry.alias)
+    if entry is None or parts is None:
+        return None
+    try:
+        folder = hub.fetch(resolved, patterns)
+        if patterns is hub.CONFIG_FILES or any(folder.glob("*.safetensors")):
+            return None
+        reason = "its weights are not in the hub's cache"
+    except ModelError as error:
+        reason = str(error).split(f"; {FOLDER_HINT}")[0]
+    say(f"{reason}: {parts.file} of the installed {parts.packages} serves instead")
+    return packaged_folder(entry, parts)
+
+
+def _gguf_geometry(path: Path) -> ModelGeometry:
+    """The geometry of a GGUF file, which need not be converted for it."""
+    file = read_gguf(path)
+    there = converted(file.sha256)
+    if there is not None:
+        return read_geometry(read_config(there[0]), path)
+    return read_geometry(read_gguf_config(file), path)
 
 
 def _folder(resolved: ResolvedModel, patterns: tuple[str, ...]) -> Path:
@@ -125,6 +183,9 @@ def _folder(resolved: ResolvedModel, patterns: tuple[str, ...]) -> Path:
     if not resolved.is_local:
         return hub.fetch(resolved, patterns)
     folder = Path(resolved.source)
+    others = sorted(folder.glob(f"*{GGUF_ENDING}"))
+    if others and not (folder / "config.json").exists():
+        raise ModelError(f"{folder}: no config.json in this folder, but {others[0].name}: name the file itself")
     if folder == bundled_model_folder() and not is_bundled():
         raise ModelError(f"the bundled model is missing from {folder}; {REBUILD_HINT}")
     return folder

@@ -25,8 +25,10 @@ from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.probes.reading import PASSAGE, AnyPrompt, Reading, ReadingBuilder, ReadingPlan
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import NEEDLES, QUESTION, Estimator, prompts_of, rows_of
+from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.journal import Check, RecordCheck
 from headprobe.profiling.shards import Shard
+from headprobe.profiling.steps import PUBLISHED_STEPS, check_steps
 
 Record = dict[str, Any]
 NULL_QUESTION = "N/A"  # as in QRHead
@@ -44,7 +46,8 @@ class ScoreOptions:
     `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many trials of each kind of prompt,
     spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`: stop early,
     once so many of the best heads are settled; `shard`: run only this part of the plan, and leave its journal for the
-    run that collects (`headprobe.profiling.shards`).
+    run that collects (`headprobe.profiling.shards`); `steps`: how many tokens are scored and read by the gate, one of
+    `headprobe.profiling.steps.STEP_RULES`.
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -62,8 +65,10 @@ class ScoreOptions:
     prefill_chunk: int = 8192
     until_stable: int | None = None
     shard: Shard | None = None
+    steps: str = "answer"
 
     def __post_init__(self) -> None:
+        check_steps(self.steps, self.methods)
         refuse_empty({"needles": self.needles, "haystack": self.haystack})
         numbers = {"lengths": max(self.num_lengths, len(self.lengths or ())), "depths": self.depths}
         for noun, number in numbers.items():
@@ -124,6 +129,7 @@ class ScoreJob:
                 "device": loaded.device.type,
             },
             "prefill_chunk": self.options.prefill_chunk,
+            "steps": self.options.steps,
         } | ({} if self.options.until_stable is None else {"until_stable": self.options.until_stable})
 
     @property
@@ -171,6 +177,8 @@ def _parts(prompt: AnyPrompt) -> list[Any]:
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> ScoreJob:
     """Build plans and prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
     chosen = estimators(options.methods)
+    if options.steps == PUBLISHED_STEPS.name:
+        chosen = (PUBLISHED_RETRIEVAL,)
     check_until_stable(options.until_stable, loaded)
     kinds = list(dict.fromkeys(prompts_of(e) for e in chosen))
     haystack = load_haystack(options.haystack)

@@ -45,10 +45,13 @@ class RecordCheck:
         text(record, "response")
         share(record, "f1")
         share(record, "rouge1_recall")
+        share(record, "deciding_words")
         one_of(record, "chose", CHOICES)
         whole(record, "num_steps", 1)
         if not self.is_answered:
             share(record, "copied")
+        else:
+            whole(record, "num_read", record["num_steps"])
         tables = field(record, "scores")
         for method in self.methods:
             _check_table(method, tables.get(method) if isinstance(tables, dict) else None, self.shape)

@@ -30,6 +30,7 @@ from headprobe.profiling.estimators.estimator import (
     rows_of,
 )
 from headprobe.profiling.estimators.logit import Logit, Unembedding
+from headprobe.profiling.steps import step_rule
 from headprobe.spans import Span
 
 # A cache whose end can be dropped and written anew: the shared prefix of many prompts, kept in place.
@@ -120,13 +121,15 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Measured:
-    """What one trial gave: the produced tokens and, per estimator name, the scores `[L, H]` (float64).
+    """What one trial gave: the tokens of the steps that are scored, per estimator name the scores `[L, H]` (float64),
+    and the tokens behind them that only the gate read.
 
     `copied`: of a text that was read twice the share of the second reading's tokens that the model foretold.
     """
 
     produced: tuple[int, ...]
     scores: dict[str, torch.Tensor]
+    read_on: tuple[int, ...] = ()
     copied: float | None = None
 
 
@@ -141,16 +144,25 @@ class Profiler:
     """Measures prompts on one model with one or more estimators.
 
     `prefill_chunk`: at most so many tokens go through the model at a time; halved when the device runs out of memory,
-    down to 256, after which the trial is skipped.
+    down to 256, after which the trial is skipped. `window`: tokens that the model can see; None for no limit.
+    `reads_on`: whether a trial that produced these tokens is to be read on behind the steps that are scored.
     """
 
     def __init__(
-        self, model: Any, estimators: Sequence[Estimator], eos_token_ids: set[int], *, prefill_chunk: int = 8192
+        self,
+        model: Any,
+        estimators: Sequence[Estimator],
+        eos_token_ids: set[int],
+        *,
+        prefill_chunk: int = 8192,
+        window: int | None = None,
+        reads_on: Callable[[Prompt, Sequence[int]], bool] | None = None,
     ) -> None:
         self.model, self._config = model, model.config.get_text_config(decoder=True)
         self.estimators = tuple(estimators)
-        self.eos_token_ids = eos_token_ids
-        self.prefill_chunk = prefill_chunk
+        self._steps = step_rule(self.estimators)
+        self.eos_token_ids = eos_token_ids if self._steps.ends else set()
+        self.prefill_chunk, self._window, self._reads_on = prefill_chunk, window, reads_on
         self._is_moving = moving_rope(model) is not None
         self._longest = 0
         self._cache = self._new_cache()
@@ -176,7 +188,7 @@ class Profiler:
         if all(prompts[i].trial_id in done for i in order):
             return
         fitted = bool(done)
-        self._longest = max(len(p.input_ids) + len(p.answer_ids) for p in prompts)
+        self._longest = max(len(p.input_ids) + self._limits(p)[1] for p in prompts)
         self._cache = self._new_cache()
         with row_capture(self.model):
             prefix = prompts[order[0]].input_ids[: shared[0]]
@@ -221,6 +233,12 @@ class Profiler:
 
     # -- one trial --------------------------------------------------------------------------------------------------
 
+    def _limits(self, prompt: AnyPrompt) -> tuple[int, int]:
+        """How many tokens of a trial are scored at most, and how many are read."""
+        answer, used = len(prompt.answer_ids), len(prompt.input_ids)
+        room = max(0, self._window - used) if self._window is not None else 2**31
+        return self._steps.scored(answer, room), self._steps.read(answer, room)
+
     def _trial(self, prompt: Prompt, shared: int) -> Measured:
         """Prompt and gold answer in one pass on top of the shared prefix, then alone from the first disagreement."""
         self._crop(shared)
@@ -228,8 +246,8 @@ class Profiler:
             self._forget_length()
         self._extend(prompt.input_ids[:shared])
         target = self._target(prompt)
-        gold, steps = prompt.answer_ids, len(prompt.answer_ids)
-        block = () if self._is_moving else gold[:-1]
+        gold, (steps, most) = prompt.answer_ids, self._limits(prompt)
+        block = () if self._is_moving else gold[: min(len(gold), steps) - 1]
         rows = len(block) + 1
         if self._on_question:
             rows += len(prompt.input_ids) - 1 - prompt.question_span.start
@@ -248,13 +266,27 @@ class Profiler:
         if taken < steps and produced[-1] not in self.eos_token_ids:
             self._crop(len(prompt.input_ids) + agreed)
             self._go_on(produced, steps, target, evidence, prompt)
+        read_on = self._read_on(prompt, produced, most)
         if self._on_question:
             self._ask_nothing(prompt, target, evidence)
         scores = {
             e.name: e.trial_scores(torch.cat(evidence[e.name], 2), target, produced).cpu() for e in self._on_needles
         }
         self._crop(shared)
-        return Measured(tuple(produced), scores)
+        return Measured(tuple(produced), scores, read_on)
+
+    def _read_on(self, prompt: Prompt, produced: Sequence[int], most: int) -> tuple[int, ...]:
+        """What the model says next, up to `most` tokens in all; nothing where it has ended or need not be read on."""
+        said = list(produced)
+        if said[-1] in self.eos_token_ids or self._reads_on is None or not self._reads_on(prompt, produced):
+            return ()
+        self._crop(len(prompt.input_ids) + len(said) - 1)
+        while len(said) < most and said[-1] not in self.eos_token_ids:
+            logits = self._pass((said[-1],), 1)
+            if not bool(usable(logits).all()):
+                raise non_finite(self.model, f"NaN or infinity in the logits in trial {prompt.trial_id}")
+            said.append(int(logits[-1].argmax()))
+        return tuple(said[len(produced) :])
 
     def _target(self, prompt: Prompt) -> Target:
         spans = prompt.answer_span, prompt.distractor_span, prompt.question_span
@@ -311,7 +343,7 @@ class Profiler:
             begin = end
         scores = {e.name: e.trial_scores(gathered[e.name], target, ()).cpu() for e in readers}
         self._crop(0)
-        return Measured((), scores, foretold / max(1, len(prompt.input_ids) - 1 - span.start))
+        return Measured((), scores, copied=foretold / max(1, len(prompt.input_ids) - 1 - span.start))
 
     def _merge(self, readers: Sequence[ReadingEstimator], gathered: dict[str, torch.Tensor]) -> None:
         """Add the evidence of the block that was just read."""

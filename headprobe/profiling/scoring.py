@@ -17,9 +17,19 @@ from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
+from headprobe.probes.deciding import answered_share
 from headprobe.probes.needle import Needle
+from headprobe.probes.prompt import Prompt
 from headprobe.probes.reading import AnyPrompt, AnySpec, Reading
-from headprobe.profiling.estimators.estimator import NEEDLES, Estimator, Gate, method_block, prompts_of
+from headprobe.profiling.estimators.estimator import (
+    ANSWERED_GATE,
+    DECIDING_WORDS,
+    NEEDLES,
+    Estimator,
+    Gate,
+    method_block,
+    prompts_of,
+)
 from headprobe.profiling.job import Record, ScoreJob, Watch
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
@@ -82,7 +92,14 @@ def _measure(loaded: LoadedModel, job: ScoreJob, journal: Journal, done: set[str
     """
     needles = {spec.id: spec.needle for spec in ([] if job.needles is None else job.needles.trials())}
     stops = end_token_ids(loaded.model, loaded.tokenizer)
-    profiler = Profiler(loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk)
+
+    def reads_on(prompt: Prompt, produced: Sequence[int]) -> bool:
+        return answered_share(_text(loaded, produced), needles[prompt.trial_id]) <= ANSWERED_GATE.threshold
+
+    profiler = Profiler(
+        loaded.model, job.estimators, stops, prefill_chunk=job.options.prefill_chunk, window=loaded.window,
+        reads_on=reads_on,
+    )  # fmt: skip
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
     with closing(profiler.measure(job.prompts, done)) as measured:
@@ -108,29 +125,29 @@ def trial_record(prompt: AnyPrompt, result: Measured | Skipped, needle: Needle |
     tables = {name: scores.tolist() for name, scores in result.scores.items()}
     if isinstance(prompt, Reading) or needle is None:
         rows = len(prompt.again_span) if isinstance(prompt, Reading) else len(result.produced)
-        silent = {"response": "", "f1": 0.0, "rouge1_recall": 0.0, "chose": "other"}
+        silent = {"response": "", "f1": 0.0, "rouge1_recall": 0.0, DECIDING_WORDS: 0.0, "chose": "other"}
         return {"trial": prompt.trial_id, **silent, "num_steps": rows, "copied": result.copied, "scores": tables}
-    response = str(loaded.tokenizer.decode(list(result.produced), skip_special_tokens=True)).strip()
+    response = _text(loaded, (*result.produced, *result.read_on))
     return {
         "trial": prompt.trial_id,
         "response": response,
         "f1": token_f1(response, needle.answer),
         "rouge1_recall": rouge1_recall(response, needle.answer),
+        DECIDING_WORDS: answered_share(response, needle, ANSWERED_GATE.threshold),
         "chose": chosen_sentence(response, needle),
         "num_steps": len(result.produced),
+        "num_read": len(result.produced) + len(result.read_on),
         "scores": tables,
     }
 
 
 def passed(record: Record, gate: Gate | None) -> bool:
-    """Whether a finished trial gets through the gate: close enough to the answer, and not closer to the distractor.
-
-    The second half is ours: two facts of one shape share so many words that the wrong one can pass the threshold.
-    Without a gate every finished trial does.
-    """
-    if gate is None:
+    """Whether a finished trial gets through the gate; see `Gate`. Without a gate every finished trial does."""
+    if "skipped" in record or gate is None:
         return "skipped" not in record
-    return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
+    if not record[gate.metric] > gate.threshold:
+        return False
+    return gate.metric == DECIDING_WORDS or not gate.refuses_distractor or record["chose"] != "distractor"
 
 
 def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, command: str | None = None) -> ScoreRun:
@@ -150,17 +167,18 @@ def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, co
     return ScoreRun(scores, skipped, unanswered)
 
 
+def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
     """All token ids that end a sequence, from the generation config and the tokenizer."""
     return end_token_ids(loaded.model, loaded.tokenizer)
 
 
 def _trial(spec: AnySpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
-    answered = {
-        "rouge1_recall": record["rouge1_recall"],
-        "chose": record["chose"],
-        "depth_reached": depth_reached,
-    }
+    answered = {name: record.get(name) for name in ("rouge1_recall", DECIDING_WORDS, "chose", "num_read")}
+    answered["depth_reached"] = depth_reached
     return Trial(
         id=spec.id,
         needle=spec.group,
@@ -207,6 +225,7 @@ def _provenance(
             dtype=loaded.dtype,
             attn_implementation=loaded.attn_implementation,
             weights_sha256=loaded.weights_sha256,
+            gguf=None if loaded.gguf is None else loaded.gguf.record(),
         ),
         TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,

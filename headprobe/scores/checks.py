@@ -260,6 +260,7 @@ UNIFORM_SHARE = 0.95
 SATURATED_SHARE = 0.25
 LONGEST_ANSWER = 256
 _TRIALS_LOOKED_AT = 50
+GATE_NAMES = {"f1": "an F1", "rouge1_recall": "a ROUGE-1 recall", "deciding_words": "a share of the deciding words"}
 
 
 def above_bound(suspect: Suspect) -> Seen:
@@ -368,15 +369,17 @@ def _fractions(suspect: Suspect) -> Seen:
 def _failed_gate(suspect: Suspect) -> Seen:
     native = suspect.scores.native
     gate = None if native is None else native.method.parameters.get("gate")
-    if native is None or not isinstance(gate, dict) or gate.get("metric") != "f1":
+    if native is None or not isinstance(gate, dict) or gate.get("metric") not in GATE_NAMES:
         return None
-    threshold = gate.get("threshold")
+    metric, threshold = gate["metric"], gate.get("threshold")
     if not isinstance(threshold, int | float):
         return None
-    wrong = [trial.id for trial in native.trials if trial.passed and trial.f1 <= threshold]
+    stated = [(trial, trial.f1 if metric == "f1" else trial.extra.get(metric)) for trial in native.trials]
+    wrong = [t.id for t, share in stated if t.passed and isinstance(share, int | float) and share <= threshold]
     if not wrong:
         return None
-    return ERROR, f"{len(wrong)} trials count as passed with an F1 of {threshold:g} or less, first {wrong[0]!r:.60}"
+    told = f"{len(wrong)} trials count as passed with {GATE_NAMES[metric]} of {threshold:g} or less"
+    return ERROR, f"{told}, first {wrong[0]!r:.60}"
 
 
 VALUE_CHECKS = (

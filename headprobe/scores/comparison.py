@@ -110,6 +110,7 @@ def _shape(scores: AnyScores) -> str:
 
 TOPS = (10, 20, 50, 100)
 MOVED_AMONG = 50  # heads count as moved when they are among so many best of one side
+RULES = ("gate", "steps")  # of a method's parameters: which trials count, and how far they are looked at
 FEWEST_CLUSTERS = 4  # for a split-half forecast
 
 
@@ -233,12 +234,30 @@ def _notes(sides: tuple[Side, Side]) -> list[str]:
         tied = int((scores.mean == scores.mean.max()).sum())
         if count and tied > 1:
             notes.append(f"{name}: {tied} heads share the highest score; a top that cuts ties counts parts of heads")
+    notes += _other_rules(sides)
     models = [side.scores.model for side in sides]
     if all(models) and models[0] != models[1]:
         notes.append(f"the files name different models: {models[0]} and {models[1]}")
     if np.array_equal(sides[0].table, sides[1].table):
         notes.append("both files hold the same scores")
     return notes
+
+
+def _other_rules(sides: tuple[Side, Side]) -> list[str]:
+    """Where two files of one method were not made by one rule: its version, else what their parameters say of it."""
+    natives = [side.scores.native for side in sides]
+    if natives[0] is None or natives[1] is None or natives[0].method.name != natives[1].method.name:
+        return []
+    one, two = natives[0].method, natives[1].method
+    if one.version != two.version:
+        told = f"the files are of different versions of {one.name}, {one.version} and {two.version}"
+        return [f"{told}: not the same trials count, and scores can differ by that alone"]
+    names = [n for n in RULES if one.parameters.get(n) != two.parameters.get(n)]
+    return (
+        [f"the files were made with other rules for {' and '.join(names)}, see `headprobe scores show`"]
+        if names
+        else []
+    )
 
 
 def _known(number: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -15,6 +15,8 @@ class ModelIdentity:
     """The model as given (`id`) and as resolved: revision (a commit hash or None), sha256 of its config, class name.
 
     `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it tells retrained weights from old ones.
+    `gguf`: the GGUF file that the weights come from, as `file`, `sha256`, `types` (how many tensors are of which type)
+    and perhaps `packages`; None for other models.
     """
 
     id: str
@@ -24,6 +26,7 @@ class ModelIdentity:
     dtype: str | None = None
     attn_implementation: str | None = None
     weights_sha256: str | None = None
+    gguf: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -71,6 +74,7 @@ def _plain(value: Any) -> Any:
 
 MASS, COUNT, DIFFERENCE, LOGITS = "mass", "count", "difference", "logits"
 STATED_AS = "scores"
+STEPS_RULE = "steps_rule"  # in a file's parameters, where it is not that of the answer's length
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ def facts_of(name: str, parameters: Mapping[str, Any]) -> MethodFacts:
     8.0
     """
     stated = _stated(parameters[STATED_AS]) if STATED_AS in parameters else UNKNOWN
-    return METHODS.get(name, stated)
+    known = METHODS.get(name, stated)
+    # A bound of 1 holds for steps up to the answer's length: more of them can hit the same token again.
+    return known if parameters.get(STEPS_RULE) is None else replace(known, most=None)
 
 
 def _stated(block: Any) -> MethodFacts:

@@ -27,6 +27,7 @@ SCHEMA = "headprobe/1"
 MAJOR_VERSION = 1
 TOLERANCE = 1e-9
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|\+00:00)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TABLES = ("mean", "std", "normalized")
 
 
@@ -92,6 +93,7 @@ def _model_block(scores: HeadScores) -> dict[str, Any]:
         "dtype": model.dtype,
         "attn_implementation": model.attn_implementation,
         **({} if model.weights_sha256 is None else {"weights_sha256": model.weights_sha256}),
+        **({} if model.gguf is None else {"gguf": dict(model.gguf)}),
     } | dict(model.extra)
 
 
@@ -124,7 +126,19 @@ def _geometry(model: Fields) -> ModelGeometry:
 def _model(model: Fields) -> ModelIdentity:
     names = ("revision", "config_sha256", "architecture", "dtype", "attn_implementation", "weights_sha256")
     known = {name: model.optional_text(name) for name in names}
-    return ModelIdentity(id=model.text("id"), **known, extra=model.rest())
+    gguf = _gguf(model.block("gguf")) if model.has("gguf") and model.everything()["gguf"] is not None else None
+    return ModelIdentity(id=model.text("id"), **known, gguf=gguf, extra=model.rest())
+
+
+def _gguf(block: Fields) -> dict[str, Any]:
+    block.text("file")
+    if not _SHA256.fullmatch(sha256 := block.text("sha256")):
+        raise ValueError(f"{block.name('sha256')} is {sha256!r:.60}, need 64 hexadecimal digits")
+    types = block.block("types")
+    for name in types.everything():
+        types.integer(name, 1)
+    block.optional_text("packages")
+    return block.everything()
 
 
 def _tokenizer(block: Fields) -> TokenizerIdentity:

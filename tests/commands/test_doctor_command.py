@@ -121,6 +121,8 @@ def test_versions_devices_and_places_are_those_of_this_machine(cli: RunCli) -> N
     assert report["hub_offline"] is True
     assert report["cache_folder"] == str(Path(os.environ["HF_HOME"]) / "hub")
     assert (Path(report["bundled_model"]) / "model.safetensors").is_file()
+    assert report["gguf_folder"].endswith("gguf")
+    assert {"gguf", "accelerate"} <= set(report["packages"])
 
 
 def test_the_kernel_that_is_named_is_the_one_that_compress_takes(cli: RunCli, no_gpu: None) -> None:

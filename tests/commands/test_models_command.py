@@ -43,6 +43,7 @@ def test_json_has_an_object_for_every_alias(cli: RunCli) -> None:
         "num_key_value_heads": 8,
         "head_dim": 128,
         "window": 8192,
+        "licence": "Llama 3",
         "note": "licence to accept",
     }
 
@@ -79,7 +80,7 @@ def test_a_model_in_the_cache_shows_its_folder(monkeypatch: pytest.MonkeyPatch, 
 def test_the_table_has_a_line_for_every_alias(monkeypatch: pytest.MonkeyPatch, cli: RunCli) -> None:
     monkeypatch.setattr("headprobe.commands.models.local_path", lambda entry: None)
     lines = cli("models").out.splitlines()
-    assert lines[0].split() == "name id layers x heads / KV window on this machine note".split()
-    assert lines[1].split() == "demo bundled 6 x 8 / 4 2,048 missing bundled, with planted heads".split()
+    assert lines[0].split() == "name id layers x heads / KV window licence on this machine note".split()
+    assert lines[1].split() == "demo bundled 6 x 8 / 4 2,048 Apache-2.0 missing bundled, with planted heads".split()
     assert len(lines) == len(CATALOG) + 1
     assert "not downloaded" in lines[2]

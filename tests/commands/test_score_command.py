@@ -214,7 +214,9 @@ def test_resuming_does_not_replace_other_prompts(cli: RunCli, tmp_path: Path, mo
     assert (tmp_path / "p.jsonl").read_bytes() == prompts
 
 
-@pytest.mark.parametrize("field", ["scores", "response", "f1", "rouge1_recall", "chose", "num_steps"])
+@pytest.mark.parametrize(
+    "field", ["scores", "response", "f1", "rouge1_recall", "deciding_words", "chose", "num_steps", "num_read"]
+)
 def test_a_journal_line_without_a_field_is_an_error_with_its_place(
     cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:

@@ -10,9 +10,21 @@ import torch
 from headprobe.attention.rows import AttentionRows, largest, mass_inside
 from headprobe.errors import ModelError, OptionError
 from headprobe.profiling.estimators import ESTIMATORS, estimators
-from headprobe.profiling.estimators.estimator import Gate, Target, method_block, prompts_of, rows_of
+from headprobe.profiling.estimators.estimator import (
+    ANSWERED_GATE,
+    F1_GATE,
+    PUBLISHED_GATE,
+    ROUGE_GATE,
+    Gate,
+    Target,
+    method_block,
+    prompts_of,
+    rows_of,
+)
+from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.estimators.logit import Unembedding
-from headprobe.scores.provenance import METHODS
+from headprobe.profiling.scoring import passed
+from headprobe.scores.provenance import METHODS, MethodFacts, facts_of
 from headprobe.spans import Span
 from tests.tiny_models import tiny_model
 
@@ -98,8 +110,30 @@ def test_an_unknown_method_lists_the_known_ones(names: str) -> None:
         estimators(names)
 
 
-def test_the_method_block_tells_gate_and_threshold() -> None:
-    assert method_block(ESTIMATORS["retrieval"]).parameters["gate"]["metric"] == "rouge1_recall"
+@pytest.mark.parametrize("name", ["r2", "retrieval", "enhanced", "contrast", "value"])
+def test_the_method_block_states_gate_and_threshold(name: str) -> None:
+    block = method_block(ESTIMATORS[name])
+    gate = block.parameters["gate"]
+    assert (block.version, gate["metric"], gate["threshold"]) == (2, "deciding_words", 0.5)
+    assert "neither in the question, nor in the distractor, nor in the other facts" in gate["rule"]
+    assert "read on, unscored, up to twice as many" in block.parameters["steps"]
+
+
+def test_the_published_rule_states_its_own_gate_and_steps() -> None:
+    block = method_block(PUBLISHED_RETRIEVAL)
+    assert block.parameters["gate"] == {"metric": "rouge1_recall", "threshold": 0.5}
+    assert (block.name, block.parameters["steps_rule"]) == ("retrieval", "published")
+    assert block.parameters["steps"].startswith("50, past")
+    assert facts_of("retrieval", block.parameters) == MethodFacts(0.0, None, "count")
+    assert facts_of("retrieval", method_block(ESTIMATORS["retrieval"]).parameters).most == 1.0
+
+
+def test_other_gates_refuse_what_is_closer_to_the_distractor() -> None:
+    record = {"f1": 0.8, "rouge1_recall": 0.8, "deciding_words": 0.0, "chose": "distractor"}
+    assert [passed(record, gate) for gate in (F1_GATE, ROUGE_GATE, PUBLISHED_GATE)] == [False, False, True]
+    assert passed(record | {"deciding_words": 0.51}, ANSWERED_GATE)
+    assert not passed(record | {"deciding_words": 0.5}, ANSWERED_GATE)
+    assert not passed({"skipped": "out of memory"}, ANSWERED_GATE)
 
 
 def test_facts_that_readers_know_by_name_are_not_written_into_files() -> None:
@@ -112,8 +146,8 @@ def test_normalisation_names_the_clipping_of_negative_scores() -> None:
     assert texts == {"r2": "L1 over all heads", "contrast": "L1 over all heads after clipping at 0"}
 
 
-def test_a_gate_knows_two_metrics() -> None:
-    with pytest.raises(OptionError, match="the gate's metric is 'bleu', need one of f1, rouge1_recall"):
+def test_a_gate_knows_three_metrics() -> None:
+    with pytest.raises(OptionError, match="the gate's metric is 'bleu', need one of deciding_words, f1, rouge1_recall"):
         Gate("bleu")
 
 

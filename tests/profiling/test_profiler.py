@@ -13,6 +13,7 @@ from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import NullPrompt, Prompt
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.profiling.estimators.estimator import NEEDLES, Target, prompts_of
+from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.profiler import Measured, PrefixLayer, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_question, oracle_trial
@@ -324,3 +325,86 @@ def fail_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
         return original(self, ids, keep)
 
     monkeypatch.setattr(Profiler, "_pass", limited)
+
+
+# -- behind the steps that are scored -------------------------------------------------------------------------------
+
+
+def greedy(model, ids, count, eos=frozenset()):  # type: ignore[no-untyped-def]
+    """Plain greedy decoding without a cache, until `count` tokens or one of `eos`."""
+    said: list[int] = []
+    while len(said) < count and not (said and said[-1] in eos):
+        with torch.no_grad():
+            said.append(int(model(torch.tensor([[*ids, *said]])).logits[0, -1].argmax()))
+    return said
+
+
+@pytest.mark.parametrize("agree", [0, 2, 5])
+def test_the_gate_reads_on_up_to_twice_the_answer_and_no_score_changes(agree: int) -> None:
+    model = tiny_model("llama", seed=agree)
+    prompts = with_answers(model, make_prompts(agree), agree)
+    results = measure(model, prompts, reads_on=lambda prompt, produced: True)
+    plain = measure(model, prompts)
+    for prompt in prompts:
+        result = results[prompt.trial_id]
+        assert [*result.produced, *result.read_on] == greedy(model, prompt.input_ids, 2 * len(prompt.answer_ids))
+        assert result.produced == plain[prompt.trial_id].produced
+        assert plain[prompt.trial_id].read_on == ()
+        for name, scores in result.scores.items():
+            assert torch.equal(scores, plain[prompt.trial_id].scores[name])
+
+
+def test_only_what_has_not_answered_is_read_on() -> None:
+    model, prompts, asked = tiny_model("llama"), make_prompts(3), {}
+
+    def reads_on(prompt, produced):  # type: ignore[no-untyped-def]
+        asked[prompt.trial_id] = tuple(produced)
+        return prompt.trial_id == "t1"
+
+    results = measure(model, prompts, reads_on=reads_on)
+    assert {trial for trial, result in results.items() if result.read_on} == {"t1"}
+    assert asked == {trial: result.produced for trial, result in results.items()}
+
+
+def test_an_end_token_ends_reading_on_too() -> None:
+    model, prompts = tiny_model("llama"), make_prompts(4)
+    said = greedy(model, prompts[0].input_ids, 10)
+    late = next(t for t in said[5:] if t not in said[:5])
+    result = measure(model, prompts, eos={late}, reads_on=lambda prompt, produced: True)["t0"]
+    assert [*result.produced, *result.read_on] == said[: said.index(late) + 1]
+    early = measure(model, prompts, eos={said[1]}, reads_on=lambda prompt, produced: True)["t0"]
+    assert (list(early.produced), early.read_on) == (said[: said.index(said[1]) + 1], ())
+
+
+def test_reading_on_ends_with_the_window() -> None:
+    model, prompts = tiny_model("llama"), make_prompts(5, lengths=(40, 57))
+    results = measure(model, prompts, window=60, reads_on=lambda prompt, produced: True)
+    assert [len(results[t].read_on) for t in ("t0", "t1")] == [5, 0]  # 57 + 5 is at the window's end already
+
+
+def test_published_steps_go_past_the_answer_and_past_end_tokens() -> None:
+    model = tiny_model("llama")
+    prompts = with_answers(model, make_prompts(6), 3)
+    said = {prompt.trial_id: greedy(model, prompt.input_ids, 50) for prompt in prompts}
+    profiler = Profiler(model, [PUBLISHED_RETRIEVAL], {said["t0"][1]}, reads_on=lambda prompt, produced: True)
+    results = list(profiler.measure(prompts))
+    model.set_attn_implementation("eager")
+    for prompt, result in results:
+        assert list(result.produced) == said[prompt.trial_id]
+        assert result.read_on == ()
+        target = Target(prompt.input_ids, prompt.answer_span, prompt.distractor_span)
+        _, scores = oracle_trial(model, prompt.input_ids, target, 50, set(), "retrieval")
+        torch.testing.assert_close(result.scores["retrieval"], torch.tensor(scores, dtype=torch.float64))
+
+
+def test_published_steps_end_with_the_window() -> None:
+    model, prompts = tiny_model("llama"), make_prompts(7)
+    profiler = Profiler(model, [PUBLISHED_RETRIEVAL], set(), window=70)
+    lengths = {prompt.trial_id: len(result.produced) for prompt, result in profiler.measure(prompts)}
+    assert lengths == {"t0": 30, "t1": 13, "t2": 13, "t3": 6}
+
+
+def test_published_steps_shorter_than_the_answer_end_there() -> None:
+    model, prompts = tiny_model("llama"), make_prompts(8, lengths=(200,), answer=60)
+    ((_, result),) = Profiler(model, [PUBLISHED_RETRIEVAL], set()).measure(with_answers(model, prompts, 60))
+    assert list(result.produced) == greedy(model, prompts[0].input_ids, 50)

@@ -15,7 +15,7 @@ TABLE = [[0.0, 0.5, 1], [0.25, -0.5, 0.0]]
 def record(**changes: Any) -> dict[str, Any]:
     good = {
         "trial": "t1", "response": "Ada keeps bees.", "f1": 1.0, "rouge1_recall": 1, "chose": "answer", "num_steps": 4,
-        "scores": {"r2": TABLE, "value": TABLE},
+        "deciding_words": 0.5, "num_read": 4, "scores": {"r2": TABLE, "value": TABLE},
     }  # fmt: skip
     made = good | changes
     return {name: value for name, value in made.items() if value is not ...}
@@ -51,6 +51,9 @@ def test_what_a_run_writes_goes_through() -> None:
         ({"chose": ["answer"]}, "its chose is ['answer'], need one of answer, distractor, other"),
         ({"num_steps": 0}, "its num_steps is 0, need a whole number of at least 1"),
         ({"num_steps": 2.0}, "its num_steps is 2.0, need a whole number of at least 1"),
+        ({"deciding_words": 2}, "its deciding_words is 2, need a number from 0 to 1"),
+        ({"num_read": 3}, "its num_read is 3, need a whole number of at least 4"),
+        ({"num_read": ...}, "the field 'num_read' is missing"),
         ({"scores": []}, "its scores by r2 are no table of 2 layers x 3 heads"),
         ({"scores": {"r2": TABLE}}, "its scores by value are no table of 2 layers x 3 heads"),
         ({"scores": {"r2": TABLE, "value": TABLE[:1]}}, "its scores by value are no table of 2 layers x 3 heads"),

@@ -265,7 +265,7 @@ def test_a_model_folder_gives_its_last_part_to_the_files_name(tmp_path: Path) ->
     assert output_paths("org/name", ["r2"], None) == {"r2": Path("scores/org--name--r2.json")}
 
 
-def test_prompts_and_methods_of_the_bundled_model_are_those_of_version_1(demo: Any) -> None:
+def test_prompts_of_the_bundled_model_are_those_of_version_1_and_methods_those_of_2(demo: Any) -> None:
     known = {
         "reasoning": "6fcf1794b899d3a1a6a6118fc039a609c13d8591484a922a9422ddfe4673034f",
         "retrieval": "72cbec7c4f25d4498dc3ca24b1220897a6281612b49a716859fe69d68d503b87",
@@ -273,7 +273,7 @@ def test_prompts_and_methods_of_the_bundled_model_are_those_of_version_1(demo: A
     for needles, digest in known.items():
         prepared = prepare(demo, ScoreOptions(needles=needles, lengths=(150, 256, 700), depths=5))
         assert prepared.description(demo)["prompts_sha256"] == digest
-    assert {estimator.version for estimator in ESTIMATORS.values()} == {1}
+    assert {estimator.version for estimator in ESTIMATORS.values()} == {2}
 
 
 def test_every_trial_says_where_its_needle_really_stood(tmp_path: Path, demo: Any) -> None:

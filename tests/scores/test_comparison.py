@@ -138,3 +138,29 @@ def test_bad_options_are_quoted(file_of):
         compare(file, file, gqa="sum")
     with pytest.raises(OptionError, match="num_moved is -1"):
         compare(file, file, num_moved=-1)
+
+
+def changed_method(scores, **changes):
+    return replace(scores, method=replace(scores.method, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": 2}, "the files are of different versions of r2, 1 and 2: not the same trials count"),
+        ({"parameters": {"gate": {"metric": "deciding_words"}}}, "the files were made with other rules for gate, see"),
+        ({"parameters": {"steps": "50"}}, "the files were made with other rules for gate and steps, see"),
+    ],
+)
+def test_other_versions_and_rules_of_one_method_are_said(tmp_path, toy_scores, changes, told):
+    first = write_score_file(tmp_path / "a.json", toy_scores)
+    second = write_score_file(tmp_path / "b.json", changed_method(toy_scores, **changes))
+    assert any(note.startswith(told) for note in compare(read_any(first), read_any(second)).notes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"name": "value", "version": 2}, {"formula": "in other words"}])
+def test_where_the_rules_are_the_same_or_the_methods_differ_nothing_is_said_of_them(tmp_path, toy_scores, changes):
+    first = write_score_file(tmp_path / "a.json", toy_scores)
+    second = write_score_file(tmp_path / "b.json", changed_method(toy_scores, **changes))
+    notes = compare(read_any(first), read_any(second)).notes
+    assert not any("versions" in note or "rules" in note for note in notes)

@@ -54,18 +54,28 @@ def test_what_is_written_follows_the_schema(toy_scores, with_trial_scores):
 
 
 def test_every_field_that_is_written_is_described(toy_scores):
-    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64)
+    file = {"file": "m.gguf", "sha256": "0" * 64, "types": {"Q4_K": 3}, "packages": "m 1.0"}
+    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64, gguf=file)
     full = with_causal(replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner)), result())
     payload, schema = json.loads(score_file_bytes(full)), score_file_schema()
     assert set(payload) == set(schema["properties"])
     for block in ("model", "tokenizer", "method", "probes", "scores"):
         assert set(payload[block]) == set(schema["properties"][block]["properties"])
-    optional = {"rouge1_recall", "chose", "depth_reached"}  # what the scoring stage adds to a trial
+    optional = {
+        "rouge1_recall",
+        "deciding_words",
+        "chose",
+        "num_read",
+        "depth_reached",
+    }  # what the scoring stage adds to a trial
     assert set(payload["trials"][0]) | optional == set(schema["properties"]["trials"]["items"]["properties"])
 
 
 def test_what_the_schema_refuses_the_reader_refuses(toy_scores):
-    payload = json.loads(score_file_bytes(with_causal(toy_scores, result())))
+    file = {"file": "m.gguf", "sha256": "0" * 64, "types": {"Q4_K": 3}, "packages": None}
+    owner = replace(toy_scores.provenance.model, gguf=file)
+    model = replace(toy_scores.provenance, model=owner)
+    payload = json.loads(score_file_bytes(with_causal(replace(toy_scores, provenance=model), result())))
     seen = 0
     for way in places(payload):
         if way in {("schema",), ("id",)}:  # checked by read_score_file before and after

@@ -183,6 +183,18 @@ def test_trials_that_passed_below_their_gate_are_impossible(tmp_path: Path, toy_
     assert detail(validate_file(path), "impossible-values") == told
 
 
+def test_trials_that_passed_without_the_words_that_decide_are_impossible(tmp_path: Path, toy_scores) -> None:
+    method = replace(toy_scores.method, parameters={"gate": {"metric": "deciding_words", "threshold": 0.5}})
+    shares = [0.5, 0.75, None, 1.0, *[0.75] * len(toy_scores.trials)]
+    trials = tuple(
+        replace(trial, f1=0.0, passed=True, extra={} if share is None else {"deciding_words": share})
+        for trial, share in zip(toy_scores.trials, shares, strict=False)
+    )
+    path = write_score_file(tmp_path / "a.json", replace(toy_scores, method=method, trials=trials))
+    told = "1 trials count as passed with a share of the deciding words of 0.5 or less, first 'n0@256@0'"
+    assert detail(validate_file(path), "impossible-values") == told
+
+
 def test_a_native_file_with_few_passes_is_told(tmp_path: Path, make_scores) -> None:
     tables = [[[0.1, 0.5]]] * 6
     scores = make_scores(tables, [True, True, False, False, False, False])

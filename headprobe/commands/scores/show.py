@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.reading import StatedModel, stated_model
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.causal import causal_results
+from headprobe.scores.provenance import STEPS_RULE
 from headprobe.scores.score_file import newest_score_file
 from headprobe.scores.summary import ScoreSummary, summarize
 
@@ -94,7 +96,12 @@ def _provenance(scores: AnyScores) -> dict[str, Any] | None:
     return {
         "created_at": origin.created_at,
         "model": {name: value for name, value in vars(origin.model).items() if name != "extra"},
-        "method": {"name": method.name, "formula": method.formula, "version": method.version},
+        "method": {
+            "name": method.name,
+            "formula": method.formula,
+            "version": method.version,
+            "parameters": dict(method.parameters),
+        },
         "probes": dict(origin.probes),
         "environment": dict(origin.environment),
     }
@@ -106,6 +113,7 @@ def _print_facts(scores: AnyScores, summary: ScoreSummary, stated: StatedModel |
         ("format", _format(scores)),
         ("model", _model(scores, stated)),
         ("method", _method(scores)),
+        *_rules(scores),
         ("heads", _heads(scores, stated)),
         ("trials", _trials(scores, summary)),
         *_origin(scores),
@@ -135,6 +143,16 @@ def _model(scores: AnyScores, stated: StatedModel | None) -> str:
 def _method(scores: AnyScores) -> str:
     formula = None if scores.native is None else scores.native.method.formula
     return (scores.method or "not stated") + ("" if not formula else f": {formula}")
+
+
+def _rules(scores: AnyScores) -> list[tuple[str, str]]:
+    """Which trials count, by a native file's method."""
+    gate = None if scores.native is None else scores.native.method.parameters.get("gate")
+    if scores.native is None or not isinstance(gate, dict) or "metric" not in gate:
+        return []
+    told = f"{gate['metric']} above {gate.get('threshold')}, version {scores.native.method.version} of the method"
+    steps = scores.native.method.parameters.get(STEPS_RULE)
+    return [("gate", told if steps is None else f"{told}, {steps} steps")]
 
 
 def _heads(scores: AnyScores, stated: StatedModel | None) -> str:
@@ -173,10 +191,20 @@ def _origin(scores: AnyScores) -> list[tuple[str, str]]:
         ("probes", ", ".join(parts)),
         ("model facts", ", ".join(filter(None, (model.architecture, model.dtype, model.attn_implementation)))),
         ("revision", model.revision or ""),
+        ("gguf", _gguf(model.gguf)),
         ("made", f"{origin.created_at}" + (f", headprobe {version}" if isinstance(version, str) else "")),
         ("converted from", str(source.get("format")) if isinstance(source, dict) else ""),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _gguf(stated: Mapping[str, Any] | None) -> str:
+    """The GGUF file behind the weights: its name, types of its tensors and the start of its hash."""
+    if stated is None:
+        return ""
+    types = ", ".join(f"{name} {count}" for name, count in stated["types"].items())
+    packages = stated.get("packages")
+    return f"{stated['file']} ({types}), sha256 {stated['sha256'][:12]}" + (f", of {packages}" if packages else "")
 
 
 def _print_pass_rates(scores: AnyScores) -> None:

@@ -19,12 +19,15 @@ import torch
 
 from headprobe.attention.rows import AttentionRows
 from headprobe.errors import OptionError
+from headprobe.probes.deciding import RULE
 from headprobe.probes.reading import PASSAGE, RANDOM, Reading
+from headprobe.profiling.steps import ANSWER_STEPS, step_rule
 from headprobe.scores.head_scores import Method
-from headprobe.scores.provenance import METHODS, STATED_AS, MethodFacts
+from headprobe.scores.provenance import METHODS, STATED_AS, STEPS_RULE, MethodFacts
 from headprobe.spans import Span
 
-GATE_METRICS = ("f1", "rouge1_recall")
+DECIDING_WORDS = "deciding_words"
+GATE_METRICS = (DECIDING_WORDS, "f1", "rouge1_recall")
 ANSWER, QUESTION = "answer", "question"
 ROWS = {
     ANSWER: "of the steps that produce the answer",
@@ -65,18 +68,33 @@ class HeadOutput(Protocol):
 
 @dataclass(frozen=True)
 class Gate:
-    """When a trial counts: `metric(response, answer) > threshold`, `metric` being `f1` or `rouge1_recall`, and the
-    response is not closer to the distractor."""
+    """When a trial counts: `metric > threshold`.
+
+    `deciding_words` is `headprobe.probes.deciding.answered_share`. `f1` and `rouge1_recall` compare response and
+    answer; with them a response that is closer to the distractor does not count either, unless `refuses_distractor` is
+    False.
+    """
 
     metric: str
     threshold: float = 0.5
+    refuses_distractor: bool = True
 
     def __post_init__(self) -> None:
         if self.metric not in GATE_METRICS:
             raise OptionError(f"the gate's metric is {self.metric!r:.60}, need one of {', '.join(GATE_METRICS)}")
 
+    def record(self) -> dict[str, Any]:
+        """As a score file states it."""
+        stated: dict[str, Any] = {"metric": self.metric, "threshold": self.threshold}
+        if self.metric == DECIDING_WORDS:
+            return stated | {"rule": RULE}
+        if self.refuses_distractor:
+            return stated | {"refuses": "responses closer to the distractor than to the answer"}
+        return stated
 
-F1_GATE, ROUGE_GATE = Gate("f1"), Gate("rouge1_recall")
+
+ANSWERED_GATE, F1_GATE, ROUGE_GATE = (Gate(metric) for metric in GATE_METRICS)
+PUBLISHED_GATE = Gate("rouge1_recall", refuses_distractor=False)
 
 
 class Estimator(Protocol):
@@ -149,21 +167,16 @@ def method_block(estimator: Estimator) -> Method:
     gate, rows = estimator.gate, rows_of(estimator)
     parameters: dict[str, Any] = {}
     if rows == ANSWER:
+        rule = step_rule([estimator])
         parameters["top"] = "N, the number of tokens of the correct answer"
-        parameters["steps"] = (
-            "at most as many as the gold answer has tokens; an end-of-sequence token ends them and counts"
-        )
+        parameters["steps"] = rule.words
+        if rule is not ANSWER_STEPS:
+            parameters[STEPS_RULE] = rule.name
     else:
         parameters["rows"] = ROWS[rows]
+    parameters["gate"] = None if gate is None else gate.record()
     if gate is None:
-        parameters["gate"] = None
         parameters["counts"] = "every trial" + (": nothing is asked" if prompts_of(estimator) != NEEDLES else "")
-    else:
-        parameters["gate"] = {
-            "metric": gate.metric,
-            "threshold": gate.threshold,
-            "refuses": "responses closer to the distractor than to the answer",
-        }
     clipped = " after clipping at 0" if estimator.facts.can_be_negative else ""
     parameters["normalisation"] = "L1 over all heads" + clipped
     if estimator.name not in METHODS:

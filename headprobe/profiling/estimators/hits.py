@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from headprobe.attention.rows import AttentionRows
-from headprobe.profiling.estimators.estimator import ROUGE_GATE, Gate, Target
+from headprobe.profiling.estimators.estimator import ANSWERED_GATE, PUBLISHED_GATE, Gate, Target
+from headprobe.profiling.steps import ANSWER_STEPS, PUBLISHED_STEPS, StepRule
 from headprobe.scores.provenance import METHODS, MethodFacts
 
 
@@ -19,10 +20,11 @@ class Retrieval:
     name: str = "retrieval"
     facts: MethodFacts = METHODS["retrieval"]
     formula: str = "(1/N) #{t: j* = argmax_j a_tj, j* in A, x_j* = token produced at t}"
-    version: int = 1
-    gate: Gate = ROUGE_GATE
+    version: int = 2
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "retrieval"
     needs_distractor: bool = False
+    steps: StepRule = ANSWER_STEPS
 
     def evidence(self, rows: AttentionRows, target: Target) -> torch.Tensor:
         """The token under the argmax where that lies in the answer, else -1."""
@@ -39,3 +41,5 @@ class Retrieval:
 
 
 RETRIEVAL = Retrieval()
+# As github.com/nightdessert/Retrieval_Head decodes and gates (its ROUGE stems words, ours does not).
+PUBLISHED_RETRIEVAL = Retrieval(gate=PUBLISHED_GATE, steps=PUBLISHED_STEPS)

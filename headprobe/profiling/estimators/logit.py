@@ -10,7 +10,7 @@ import torch
 
 from headprobe.attention.rows import AttentionRows
 from headprobe.errors import ModelError
-from headprobe.profiling.estimators.estimator import ROUGE_GATE, Gate, Target
+from headprobe.profiling.estimators.estimator import ANSWERED_GATE, Gate, Target
 from headprobe.scores.provenance import METHODS, MethodFacts
 
 _PROJECTIONS = ("o_proj", "out_proj", "dense", "wo")  # what families call the projection behind the heads
@@ -29,7 +29,7 @@ class Logit:
     facts: MethodFacts = METHODS["logit"]
     formula: str = "(1/N) sum_t (sum_{j in A} c_tj - (N/|E_t|) sum_{j in E_t} c_tj), c_tj = a_tj (u_yt . W_O[h] v_j)"
     version: int = 1
-    gate: Gate = ROUGE_GATE
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "retrieval"
     needs_distractor: bool = False
 

@@ -9,7 +9,7 @@ import torch
 
 from headprobe.attention.rows import AttentionRows, largest, mass_inside
 from headprobe.errors import OptionError
-from headprobe.profiling.estimators.estimator import F1_GATE, ROUGE_GATE, Gate, Target
+from headprobe.profiling.estimators.estimator import ANSWERED_GATE, Gate, Target
 from headprobe.scores.provenance import METHODS, MethodFacts
 
 
@@ -28,8 +28,8 @@ class R2(Mass):
     name: str = "r2"
     facts: MethodFacts = METHODS["r2"]
     formula: str = "(1/N) sum_t sum_{j in top-N(a_t) and A} a_tj"
-    version: int = 1
-    gate: Gate = F1_GATE
+    version: int = 2
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "reasoning"
     needs_distractor: bool = False
 
@@ -44,7 +44,6 @@ class Enhanced(R2):
 
     name: str = "enhanced"
     facts: MethodFacts = METHODS["enhanced"]
-    gate: Gate = ROUGE_GATE
     default_needles: str = "retrieval"
 
 
@@ -55,8 +54,8 @@ class Contrast(Mass):
     name: str = "contrast"
     facts: MethodFacts = METHODS["contrast"]
     formula: str = "(1/N) sum_t (sum_{j in top-N(a_t) and A} a_tj - sum_{j in top-N(a_t) and D} a_tj)"
-    version: int = 1
-    gate: Gate = F1_GATE
+    version: int = 2
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "reasoning"
     needs_distractor: bool = True
 
@@ -75,8 +74,8 @@ class Value(Mass):
     name: str = "value"
     facts: MethodFacts = METHODS["value"]
     formula: str = "(1/N) sum_t sum_{j in top-N(b_t) and A} b_tj, b_tj = a_tj |v_j|_1 / sum_k a_tk |v_k|_1"
-    version: int = 1
-    gate: Gate = F1_GATE
+    version: int = 2
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "reasoning"
     needs_distractor: bool = False
 
@@ -100,7 +99,7 @@ class WholeMass(Mass):
     facts: MethodFacts = METHODS["mass"]
     formula: str = "(1/N) sum_t sum_{j in A} a_tj"
     version: int = 1
-    gate: Gate = ROUGE_GATE
+    gate: Gate = ANSWERED_GATE
     default_needles: str = "retrieval"
     needs_distractor: bool = False
 

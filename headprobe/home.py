@@ -25,7 +25,7 @@ def in_home(name: Path | str) -> Path:
 def user_cache() -> Path:
     """The folder of what headprobe keeps for its user and could make again: `$HEADPROBE_CACHE`, else
     `$XDG_CACHE_HOME/headprobe`, else `~/.cache/headprobe`. It need not exist."""
-    own, general = (os.environ.get(name, "") for name in ("HEADPROBE_CACHE", "XDG_CACHE_HOME"))
+    own, general = (os.environ.get(name, "").strip() for name in ("HEADPROBE_CACHE", "XDG_CACHE_HOME"))
     if own:
         return in_home(own)
     return (Path(general) if general.startswith("/") else in_home("~/.cache")) / "headprobe"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,9 @@ from typing import Any
 from huggingface_hub import utils
 
 from headprobe.errors import FileAccessError, ModelError
-from headprobe.home import in_home
+from headprobe.home import user_cache
 from headprobe.models.files import read_object
 
-CACHE_VARIABLE = "HEADPROBE_CACHE"
 ORIGIN_FILE = "gguf.json"  # written last, so that a folder without it is none of ours
 LOCK_SECONDS = 0.5
 _UNFINISHED = re.compile(r"[0-9a-f]{64}\.\w+\.(tmp|joined)")
@@ -53,12 +51,8 @@ class Removed:
 
 
 def cache_folder() -> Path:
-    """Where converted folders are kept: `HEADPROBE_CACHE`, else `XDG_CACHE_HOME`/headprobe, else ~/.cache/headprobe."""
-    given = os.environ.get(CACHE_VARIABLE, "").strip()
-    if given:
-        return in_home(given) / "gguf"
-    home = os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache"
-    return in_home(home) / "headprobe" / "gguf"
+    """Where converted folders are kept, in the user's cache (`headprobe.home.user_cache`)."""
+    return user_cache() / "gguf"
 
 
 def converted(sha256: str) -> tuple[Path, GgufOrigin] | None:

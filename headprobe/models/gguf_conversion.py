@@ -28,7 +28,6 @@ from headprobe.models.config import check_decoder, read_geometry, whole
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.files import read_object
 from headprobe.models.gguf_cache import (
-    CACHE_VARIABLE,
     ORIGIN_FILE,
     GgufOrigin,
     cache_folder,
@@ -234,7 +233,7 @@ def _refuse_without_room(root: Path, file: GgufFile) -> None:
     if needed > free:
         raise FileAccessError(
             f"{file.name} takes {_size(needed)} once it is converted, {root} has {_size(free)} left: name a roomier "
-            f"folder with {CACHE_VARIABLE}"
+            f"folder with HEADPROBE_CACHE"
         )
 
 

@@ -169,8 +169,8 @@ class KnockoutProgress:
     """Work done and time left on stderr: a bar on a terminal, else a line at every tenth of the work."""
 
     def __init__(self, study: KnockoutStudy, journal: Journal) -> None:
-        due = study.bench.records_due(study.sets.values())
-        self._total, self._done = len(due), sum(name in journal.records for name in due)
+        self._study, self._journal = study, journal
+        self._count()
         self._new, self._told = 0, self._done * 10 // max(self._total, 1)
         self._place = told_place(study)
         self._is_terminal = sys.stderr.isatty()
@@ -181,10 +181,16 @@ class KnockoutProgress:
         )  # fmt: skip
         self._task = self._bar.add_task("knockout", total=self._total, completed=self._done, left="-")
 
+    def _count(self) -> None:
+        """What there is to do: less, once it is known which prompts the whole model answers."""
+        due = self._study.bench.records_due(self._study.sets.values(), self._journal.records)
+        self._total, self._done = len(due), sum(name in self._journal.records for name in due)
+
     def update(self, record: dict[str, Any]) -> None:
         """Count a piece of work: one prompt or text under one batch of sets."""
-        self._done, self._new = self._done + 1, self._new + 1
-        self._bar.update(self._task, advance=1, left=self._time_left())
+        self._new += 1
+        self._count()
+        self._bar.update(self._task, completed=self._done, total=self._total, left=self._time_left())
         tenth = self._done * 10 // self._total
         if not self._is_terminal and tenth > self._told:
             self._told = tenth
@@ -221,8 +227,9 @@ def print_result(folder: KnockoutFolder, result: KnockoutResult, written: AnySco
     bench, console = result.study.bench, stdout_console()
     lengths = ", ".join(f"{length:,}" for length in record["lengths"])
     head = (
-        f"{short_name(bench.loaded.name)}, heads off by {record['mode']}; {record['num_prompts']} prompts of {lengths} "
-        f"tokens, {record['num_needles']} needles of {record['needles']['name']}, {record['draws']} draws"
+        f"{short_name(bench.loaded.name)}, heads off by {record['mode']}; {record['num_asked']} prompts of {lengths} "
+        f"tokens with {record['needles']['name']} needles, of which it answers {record['num_prompts']} with all heads "
+        f"on; {record['draws']} draws"
     )
     console.print(head, soft_wrap=True, markup=False)
     for metric, name in NAMES.items():
@@ -263,7 +270,9 @@ def step_row(step: Step, metric: str) -> tuple[str, ...]:
 def _figure(value: float | None, metric: str, sign: str = "-") -> str:
     if value is None:
         return ""
-    return f"{100 * value:{sign}.0f}" if metric == "answered" else f"{value:{sign}.2f}"
+    if metric == "answered":
+        return f"{round(100 * value) or 0:{sign}}"
+    return f"{round(value, 2) or 0.0:{sign}.2f}"
 
 
 def _interval(found: Estimate, metric: str, sign: str = "-") -> str:

@@ -105,7 +105,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a set of heads that is off leaves, each a value per prompt, `text_loss` one per text.
+    """What a set of heads that is off leaves, each a value per prompt that the whole model answers, `text_loss` one per
+    text.
 
     `answered` and `exact_match` are 0 or 1, `answer_f1` in [0, 1]; `answer_loss` (of the gold answer; None where it
     cannot be had) and `text_loss` in nats per token.
@@ -124,8 +125,20 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
+class Measured:
+    """The outcome of each set of heads, by the sorted set (`()` is the whole model), over `prompts`: those that the
+    whole model answers."""
+
+    prompts: tuple[Prompt, ...]
+    outcomes: Mapping[HeadSet, Outcome]
+
+
+@dataclass(frozen=True, eq=False)
 class KnockoutBench:
-    """Prompts and texts for one model and mode. Make one with `build`; `measure` takes any number of head sets."""
+    """Prompts and texts for one model and mode. Make one with `build`; `measure` takes any number of head sets.
+
+    Only prompts that the model answers with all its heads on are asked again: the others have nothing to lose.
+    """
 
     loaded: LoadedModel
     options: KnockoutOptions
@@ -147,7 +160,7 @@ class KnockoutBench:
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """The needles' prompts, in the order of all outcomes."""
+        """All needles' prompts."""
         return self.job.needle_prompts
 
     @cached_property
@@ -155,10 +168,9 @@ class KnockoutBench:
         """By trial id the needle in it."""
         return {spec.id: spec.needle for spec in self.job.plan.trials()}
 
-    @property
-    def clusters(self) -> list[str]:
+    def clusters(self, prompts: Sequence[Prompt]) -> list[str]:
         """For each prompt what it is drawn with: its needle."""
-        return [self.needles[prompt.trial_id].id for prompt in self.prompts]
+        return [self.needles[prompt.trial_id].id for prompt in prompts]
 
     @property
     def hidden(self) -> Span:
@@ -178,17 +190,24 @@ class KnockoutBench:
         parts = [tuple(others[start : start + self.batch]) for start in range(0, len(others), self.batch)]
         return [(WHOLE,), *parts]
 
-    def records_due(self, sets: Iterable[HeadSet]) -> list[str]:
-        """The ids of all records of a run, in their order of work."""
-        count = len(self.batches(sets))
-        return [
-            due
-            for number in range(count)
-            for due in (
-                *(needle_record(number, prompt.trial_id) for prompt in self.prompts),
-                *(text_record(number, text) for text in range(len(self.texts))),
-            )
-        ]
+    def records_due(self, sets: Iterable[HeadSet], records: Mapping[str, Record] | None = None) -> list[str]:
+        """The ids of all records of a run, in their order of work. As long as `records` do not tell which prompts the
+        whole model answers, these are all prompts."""
+        answered = self.answered(records or {})
+        due = []
+        for number in range(len(self.batches(sets))):
+            asked = answered if number and answered is not None else self.prompts
+            due += [needle_record(number, prompt.trial_id) for prompt in asked]
+            due += [text_record(number, text) for text in range(len(self.texts))]
+        return due
+
+    def answered(self, records: Mapping[str, Record]) -> tuple[Prompt, ...] | None:
+        """The prompts that the whole model answers; None where `records` do not hold all of its answers."""
+        rows = [records.get(needle_record(0, prompt.trial_id)) for prompt in self.prompts]
+        if None in rows:
+            return None
+        pairs = zip(self.prompts, rows, strict=True)
+        return tuple(prompt for prompt, row in pairs if row is not None and row["rows"][0]["answered"])
 
     def describe(self, sets: Sequence[HeadSet]) -> dict[str, Any]:
         """All that decides what the records hold: a journal belongs to exactly this."""
@@ -207,27 +226,38 @@ class KnockoutBench:
         sets: Sequence[HeadSet],
         journal: Records | None = None,
         on_record: Callable[[Record], None] | None = None,
-    ) -> dict[HeadSet, Outcome]:
-        """The outcome of each set of `(layer, head)` query heads, by the sorted set; `()` is the whole model.
+    ) -> Measured:
+        """The outcome of each set of `(layer, head)` query heads.
 
         Records that `journal` holds are not measured again; `on_record` is called behind each new one. Raises
         `NoPassingTrialError` where the whole model answers no needle: there is nothing that heads could cost then.
         """
         kept: Records = Memory() if journal is None else journal
-        found: dict[HeadSet, Outcome] = {}
-        for number, batch in enumerate(self.batches(sets)):
-            self._run(number, batch, kept, on_record)
-            found |= dict(zip(batch, self._outcomes(number, len(batch), kept.records), strict=True))
-            if not number:
-                self._check_answered(found[WHOLE], kept.records)
-        return found
+        whole, *others = self.batches(sets)
+        self._run(0, whole, self.prompts, kept, on_record)
+        prompts = self.answered(kept.records) or ()
+        if not prompts:
+            raise self._unanswered(kept.records)
+        for number, batch in enumerate(others, 1):
+            self._run(number, batch, prompts, kept, on_record)
+        outcomes = {
+            heads: outcome
+            for number, batch in enumerate([whole, *others])
+            for heads, outcome in zip(batch, self._outcomes(number, len(batch), prompts, kept.records), strict=True)
+        }
+        return Measured(prompts, outcomes)
 
     def _run(
-        self, number: int, batch: Sequence[HeadSet], kept: Records, on_record: Callable[[Record], None] | None
+        self,
+        number: int,
+        batch: Sequence[HeadSet],
+        prompts: Sequence[Prompt],
+        kept: Records,
+        on_record: Callable[[Record], None] | None,
     ) -> None:
         runs = AblatedRuns(self.loaded, batch, self.options.mode, self.means)
-        done = {p.trial_id for p in self.prompts if needle_record(number, p.trial_id) in kept.records}
-        for prompt, said in runs.answers(self.prompts, done):
+        done = {prompt.trial_id for prompt in prompts if needle_record(number, prompt.trial_id) in kept.records}
+        for prompt, said in runs.answers(prompts, done):
             rows = [self._row(prompt, each) for each in said]
             _keep(kept, {"trial": needle_record(number, prompt.trial_id), "rows": rows}, on_record)
         heard = {i for i in range(len(self.texts)) if text_record(number, i) in kept.records}
@@ -246,8 +276,10 @@ class KnockoutBench:
             "answer_loss": said.loss,
         }
 
-    def _outcomes(self, number: int, count: int, records: Mapping[str, Record]) -> list[Outcome]:
-        rows = [records[needle_record(number, prompt.trial_id)]["rows"] for prompt in self.prompts]
+    def _outcomes(
+        self, number: int, count: int, prompts: Sequence[Prompt], records: Mapping[str, Record]
+    ) -> list[Outcome]:
+        rows = [records[needle_record(number, prompt.trial_id)]["rows"] for prompt in prompts]
         texts = [records[text_record(number, text)]["losses"] for text in range(len(self.texts))]
         made = []
         for place in range(count):
@@ -257,11 +289,9 @@ class KnockoutBench:
             made.append(Outcome(**plain, answer_loss=losses, text_loss=tuple(row[place] for row in texts)))
         return made
 
-    def _check_answered(self, whole: Outcome, records: Mapping[str, Record]) -> None:
-        if any(whole.answered):
-            return
+    def _unanswered(self, records: Mapping[str, Record]) -> NoPassingTrialError:
         rows = [records[needle_record(0, prompt.trial_id)]["rows"][0]["response"] for prompt in self.prompts[:3]]
-        raise NoPassingTrialError(
+        return NoPassingTrialError(
             f"the model answers none of {len(self.prompts)} prompts with all its heads on, so that switching heads off "
             f"can cost nothing; it said: {'; '.join(repr(said[:80]) for said in rows)}"
         )
@@ -313,7 +343,7 @@ def knockout_curves(
                 f"steps {list(steps)!r:.60} do not rise from 1 to at most the {len(order)} of {name!r:.60}"
             )
     sets = {name: [tuple(sorted(order[:k])) for k in steps] for name, order in orders.items()}
-    found = bench.measure([heads for each in sets.values() for heads in each], journal, on_record)
+    found = bench.measure([heads for each in sets.values() for heads in each], journal, on_record).outcomes
     return {
         name: KnockoutCurve(found[WHOLE], tuple(steps), tuple(found[heads] for heads in each))
         for name, each in sets.items()

@@ -86,7 +86,7 @@ def told_place(study: KnockoutStudy) -> dict[str, Any]:
     bench = study.bench
     return {
         "prompts": len(bench.prompts),
-        "needles": len(set(bench.clusters)),
+        "needles": len(set(bench.clusters(bench.prompts))),
         "sets": len(set(study.sets.values())),
         "batches": len(bench.batches(study.sets.values())),
     }

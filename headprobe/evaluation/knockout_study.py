@@ -18,7 +18,6 @@ from headprobe.evaluation.knockout_bench import (
     WHOLE,
     KnockoutBench,
     KnockoutOptions,
-    Outcome,
     Record,
     Records,
     needle_record,
@@ -30,6 +29,7 @@ from headprobe.geometry import ModelGeometry
 from headprobe.home import shipped_needle_sets
 from headprobe.models.catalog import find_alias, short_name
 from headprobe.models.loading import LoadedModel, geometry_of, load_model
+from headprobe.probes.prompt import Prompt
 from headprobe.profiling.journal import field, is_number, one_of, share, text
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.uncertainty import Estimate
@@ -66,41 +66,35 @@ class KnockoutStudy:
     def _num_draws(self) -> int:
         return self.bench.options.draws
 
-    @property
-    def num_records(self) -> int:
-        """How many records the whole run gives."""
-        return len(self.bench.records_due(self.sets.values()))
-
     def check(self) -> RecordCheck:
         """What a record in the journal must be."""
         return RecordCheck(self)
 
     def run(self, journal: Records | None = None, on_record: Callable[[Record], None] | None = None) -> KnockoutResult:
         """Measure what `journal` does not hold. Raises as `KnockoutBench.measure`."""
-        found = self.bench.measure(list(self.sets.values()), journal, on_record)
-        return self._result({place: found[heads] for place, heads in self.sets.items()}, found[WHOLE])
-
-    def _result(self, found: Mapping[tuple[int, int], Outcome], whole: Outcome) -> KnockoutResult:
-        clusters = self.bench.clusters
+        measured = self.bench.measure(list(self.sets.values()), journal, on_record)
+        found, whole = measured.outcomes, measured.outcomes[WHOLE]
+        clusters = self.bench.clusters(measured.prompts)
         steps = []
         for k in self.steps:
-            random = [outcome for (step, draw), outcome in found.items() if step == k and draw]
-            off = len(self.sets[k, 0])
-            steps.append(make_step(k, off, Sides(whole, found[k, 0], random), clusters, len(self.steps)))
+            random = [found[heads] for (step, draw), heads in self.sets.items() if step == k and draw]
+            top = self.sets[k, 0]
+            steps.append(make_step(k, len(top), Sides(whole, found[top], random), clusters, len(self.steps)))
         estimates = whole_estimates(whole, clusters)
         vocabulary = self.bench.loaded.model.config.get_text_config(decoder=True).vocab_size
         verdict = verdict_of(estimates, steps, len(set(clusters)), log(vocabulary))
-        return KnockoutResult(self, estimates, tuple(steps), verdict)
+        return KnockoutResult(self, measured.prompts, estimates, tuple(steps), verdict)
 
 
 @dataclass(frozen=True, eq=False)
 class KnockoutResult:
-    """What was measured: `whole` with all heads, `steps`, and the verdict.
+    """What was measured on `prompts`, those that the whole model answers: `whole` with all heads, `steps`, the verdict.
 
     `record()` is JSON, `causal()` the part of it that a score file can hold (`headprobe.scores.causal`).
     """
 
     study: KnockoutStudy
+    prompts: tuple[Prompt, ...]
     whole: dict[str, Estimate]
     steps: tuple[Step, ...]
     verdict: Verdict
@@ -113,8 +107,9 @@ class KnockoutResult:
             "mode": bench.options.mode,
             "effect": self.verdict.effect,
             "verdict": self.verdict.text,
-            "num_prompts": len(bench.prompts),
-            "num_needles": len(set(bench.clusters)),
+            "num_asked": len(bench.prompts),
+            "num_prompts": len(self.prompts),
+            "num_needles": len(set(bench.clusters(self.prompts))),
             "needles": {name: plan["needles"][name] for name in ("name", "sha256")},
             "haystack": plan["haystack"],
             "lengths": plan["lengths"],

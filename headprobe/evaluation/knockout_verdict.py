@@ -211,19 +211,15 @@ def _rise(whole: dict[str, Estimate], side: dict[str, Estimate]) -> str:
 
 
 def _costs(whole: dict[str, Estimate], step: Step) -> str:
-    """`removing the top 5 costs 80 points of answered needles, as many random ones 2`."""
+    """`removing the top 5 costs 80 points, random ones 2`, of 100 that all heads have."""
     top, random = (_cost(whole, side, "answered") for side in (step.top, step.random or {}))
     heads = "top head" if step.k == 1 else f"top {step.k}"
     other = "a random one" if step.k == 1 else "random ones"
-    return f"removing the {heads} costs {_points(top)} points of {_share(whole)} answered, {other} {_points(random)}"
+    return f"removing the {heads} costs {_points(top)} points, {other} {_points(random)}"
 
 
 def _cost(whole: dict[str, Estimate], side: dict[str, Estimate], metric: str) -> float:
     return (whole[metric].mean or 0.0) - (side[metric].mean or 0.0)
-
-
-def _share(whole: dict[str, Estimate]) -> str:
-    return f"{100 * (whole['answered'].mean or 0.0):.0f} %"
 
 
 def _gap(step: Step) -> float:
@@ -235,7 +231,7 @@ def _points(share: float) -> str:
 
 
 def _needles(count: int) -> str:
-    return f"{count} needle" if count == 1 else f"{count} needles"
+    return f"{count} answered needle" if count == 1 else f"{count} answered needles"
 
 
 def _why_not(count: int) -> str:

@@ -233,7 +233,7 @@ def _refuse_without_room(root: Path, file: GgufFile) -> None:
     if needed > free:
         raise FileAccessError(
             f"{file.name} takes {_size(needed)} once it is converted, {root} has {_size(free)} left: name a roomier "
-            f"folder with HEADPROBE_CACHE"
+            "folder with HEADPROBE_CACHE"
         )
 
 

@@ -19,7 +19,13 @@ import pytest
 from headprobe.commands.knockout import step_row
 from headprobe.errors import OptionError
 from headprobe.evaluation.head_orders import HeadOrder
-from headprobe.evaluation.knockout_bench import KnockoutBench, KnockoutOptions, knockout_curves
+from headprobe.evaluation.knockout_bench import (
+    KnockoutBench,
+    KnockoutOptions,
+    Memory,
+    knockout_curves,
+    needle_record,
+)
 from headprobe.evaluation.knockout_study import KnockoutStudy, RecordCheck, knockout
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
@@ -60,9 +66,7 @@ def test_the_planted_heads_matter_and_the_score_file_says_so_afterwards(cli: Cli
     assert step["random"]["answered"]["mean"] >= 0.9
     assert step["top"]["answer_loss"]["mean"] > 5 > 1 > step["random"]["answer_loss"]["mean"]
     assert record["effect"] == "causal"
-    assert record["verdict"].startswith(
-        "The heads matter: removing the top 4 costs 100 points of 100 % answered, random"
-    )
+    assert record["verdict"].startswith("The heads matter: removing the top 4 costs 100 points, random")
     assert {file.name for file in Path("out").iterdir()} == {"trials.jsonl", "summary.json", "knockout.png"}
     kept = {key: value for key, value in record.items() if key not in ("path", "written_to")}
     assert json.loads(Path("out/summary.json").read_text(encoding="utf-8")) == kept
@@ -244,7 +248,13 @@ def test_records_that_no_run_writes_are_refused(demo: LoadedModel) -> None:
     options = KnockoutOptions(lengths=(256,), depths=1, needles_per_cell=1, top=(1,), draws=1)
     study = KnockoutStudy.build(demo, read_any(SHIPPED), options)
     check = RecordCheck(study)
-    row = {"response": "x", "answered": True, "exact_match": False, "answer_f1": 0.5, "answer_loss": None}
+    row: dict[str, Any] = {
+        "response": "x",
+        "answered": True,
+        "exact_match": False,
+        "answer_f1": 0.5,
+        "answer_loss": None,
+    }
     needle, text = study.bench.records_due(study.sets.values())[:2]
     check({"trial": needle, "rows": [row]})
     check({"trial": text, "losses": [2.5]})
@@ -274,3 +284,21 @@ def test_lines_of_the_tables() -> None:
     )  # fmt: skip
     alone = step_row(step(outcome(10)), "answered")
     assert alone[3:] == ("", "", "", "", "")
+
+
+def test_what_the_whole_model_does_not_answer_is_not_asked_again(demo: LoadedModel) -> None:
+    options = KnockoutOptions(lengths=(256,), depths=3, needles_per_cell=1, top=(4,), draws=1)
+    study = KnockoutStudy.build(demo, read_any(SHIPPED), options)
+    bench, kept = study.bench, Memory()
+    asked = [prompt.trial_id for prompt in bench.prompts]
+    row = {"response": "x", "answered": False, "exact_match": False, "answer_f1": 0.0, "answer_loss": 9.0}
+    kept.add({"trial": needle_record(0, asked[1]), "rows": [row]})
+    sets = list(study.sets.values())
+    assert len(bench.records_due(sets, kept.records)) == 2 * (3 + len(bench.texts))  # it is not known yet
+    result = study.run(kept)
+    assert [prompt.trial_id for prompt in result.prompts] == [asked[0], asked[2]]
+    assert set(kept.records) == set(bench.records_due(sets, kept.records))
+    assert needle_record(1, asked[1]) not in kept.records
+    assert result.whole["answered"].mean == 1.0
+    assert (result.causal()["num_asked"], result.causal()["num_prompts"]) == (3, 2)
+    assert result.verdict.text == "Cannot be said with 2 answered needles: needs at least 5 different ones."

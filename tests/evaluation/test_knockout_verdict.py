@@ -53,19 +53,14 @@ def test_more_steps_widen_the_interval_that_decides() -> None:
 def test_heads_that_matter() -> None:
     found = verdict(step(outcome(38), outcome(39), k=1), step(outcome(8), outcome(39), outcome(40)))
     assert found.effect == "causal"
-    assert found.text.startswith(
-        "The heads matter: removing the top 5 costs 80 points of 100 % answered, random ones 1 (difference "
-    )
+    assert found.text.startswith("The heads matter: removing the top 5 costs 80 points, random ones 1 (difference ")
     assert found.text.endswith(
         "The loss on plain text (2.07 nats per token) changes by +0.00, with random ones off by +0.00."
     )
 
 
 def test_one_head_is_told_of_in_the_singular() -> None:
-    assert (
-        "removing the top head costs 100 points of 100 % answered, a random one 0"
-        in verdict(step(outcome(0), outcome(40), k=1)).text
-    )
+    assert "removing the top head costs 100 points, a random one 0" in verdict(step(outcome(0), outcome(40), k=1)).text
 
 
 def test_heads_without_which_plain_text_suffers_too_do_more_than_retrieve() -> None:
@@ -84,14 +79,14 @@ def test_no_effect_is_a_verdict() -> None:
     found = verdict(step(outcome(40), outcome(40), k=1), step(outcome(40), outcome(40)))
     assert found.effect == "none"
     assert found.text.startswith(
-        "No causal effect: removing the top 5 costs 0 points of 100 % answered, random ones 0; a difference above 8 "
+        "No causal effect: removing the top 5 costs 0 points, random ones 0; a difference above 8 "
     )  # of 40 needles none changed: up to 3 in 40 may
 
 
 def test_an_order_that_is_worse_than_chance() -> None:
     found = verdict(step(outcome(40), outcome(10), outcome(12)))
     assert found.effect == "reversed"
-    assert "removing the top 5 costs 0 points of 100 % answered, random ones 72" in found.text
+    assert "removing the top 5 costs 0 points, random ones 72" in found.text
 
 
 @pytest.mark.parametrize(("top", "random"), [(30, (34,)), (0, ())])
@@ -99,7 +94,7 @@ def test_what_cannot_be_said_is_said(top: int, random: tuple[int, ...]) -> None:
     drawn = [outcome(each, shift=20) for each in random]
     found = verdict(step(outcome(top), *drawn))
     assert found.effect == "unclear"
-    assert found.text.startswith("Cannot be said with 40 needles: ")
+    assert found.text.startswith("Cannot be said with 40 answered needles: ")
 
 
 def test_a_single_draw_as_low_as_the_best_heads_leaves_it_open() -> None:
@@ -110,7 +105,7 @@ def test_a_single_draw_as_low_as_the_best_heads_leaves_it_open() -> None:
 def test_few_needles_say_nothing() -> None:
     found = verdict(step(outcome(0), outcome(40), clusters=["a", "b"] * 20), num_needles=2)
     assert (found.effect, found.text) == (
-        "unclear", "Cannot be said with 2 needles: needs at least 5 different ones.",
+        "unclear", "Cannot be said with 2 answered needles: needs at least 5 different ones.",
     )  # fmt: skip
     alone = step(outcome(0), outcome(40), clusters=["a"] * PROMPTS)
     assert alone.verdict is None

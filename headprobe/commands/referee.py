@@ -42,6 +42,7 @@ from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
 
 ALL = "all"
+FEW_ANSWERS = 5
 
 
 def referee_command(
@@ -104,6 +105,11 @@ def referee_command(
         if journal.was_cut:
             tell_cut(journal.path)
         result = Referee(loaded, plan, folder, journal, on_part=tell_part).run()
+    if result.answered < FEW_ANSWERS:
+        tell(
+            f"warning: the model answers {result.answered} of {result.asked} prompts with all heads: areas and shares "
+            "rest on those alone, --prompts gives more"
+        )
     write_files(folder, result)
     print_result(folder, result, as_json)
 

@@ -24,6 +24,7 @@ def test_it_writes_result_table_picture_and_score_files(cli: Any, folder: Path) 
     assert done.code == 0, done.err
     assert "scored by mass" in done.err
     assert "asked on a budget: even 32" in done.err
+    assert "warning: the model answers 2 of 2 prompts with all heads: areas and shares rest on those alone" in done.err
     record = json.loads((folder / "referee.json").read_bytes())
     assert record["schema"] == "headprobe-referee/1"
     assert [detector["name"] for detector in record["detectors"]] == ["mass", "echo"]

@@ -23,7 +23,7 @@ class FullHeads(Attention):
         self._plan = plan
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
-        """Stock, with the plan's block size; the manager lets others find prompts alone where these are read densely."""
+        """Stock, with the plan's block size; where prompts are read densely, of a kind whose answers are not found."""
         stock = super().get_kv_cache_spec(vllm_config)
         assert isinstance(stock, FullAttentionSpec)
         spec = replace(stock, block_size=self._plan.full_block_size)

@@ -35,7 +35,7 @@ def main() -> None:
     seen, rows = {}, {}
     for name, plan in (("all heads alike", None), ("plan", given.plan)):
         with engine(given.model, plan, **options) as llm:
-            run(llm, prompts[:1], 2)  # warm
+            run(llm, [prompts[0][:64]], 2)  # warm
             llm.reset_prefix_cache()
             seen[name] = run(llm, prompts, given.new_tokens)
             rows[name] = _row(seen[name], llm, given)

@@ -26,10 +26,11 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=10)
     parser.add_argument("--per-cell", type=int, default=2)
     parser.add_argument("--needles", default="reasoning")
+    parser.add_argument("--inner", action="store_true", help="leave the first and the last depth out")
     parser.add_argument("--seeds", type=int, default=3, help="draws of random heads")
     add_json(parser)
     given = parser.parse_args()
-    asked, loaded = needles(given.model, given.length, given.depths, given.per_cell, given.needles)
+    asked, loaded = needles(given.model, given.length, given.depths, given.per_cell, given.needles, inner=given.inner)
     folder, tokenizer = loaded.model.config._name_or_path, loaded.tokenizer
     new_tokens = max(needle.answer_tokens for needle in asked) + 4
     del loaded

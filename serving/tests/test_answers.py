@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 pytest.importorskip("headprobe", reason="headprobe is not installed here: pip install -e .")
 
-from headprobe_vllm.caches import SinkWindowManager
+from headprobe_vllm.caches import PromptFullManager, SinkWindowManager
 from headprobe_vllm.plan import read_plan
 from proof.duo import duo_answers, load
 from proof.engine import DEMO, engine, managers, run
@@ -133,6 +133,7 @@ def test_an_answer_that_comes_back_in_a_prompt_is_read_as_a_prompt(prefill: str,
     path = write_plan(tmp_path, prefill=prefill)
     first, end, other = random_prompts((600, 30, 50), seed=10)
     with engine(DEMO, path, enable_prefix_caching=True) as llm:
+        assert any(isinstance(manager, PromptFullManager) for manager in managers(llm)) == (prefill == "dense")
         answer = run(llm, [first], 100).answers[0]
         prompts = [first + answer + end, first + answer + other]
         seen = [run(llm, [prompt], 20) for prompt in prompts]

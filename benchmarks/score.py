@@ -24,8 +24,8 @@ import torch
 from benchmarks.environment import environment, write_result
 from benchmarks.published import published_trial
 from headprobe.geometry import ModelGeometry
+from headprobe.models.devices import PeakMemory
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.models.memory import PeakMemory
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.profiler import Measured, Profiler, prefix_order

@@ -23,7 +23,7 @@ from benchmarks.environment import environment, write_result
 from benchmarks.survey_checks import CHECKS, Subject, verdict
 from benchmarks.survey_models import SKIPPED, families, tiny_configs, tiny_model
 from headprobe.errors import HeadprobeError
-from headprobe.models.decoders import check_decoder, one_line, read_geometry
+from headprobe.models.config import check_decoder, one_line, read_geometry
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 MARKS = "<!-- survey: begin -->\n", "<!-- survey: end -->\n"

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 
 from benchmarks.survey_models import VOCABULARY
+from headprobe.attention.rows import AttentionRows, row_capture, wanted_rows
 from headprobe.compression.session import compress
 from headprobe.errors import HeadprobeError
 from headprobe.evaluation.knockout import hidden_span
 from headprobe.evaluation.value_norms import measure_value_norms, norm_capture
-from headprobe.models.decoders import one_line, read_geometry
+from headprobe.models.config import one_line, read_geometry
 from headprobe.models.releases import cache_of, with_cache
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators import ESTIMATORS
-from headprobe.profiling.prefix_cache import PrefixCache
-from headprobe.profiling.profiler import Measured, Profiler
+from headprobe.profiling.profiler import Measured, PrefixCache, Profiler
 from headprobe.spans import Span
 
 TOKENS = 50

@@ -18,11 +18,11 @@ TYPE_CHECKING = False  # hardly anything is imported here, so that the command l
 if TYPE_CHECKING:
     from typing import Any
 
+    from headprobe.compression.decoding import Sampler as Sampler
     from headprobe.compression.generation import generate_batch as generate_batch
     from headprobe.compression.policies import Policy as Policy
     from headprobe.compression.policies import make_policy as make_policy
     from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
-    from headprobe.compression.sampling import Sampler as Sampler
     from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
     from headprobe.geometry import ModelGeometry as ModelGeometry
@@ -70,7 +70,7 @@ _PUBLIC = {
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
     "Policy": ("headprobe.compression.policies", "Policy"),
     "RaggedCache": ("headprobe.compression.ragged_cache", "RaggedCache"),
-    "Sampler": ("headprobe.compression.sampling", "Sampler"),
+    "Sampler": ("headprobe.compression.decoding", "Sampler"),
     "ScoreOptions": ("headprobe.profiling.run", "ScoreOptions"),
     "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
     "compress": ("headprobe.compression.session", "compress"),

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from headprobe._version import __version__
-from headprobe.commands.app import App, Command, Group, Table
+from headprobe.commands.app import App, Command, Group, Table, refuse_undecodable
 from headprobe.commands.interrupts import INTERRUPTED, LINE, InterruptedRunError
-from headprobe.commands.option_values import refuse_undecodable
 from headprobe.commands.output import one_line
 from headprobe.commands.streams import fill_closed, let_go, named_output, refuse_closed_output, write_error
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from headprobe.cli import USAGE_ERROR, app
-from headprobe.evaluation.recommended import Recommended
+from headprobe.evaluation.known_scores import Recommended
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

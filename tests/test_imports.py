@@ -83,7 +83,7 @@ def test_imports_point_down_only() -> None:
         ("headprobe.probes.plan", "from headprobe import profiling", "imports headprobe.profiling, which lies higher"),
         ("headprobe.scores.table", "def f():\n  from headprobe.models import hub", "scores and models are strangers"),
         ("headprobe.commands.doctor", "import headprobe", "imports headprobe, which lies higher"),
-        ("headprobe.probes.shipped", "from headprobe import __version__", "headprobe.__version__, which lies higher"),
+        ("headprobe.home", "from headprobe import __version__", "headprobe.__version__, which lies higher"),
         ("headprobe.profiling.run", "from headprobe import load_model", "headprobe.load_model, which lies higher"),
         ("headprobe.cli", "from headprobe.attic import box", "imports headprobe.attic.box, which is in no room"),
     ],

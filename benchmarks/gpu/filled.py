@@ -14,8 +14,7 @@ from benchmarks.gpu.shapes import Shape
 from headprobe.compression.budgets import Floats, Ints
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.kernels.choice import Kernel
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import make_policy
+from headprobe.compression.policies import CompressionPlan, make_policy
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.ragged_store import RaggedStore, Segment
 from headprobe.compression.session import CompressionSession, compress

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.targets import TARGETS
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.scores.files import write_atomically
 
 SCHEMA = "headprobe-gpu-benchmark/1"
 

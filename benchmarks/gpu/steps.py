@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_cache, full_plan, planned, set_kernel, uneven_plan, used_bytes
 from headprobe.compression.decoding import Decoder
-from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import RaggedCache
 
 WARM, STEPS, REPEATS = 16, 32, 3

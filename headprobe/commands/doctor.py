@@ -16,8 +16,7 @@ from packaging.version import Version
 
 from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
-from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, ranked_kernels
-from headprobe.compression.kernels.measured import measured_shares
+from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, measured_shares, ranked_kernels
 from headprobe.models.catalog import bundled_model_folder, is_bundled
 from headprobe.models.hub import cache_folder, is_offline
 

@@ -9,8 +9,8 @@ import typer
 
 from headprobe.commands.output import print_table, write_json
 from headprobe.errors import OptionError
+from headprobe.home import shipped_haystacks
 from headprobe.probes.haystack import Haystack, load_haystack
-from headprobe.probes.shipped import shipped_haystacks
 
 
 def haystacks_command(

@@ -12,8 +12,14 @@ from headprobe.commands.output import stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, picture_file
 from headprobe.commands.reading import with_geometry
 from headprobe.errors import OptionError
-from headprobe.pictures.caption import HeatmapContent, PictureOptions, check_kind, heatmap_content
-from headprobe.pictures.difference import difference_content, pair_of
+from headprobe.pictures.content import (
+    HeatmapContent,
+    PictureOptions,
+    check_kind,
+    difference_content,
+    heatmap_content,
+    pair_of,
+)
 from headprobe.pictures.terminal import encodable, terminal_content
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.head_scores import rank_heads

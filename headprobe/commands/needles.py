@@ -12,8 +12,8 @@ import typer
 
 from headprobe.commands.output import print_table, write_json
 from headprobe.errors import OptionError
+from headprobe.home import shipped_needle_sets
 from headprobe.probes.needle import Needle, NeedleSet, load_needles
-from headprobe.probes.shipped import shipped_needle_sets
 
 
 def needles_command(

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headprobe.pictures.wording import format_of
-from headprobe.scores.atomic_file import check_place, write_atomically
-from headprobe.scores.same_place import refuse_one_place
+from headprobe.pictures.style import format_of
+from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class PictureFile:
 
     def write(self, draw: Callable[[], Any]) -> None:
         """Write the figure that `draw` makes. Raises as `write_atomically`."""
-        from headprobe.pictures.figures import figure_bytes  # matplotlib, only once there is something to draw
+        from headprobe.pictures.page import figure_bytes  # matplotlib, only once there is something to draw
 
         write_atomically(self.path, figure_bytes(draw, self.kind), self.overwrite)
 

@@ -12,9 +12,7 @@ from headprobe.commands.reading import with_geometry
 from headprobe.commands.scores.validate import suspect_at
 from headprobe.errors import OptionError
 from headprobe.pictures.report.report import report_html
-from headprobe.scores.atomic_file import check_place, write_atomically
-from headprobe.scores.file_bytes import MAX_BYTES
-from headprobe.scores.same_place import refuse_one_place
+from headprobe.scores.files import MAX_BYTES, check_place, refuse_one_place, write_atomically
 from headprobe.scores.validation import validate
 
 

@@ -12,14 +12,46 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
-from headprobe.commands.prompts_output import depths_reached
 from headprobe.models.loading import LoadedModel
-from headprobe.profiling.estimate import estimate
-from headprobe.profiling.rounds import settled
+from headprobe.probes.prompt import duplicate_prompts
+from headprobe.profiling.preflight import estimate
 from headprobe.profiling.run import Prepared
-from headprobe.profiling.scoring import passed
+from headprobe.profiling.scoring import passed, settled
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.uncertainty import head_intervals
+
+# What commands say about the prompts of a plan: which are the same, and where their needles really stand.
+
+
+def tell_prompts(prepared: Prepared) -> None:
+    """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
+    groups = duplicate_prompts(prepared.prompts)
+    if prepared.plan.removed:
+        tell(f"given twice, taken once: {', '.join(prepared.plan.removed)}")
+    if groups:
+        extra = sum(len(group) - 1 for group in groups)
+        reached = {prompt.trial_id: prompt.depth_reached for prompt in prepared.prompts}
+        tell(
+            f"warning: {extra} of {len(prepared.prompts)} prompts are the same as one of another depth "
+            f"({_reason(reached[groups[0][0]])}), such as {' and '.join(groups[0][:2])}"
+        )
+
+
+def _reason(reached: float | None) -> str:
+    if reached is None:
+        return "beside needle and question there is no room for background"
+    return f"of all places for a needle, {reached:g} % is the nearest to both"
+
+
+def depths_reached(prepared: Prepared) -> list[float | None]:
+    """For each depth of the plan the mean depth at which its needles really stand, in percent; None without any."""
+    specs = {spec.id: spec for spec in prepared.plan.trials()}
+    found: dict[float, list[float]] = {depth: [] for depth in prepared.plan.depths}
+    for prompt in prepared.prompts:
+        if prompt.depth_reached is not None:
+            found[specs[prompt.trial_id].depth].append(prompt.depth_reached)
+    return [round(sum(reached) / len(reached), 2) if reached else None for reached in found.values()]
+
 
 TOP_HEADS = 10
 PLAN_NOTES = {

@@ -15,7 +15,7 @@ from headprobe.errors import OptionError
 from headprobe.evaluation.head_budgets import default_prompt_tokens
 from headprobe.evaluation.serve_plan import ServePlan, plan_record, serve_plan
 from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.atomic_file import refuse_existing, write_atomically
+from headprobe.scores.files import refuse_existing, write_atomically
 from headprobe.scores.score_file import newest_score_file
 
 GIB = 2**30

@@ -1,22 +1,85 @@
-"""An answer on a compressed cache, and what it took."""
+"""An answer on a compressed cache, or several as one batch, and what it took."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from headprobe.compression.decoding import Decoder, run_step, up_to_end
-from headprobe.compression.joining import join
+from headprobe.compression.conversation import Conversation
+from headprobe.compression.decoding import Decoder, Sampler, run_step, up_to_end
+from headprobe.compression.layers import RaggedLayer, WindowedLayer
 from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import CompressionSession
 from headprobe.errors import DeviceMemoryError, OptionError
-from headprobe.models.memory import PeakMemory, is_out_of_memory
+from headprobe.models.devices import PeakMemory, is_out_of_memory
+
+# Prompts that were read one after another, brought together into one batch.
+
+
+def join(caches: Sequence[RaggedCache]) -> RaggedCache:
+    """One cache with the sequences of all `caches`, in their order, for decoding them together.
+
+    Each sequence goes on as if it were alone: sequences that have seen fewer tokens than the longest count as padded on
+    the left by the difference, as in a batch of left-padded prompts. Layers are joined one after another, and the
+    parts' are emptied as they are taken over, so that no more than one layer is held twice.
+
+    Raises `OptionError` for no cache, caches of different plans or models, one that has read no prompt, and layers that
+    are neither compressed nor have a sliding window.
+
+        caches = []
+        for ids in prompts:
+            model(input_ids=ids, **with_cache(model, session.new_cache()))
+            caches.append(session.cache)
+        session.cache = join(caches)
+    """
+    _check_joinable(caches)
+    tokens = max(cache.tokens_seen - pad for cache in caches for pad in cache.pads)
+    pads = [tokens - (cache.tokens_seen - pad) for cache in caches for pad in cache.pads]
+    joined = copy(caches[0])
+    joined.layers, joined.pads = [], pads
+    joined.conversation = Conversation.joined([cache.conversation for cache in caches], pads, tokens)
+    for index in range(len(caches[0].layers)):
+        parts: list[Any] = [cache.layers[index] for cache in caches]
+        joined.layers.append(type(parts[0]).joined(parts, tokens))
+        for part in parts:
+            part.reset()
+    for cache in caches:
+        cache.pads, cache.conversation = [], Conversation()
+    return joined
+
+
+def _check_joinable(caches: Sequence[RaggedCache]) -> None:
+    if not caches:
+        raise OptionError("there is nothing to join: 0 caches")
+    first = caches[0]
+    if len({id(cache) for cache in caches}) < len(caches):
+        raise OptionError(f"one of {len(caches)} caches is there twice: each can be joined once")
+    for index, cache in enumerate(caches):
+        if not cache.pads or len(cache.stores) < len(cache.ragged_layers):
+            raise OptionError(f"cache {index} has read no prompt: there is nothing to join")
+        if _kind(cache) != _kind(first):
+            raise OptionError(f"cache {index} has another policy, budget or model than cache 0: they can't be joined")
+    others = [type(layer).__name__ for layer in first.layers if not isinstance(layer, RaggedLayer | WindowedLayer)]
+    if others:
+        raise OptionError(f"caches with a {others[0]} can't be joined, only full attention and sliding windows")
+
+
+def _kind(cache: RaggedCache) -> tuple[object, ...]:
+    """What caches must have in common."""
+    plan = cache.plan
+    widths = [
+        (store.num_kv_heads, store.keys.shape[1], store.values.shape[1], store.keys.dtype) for store in cache.stores
+    ]
+    return plan.policy, plan.budget, plan.ratio, [type(layer) for layer in cache.layers], widths
+
+
+# An answer on a compressed cache, and what it took.
 
 
 @dataclass(frozen=True)

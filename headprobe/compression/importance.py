@@ -53,7 +53,7 @@ def column_sums(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -
     memory stays linear in K; on a GPU where triton is installed by a kernel that holds them in registers only.
     """
     if key.is_cuda and find_spec("triton") is not None:
-        from headprobe.compression.column_kernel import fused_column_sums  # triton, which not every machine has
+        from headprobe.compression.kernels.columns import fused_column_sums  # triton, which not every machine has
 
         return fused_column_sums(query, key, shape.scaling, shape.softcap, shape.sinks)
     heads, queries, _ = query.shape

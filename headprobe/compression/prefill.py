@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -10,9 +10,40 @@ import torch
 
 from headprobe.attention.dense import dense_attention
 from headprobe.compression.importance import AttentionShape, Observation, column_sums, value_norms
-from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_store import Segment
-from headprobe.compression.selection import kept_positions, protect
+
+# From importance and capacity to the entries that a head keeps.
+
+
+def protect(importance: torch.Tensor, recents: Sequence[int], sinks: int, capacities: Sequence[int]) -> torch.Tensor:
+    """`importance` `[G, n]` with infinity at entries that stay anyway: `sinks` first ones and each head's recent ones.
+
+    Where they exceed a head's capacity the sinks go first and the recent ones get the rest.
+    """
+    protected = importance.clone()
+    tokens = importance.shape[1]
+    firsts = [min(sinks, capacity, tokens) for capacity in capacities]
+    lasts = [min(recent, cap - first, tokens) for recent, cap, first in zip(recents, capacities, firsts, strict=True)]
+    bounds = list(zip(firsts, lasts, strict=True))
+    heads: Iterable[slice | int] = [slice(None)] if len(set(bounds)) == 1 else range(len(bounds))
+    for head, (first, last) in zip(heads, bounds, strict=False):
+        protected[head, :first] = torch.inf
+        protected[head, tokens - last :] = torch.inf
+    return protected
+
+
+def kept_positions(protected: torch.Tensor, capacities: Sequence[int]) -> list[torch.Tensor]:
+    """For each head of `protected` `[G, n]` the `capacity` positions of largest value, in rising order, int64.
+
+    Of equal values the earlier position is kept.
+    """
+    tokens = protected.shape[1]
+    if min(capacities) >= tokens:
+        every = torch.arange(tokens, device=protected.device)
+        return [every] * len(capacities)
+    order = torch.sort(protected, dim=-1, descending=True, stable=True).indices
+    return [order[head, :capacity].sort().values for head, capacity in enumerate(capacities)]
 
 
 @dataclass(frozen=True, eq=False)

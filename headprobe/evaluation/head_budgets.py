@@ -10,8 +10,7 @@ import numpy as np
 
 from headprobe.compression.allocators import HeadScore
 from headprobe.compression.budgets import Floats, Ints, authors_budgets, share_lost
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import Policy
+from headprobe.compression.policies import CompressionPlan, Policy
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, check_how, reduce_to_kv

@@ -1,20 +1,79 @@
-"""The folder of a needle grid: rows as they come, and what is made from them in the end."""
+"""The folder of a needle grid: rows as they come, checked when read back, and what is made from them in the end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headprobe.compression.policies import parameters
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.needle_trial import MEASURED
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
-from headprobe.profiling.journal import Check, Journal, check_journal
-from headprobe.scores.atomic_file import check_place
-from headprobe.scores.same_place import refuse_one_place
+from headprobe.profiling.journal import (
+    CHOICES,
+    Check,
+    Journal,
+    check_journal,
+    field,
+    number,
+    one_of,
+    share,
+    text,
+    whole,
+)
+from headprobe.scores.files import check_place, refuse_one_place
+
+if TYPE_CHECKING:
+    from headprobe.evaluation.needle_grid import NeedleGrid
+
+
+# Whether a row, read back from a needle grid's journal, is what a trial of that grid writes.
+
+COUNTS = ("new_tokens", "kv_entries", "kv_entries_asked", "kv_bytes", "kv_bytes_asked", "full_kv_bytes")
+
+
+class RowCheck:
+    """The check of one grid's rows: head and types of each field."""
+
+    def __init__(self, grid: NeedleGrid) -> None:
+        self._heads = {trial.id: trial.head() for trial in grid.trials()}
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for a row that is wrong."""
+        head = self._heads.get(row["trial"])
+        if head is None:
+            raise ValueError("the grid has no such trial")
+        for name, due in head.items():
+            if field(row, name) != due or type(row[name]) is not type(due):
+                raise ValueError(f"its {name} is {row[name]!r:.60}, the grid has {due!r:.60}")
+        if field(row, "error") is None:
+            _check_measured(row)
+            return
+        text(row, "error")
+        for name in MEASURED:
+            one_of(row, name, (None,))
+
+
+def _check_measured(row: Mapping[str, Any]) -> None:
+    for name in ("response", "kernel"):
+        text(row, name)
+    one_of(row, "exact_match", (True, False))
+    one_of(row, "chose", CHOICES)
+    share(row, "answer_f1")
+    for name in COUNTS:
+        whole(row, name, 0)
+    number(row, "ttft_s")
+    if field(row, "peak_bytes") is not None:
+        whole(row, "peak_bytes", 0)
+    if field(row, "s_per_token") is not None:
+        number(row, "s_per_token")
+
+
+# The folder of a needle grid: rows as they come, and what is made from them in the end.
 
 SCHEMA = "headprobe-needles/1"
 ROWS, SUMMARY, TABLE, GRID, CURVE = "trials.jsonl", "summary.json", "table.md", "grid.png", "recall.png"

@@ -13,15 +13,14 @@ from headprobe.compression.budgets import check_budget
 from headprobe.compression.generation import generate
 from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
+from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.needle_trial import GridTrial, Row, run_trial
 from headprobe.evaluation.questions import context_end
-from headprobe.evaluation.recommended import with_recommended_window
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.grid import MOST_PLACES, check_number
-from headprobe.probes.plan import TrialSpec
+from headprobe.probes.encoding import resolve_template
+from headprobe.probes.plan import MOST_PLACES, TrialSpec, check_number
 from headprobe.probes.prompt import Prompt
-from headprobe.probes.template import resolve_template
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.run import Prepared, ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids

@@ -9,8 +9,8 @@ from statistics import fmean, median
 from typing import Any
 
 from headprobe.evaluation.needle_trial import Row
-from headprobe.evaluation.paired import Estimate, estimate, paired_difference
 from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
+from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
 
 METRICS = ("exact_match", "answer_f1")
 

@@ -20,9 +20,9 @@ from headprobe.attention.tap import LayerCall, tapped
 from headprobe.compression import importance
 from headprobe.compression.importance import AttentionShape, column_sums, value_norms
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError, PlanError
+from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
 from headprobe.models.loading import LoadedModel
-from headprobe.models.memory import is_out_of_memory
 
 Floats32 = NDArray[np.float32]
 

@@ -16,14 +16,15 @@ from headprobe.errors import DeviceMemoryError, ModelError
 from headprobe.geometry import ModelGeometry
 from headprobe.models import hub
 from headprobe.models.catalog import REBUILD_HINT, ResolvedModel, bundled_model_folder, is_bundled, resolve
-from headprobe.models.decoders import read_config, read_geometry, read_window, whole
-from headprobe.models.devices import check_dtype, pick_device, pick_dtype
-from headprobe.models.end_tokens import check_generation_config
-from headprobe.models.fingerprint import weights_fingerprint
-from headprobe.models.memory import is_out_of_memory
-from headprobe.models.quiet import quiet_transformers
-from headprobe.models.tokenizer_files import broken_tokenizer_file, check_tokenizer_config
-from headprobe.models.weight_files import check_weight_files
+from headprobe.models.config import check_generation_config, read_config, read_geometry, read_window, whole
+from headprobe.models.devices import check_dtype, is_out_of_memory, pick_device, pick_dtype
+from headprobe.models.files import (
+    broken_tokenizer_file,
+    check_tokenizer_config,
+    check_weight_files,
+    weights_fingerprint,
+)
+from headprobe.models.releases import quiet_transformers
 
 if TYPE_CHECKING:  # at run time each class is loaded when it is first used, which takes a second
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -1,17 +1,20 @@
-"""What differs between the releases of transformers that headprobe supports (5.17 to the newest), in one place.
-
-From 5.24 on a model's forward takes its KV cache as `cache`; before that, and in modelling code that still uses the old
-name, as `past_key_values`.
-"""
+"""transformers as it is: what differs between the supported releases (5.17 to the newest), and how to keep it quiet."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache as memoized
 from typing import Any
 
-from transformers import GenerationMixin
+from transformers import GenerationMixin, utils
+
+# What differs between the releases of transformers that headprobe supports (5.17 to the newest), in one place.
+#
+# From 5.24 on a model's forward takes its KV cache as `cache`; before that, and in modelling code that still uses
+# the old name, as `past_key_values`.
 
 CACHE_NAMES = ("cache", "past_key_values")  # newest first
 
@@ -44,3 +47,23 @@ def given_cache(named: Mapping[str, Any]) -> Any:
 def cache_of(output: Any) -> Any:
     """The KV cache that a model's output carries."""
     return given_cache(output)
+
+
+# Keep transformers from writing on the terminal while a model is loaded.
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, no advice and no warnings from transformers inside; as it was before afterwards."""
+    logging: Any = utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -14,9 +14,8 @@ from rich.text import Text
 from headprobe.compression.budgets import Ints
 from headprobe.compression.policies import parameters
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
-from headprobe.pictures.colours import AT_NIGHT, along, is_dark
+from headprobe.pictures.style import AT_NIGHT, along, count, is_dark, told_bytes
 from headprobe.pictures.terminal import SHADES, shows_colour
-from headprobe.pictures.wording import count, told_bytes
 from headprobe.scores.head_scores import Floats
 
 

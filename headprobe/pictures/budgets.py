@@ -15,9 +15,9 @@ from headprobe.compression.budgets import head_score_budgets
 from headprobe.errors import OptionError
 from headprobe.evaluation.head_budgets import BudgetTable
 from headprobe.pictures.budget_map import BudgetMap
-from headprobe.pictures.caption import tick_step
-from headprobe.pictures.colours import BELOW_ZERO, INK, ON_PAPER, PAPER, along, hexadecimal, is_dark
-from headprobe.pictures.sheet import Sheet, head_line
+from headprobe.pictures.content import tick_step
+from headprobe.pictures.page import Sheet, head_line
+from headprobe.pictures.style import BELOW_ZERO, INK, ON_PAPER, PAPER, along, hexadecimal, is_dark
 from headprobe.pictures.subject import Subject
 from headprobe.scores.head_scores import Floats, normalize, rank_heads
 

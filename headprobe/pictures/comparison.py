@@ -13,12 +13,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from headprobe.errors import OptionError
-from headprobe.pictures.colours import ON_PAPER, PAPER, QUIET, RING, hexadecimal
-from headprobe.pictures.figures import figure_bytes, house_style
-from headprobe.pictures.sheet import GRID, LEFT, RIGHT, Sheet, head_line, label_axes
-from headprobe.pictures.wording import format_of, printable
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.pictures.page import GRID, LEFT, RIGHT, Sheet, figure_bytes, head_line, house_style, label_axes
+from headprobe.pictures.style import ON_PAPER, PAPER, QUIET, RING, format_of, hexadecimal, printable
 from headprobe.scores.comparison import Comparison
+from headprobe.scores.files import write_atomically
 from headprobe.scores.head_scores import Floats
 from headprobe.scores.ranks import midranks
 

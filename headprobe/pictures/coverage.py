@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headprobe.errors import OptionError
-from headprobe.pictures.wording import count
+from headprobe.pictures.style import count
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import HeadScores
 

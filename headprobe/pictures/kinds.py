@@ -9,12 +9,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from headprobe.pictures.budgets import BudgetRule, HeadBudgets, budgets_figure
-from headprobe.pictures.caption import KINDS, PictureOptions, checked_top, unknown_kind
+from headprobe.pictures.content import KINDS, PictureOptions, checked_top, unknown_kind
 from headprobe.pictures.coverage import coverage_of
-from headprobe.pictures.coverage_figure import coverage_figure
-from headprobe.pictures.distribution import Distribution, distribution_figure
-from headprobe.pictures.layers import LayerProfile, layers_figure
-from headprobe.pictures.rank_intervals import RankedHeads, ranks_figure
+from headprobe.pictures.evidence import RankedHeads, coverage_figure, ranks_figure
+from headprobe.pictures.profiles import Distribution, LayerProfile, distribution_figure, layers_figure
 from headprobe.pictures.subject import Subject, subject_of
 from headprobe.scores.any_scores import AnyScores
 

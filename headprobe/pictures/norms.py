@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from headprobe.errors import OptionError
 from headprobe.evaluation.value_norms import ValueNorms
-from headprobe.pictures.colours import INK, ON_PAPER, PAPER, RING, hexadecimal
-from headprobe.pictures.sheet import GRID, Sheet, head_line, label_axes
-from headprobe.pictures.wording import count, printable
+from headprobe.pictures.page import GRID, Sheet, head_line, label_axes
+from headprobe.pictures.style import INK, ON_PAPER, PAPER, RING, count, hexadecimal, printable
 
 Head = tuple[int, int]
 

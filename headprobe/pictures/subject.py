@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from headprobe.errors import OptionError
-from headprobe.pictures.wording import LONGEST_FORMULA, LONGEST_NAME, count, printable
+from headprobe.pictures.style import LONGEST_FORMULA, LONGEST_NAME, count, printable
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv
-from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.head_scores import Floats, HeadScores
+from headprobe.scores.summary import DistinctTrials
 from headprobe.scores.uncertainty import ClusteredTrials
 
 

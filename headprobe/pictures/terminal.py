@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from headprobe.pictures.caption import HeatmapContent, heatmap_content, tick_step
-from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, RGB, along, is_dark
+from headprobe.pictures.content import HeatmapContent, heatmap_content, tick_step
+from headprobe.pictures.style import AT_NIGHT, BELOW_NIGHT, RGB, along, is_dark
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats, HeadScores
 

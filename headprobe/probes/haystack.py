@@ -10,8 +10,8 @@ from itertools import cycle
 from pathlib import Path
 
 from headprobe.errors import FileFormatError, OptionError, refuse_empty
+from headprobe.home import shipped_haystacks
 from headprobe.probes.markdown import plain_text
-from headprobe.probes.shipped import shipped_haystacks
 
 PARAGRAPH_BREAK = "\n\n"
 SUFFIXES = (".txt", ".md", ".jsonl")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import FileFormatError, OptionError, refuse_empty
-from headprobe.probes.shipped import shipped_needle_sets
+from headprobe.home import shipped_needle_sets
 from headprobe.spans import Span
 
 KINDS = ("retrieval", "reasoning", "nonliteral")

@@ -1,14 +1,11 @@
-"""The append-only record of finished trials, so that a killed run goes on where it stopped.
-
-One JSON object a line: first the header with the plan's description, then a line per trial, flushed to disk before the
-next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error. As long as a
-journal is open, no other process can write to it.
-"""
+"""The append-only record of finished trials, each checked as it is read back, so that a killed run goes on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +15,107 @@ import orjson
 from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
 from headprobe.probes.plan import difference
 from headprobe.profiling.journal_file import SCHEMA, is_journal, is_unwritten, open_locked, parsed_lines
-from headprobe.scores.atomic_file import check_place
+from headprobe.scores.files import check_place
+
+# Whether a finished trial, read back from a journal, is what a run writes: its fields, types and shapes.
+
+CHOICES = ("answer", "distractor", "other")
+
+
+@dataclass(frozen=True)
+class RecordCheck:
+    """The check of one plan's records, which `trial_record` makes.
+
+    `trials`: ids of the plan; `methods`: names of the estimators; `shape`: the model's layers and query heads.
+    """
+
+    trials: Collection[str]
+    methods: tuple[str, ...]
+    shape: tuple[int, int]
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for a record that is wrong."""
+        if record["trial"] not in self.trials:
+            raise ValueError("the plan has no such trial")
+        if "skipped" in record:
+            text(record, "skipped")
+            return
+        text(record, "response")
+        share(record, "f1")
+        share(record, "rouge1_recall")
+        one_of(record, "chose", CHOICES)
+        whole(record, "num_steps", 1)
+        tables = field(record, "scores")
+        for method in self.methods:
+            _check_table(method, tables.get(method) if isinstance(tables, dict) else None, self.shape)
+
+
+def field(record: Mapping[str, Any], name: str) -> Any:
+    """The field, which may be null. Raises `ValueError` where it is missing."""
+    if name not in record:
+        raise ValueError(f"the field {name!r} is missing")
+    return record[name]
+
+
+def text(record: Mapping[str, Any], name: str) -> None:
+    """Raise `ValueError` unless the field is a text."""
+    _want(record, name, isinstance(field(record, name), str), "a text")
+
+
+def one_of(record: Mapping[str, Any], name: str, words: Collection[Any]) -> None:
+    """Raise `ValueError` unless the field is one of `words`."""
+    value = field(record, name)
+    _want(record, name, isinstance(value, str | bool | None) and value in words, f"one of {', '.join(map(str, words))}")
+
+
+def whole(record: Mapping[str, Any], name: str, least: int) -> None:
+    """Raise `ValueError` unless the field is a whole number of at least `least`."""
+    value = field(record, name)
+    _want(record, name, type(value) is int and value >= least, f"a whole number of at least {least}")
+
+
+def number(record: Mapping[str, Any], name: str, most: float | None = None) -> None:
+    """Raise `ValueError` unless the field is a number of at least 0 and at most `most`."""
+    told = "a number of at least 0" if most is None else f"a number from 0 to {most:g}"
+    _want(record, name, is_number(field(record, name), 0.0, most), told)
+
+
+def share(record: Mapping[str, Any], name: str) -> None:
+    """Raise `ValueError` unless the field is a number from 0 to 1."""
+    number(record, name, 1.0)
+
+
+def is_number(value: Any, least: float | None = None, most: float | None = None) -> bool:
+    """Whether it is a finite number within both limits; True and False are none.
+
+    >>> is_number(0.5, 0, 1), is_number(float("nan")), is_number(True)
+    (True, False, False)
+    """
+    if type(value) not in (int, float) or not isfinite(value):
+        return False
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def _want(record: Mapping[str, Any], name: str, is_right: bool, told: str) -> None:
+    if not is_right:
+        raise ValueError(f"its {name} is {record[name]!r:.60}, need {told}")
+
+
+def _check_table(method: str, table: Any, shape: tuple[int, int]) -> None:
+    layers, heads = shape
+    rows = table if isinstance(table, list) else []
+    if len(rows) != layers or not all(isinstance(row, list) and len(row) == heads for row in rows):
+        raise ValueError(f"its scores by {method} are no table of {layers} layers x {heads} heads")
+    wrong = next((value for row in rows for value in row if not is_number(value)), None)
+    if any(not is_number(value) for row in rows for value in row):
+        raise ValueError(f"its scores by {method} hold {wrong!r:.60}, need finite numbers")
+
+
+# The append-only record of finished trials, so that a killed run goes on where it stopped.
+#
+# One JSON object a line: first the header with the plan's description, then a line per trial, flushed to disk before
+# the next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error. As
+# long as a journal is open, no other process can write to it.
 
 Record = dict[str, Any]
 Check = Callable[[Record], None]

@@ -1,14 +1,4 @@
-"""Run prompts through a model and score its heads, sharing the prefix that the prompts have in common.
-
-Prompts of one haystack are equal up to their insertion points. They are taken in order of falling insertion point: the
-haystack up to the deepest one is computed once, and every prompt starts from the part of it that it shares, by cropping
-the cache back. What a trial computes does not depend on which trials ran before it, so a resumed run gives the same
-bytes. The gold answer goes in together with the prompt: as far as the model's own greedy choice agrees with it, those
-rows are exactly the rows of step-by-step decoding; from the first disagreement on the model goes on alone.
-
-Where rotary frequencies change with the length of a pass, nothing is shared, and a prompt is read in one pass and
-answered step by step, as the model would do by itself.
-"""
+"""Run prompts through a model and score its heads, sharing the prefix that the prompts have in common."""
 
 from __future__ import annotations
 
@@ -18,16 +8,94 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
 
+from headprobe.attention.rows import AttentionRows, row_capture, wanted_rows
 from headprobe.errors import DeviceMemoryError, ModelError
+from headprobe.models.config import moving_rope
+from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
-from headprobe.models.memory import is_out_of_memory
 from headprobe.models.releases import with_cache
-from headprobe.models.rope import moving_rope
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import AttentionRows, row_capture, wanted_rows
 from headprobe.profiling.estimators.estimator import Estimator, Target
-from headprobe.profiling.prefix_cache import PrefixCache
+
+# A cache whose end can be dropped and written anew: the shared prefix of many prompts, kept in place.
+#
+# Buffers are allocated once for the longest prompt; adding tokens writes behind those that are there, and dropping
+# them only moves the end. transformers' own dynamic cache copies everything it holds whenever a token is added.
+
+
+class PrefixLayer(CacheLayerMixin):
+    """Keys and values of one layer, `[B, G, capacity, d]`, of which the first `length` positions are in use."""
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity, self.length = capacity, 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate the buffers."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
+        self.values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values behind those in use; gives views of all in use."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        start, self.length = self.length, self.length + key_states.shape[2]
+        if self.length > self.capacity:
+            raise ModelError(
+                f"a layer caches {self.length} tokens of at most {self.capacity}: the model goes through its layers "
+                "more than once for each token, so its heads have no attention of their own"
+            )
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """All positions in use and the new ones."""
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Positions in use."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """The capacity."""
+        return self.capacity
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Drop the last `-tokens_to_remove` positions, as transformers counts them."""
+        self.length -= abs(tokens_to_remove)
+
+
+class PrefixCache(Cache):
+    """A cache for at most `capacity` tokens of one sequence, in all `num_layers` layers."""
+
+    def __init__(self, num_layers: int, capacity: int) -> None:
+        super().__init__(layers=[PrefixLayer(capacity) for _ in range(num_layers)])
+
+
+# Run prompts through a model and score its heads, sharing the prefix that the prompts have in common.
+#
+# Prompts of one haystack are equal up to their insertion points. They are taken in order of falling insertion point:
+# the haystack up to the deepest one is computed once, and every prompt starts from the part of it that it shares, by
+# cropping the cache back. What a trial computes does not depend on which trials ran before it, so a resumed run
+# gives the same bytes. The gold answer goes in together with the prompt: as far as the model's own greedy choice
+# agrees with it, those rows are exactly the rows of step-by-step decoding; from the first disagreement on the model
+# goes on alone.
+#
+# Where rotary frequencies change with the length of a pass, nothing is shared, and a prompt is read in one pass and
+# answered step by step, as the model would do by itself.
 
 MIN_PREFILL_CHUNK = 256
 _Result = TypeVar("_Result")

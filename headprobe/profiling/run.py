@@ -11,18 +11,31 @@ from typing import Any
 
 from headprobe.errors import NoPassingTrialError, OptionError, OutputExistsError, refuse_empty
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.grid import MOST_PLACES, MOST_TRIALS, check_length, check_number
 from headprobe.probes.haystack import load_haystack
 from headprobe.probes.needle import load_needles
-from headprobe.probes.plan import ProbePlan, even_depths, even_lengths
+from headprobe.probes.plan import (
+    MOST_PLACES,
+    MOST_TRIALS,
+    ProbePlan,
+    check_length,
+    check_number,
+    even_depths,
+    even_lengths,
+)
 from headprobe.probes.prompt import Prompt, PromptBuilder
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import Estimator
-from headprobe.profiling.journal import Journal
-from headprobe.profiling.outputs import check_outputs, journal_path, output_paths
-from headprobe.profiling.record_check import RecordCheck
-from headprobe.profiling.rounds import check_until_stable, score_until_stable
-from headprobe.profiling.scoring import Record, ScoreRun, check_needles, finished_trials, score_prompts
+from headprobe.profiling.journal import Journal, RecordCheck
+from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
+from headprobe.profiling.scoring import (
+    Record,
+    ScoreRun,
+    check_needles,
+    check_until_stable,
+    finished_trials,
+    score_prompts,
+    score_until_stable,
+)
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 

@@ -1,9 +1,9 @@
-"""Head scores from any file: the native format and those of other programs, which their content decides."""
+"""Head scores from any file, in headprobe's own format or another program's, and back into any of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import numpy as np
 
 from headprobe.errors import FileFormatError, HeadprobeError, OptionError, shown
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
-from headprobe.scores.formats import FORMATS
-from headprobe.scores.formats.format import Format, Source
-from headprobe.scores.formats.table import Contents, FaultError
+from headprobe.scores.files import MAX_BYTES, file_bytes
+from headprobe.scores.formats import FORMATS, names_to_write
+from headprobe.scores.formats.format import Contents, FaultError, Format, Source
+from headprobe.scores.formats.format import Converted as Converted
+from headprobe.scores.formats.format import Target as Target
 from headprobe.scores.head_scores import Floats, HeadScores
-from headprobe.scores.methods import UNKNOWN, MethodFacts
+from headprobe.scores.provenance import UNKNOWN, MethodFacts
+
+# Head scores from any file: the native format and those of other programs, which their content decides.
 
 
 class UnreadableScoresError(FileFormatError):
@@ -158,3 +161,52 @@ def _table_in(folder: Path) -> Path:
     """The file that stands for a folder: the first that a format names and that is there, else Duo's."""
     places = [folder / form.table_name for form in _formats([]) if form.table_name is not None]
     return next((place for place in places if place.exists()), places[0])
+
+
+# Scores of any file as those of another format, and what writers of formats share.
+
+
+def convert(scores: AnyScores, to: str, target: Target) -> Converted:
+    """Write `scores` as `to`, the name of a format that can be written, such as `headkv` (one line of JSON by key).
+
+    Raises `OptionError` for another `to`, or where the geometry is needed and missing or does not fit.
+    """
+    write = FORMATS[to].write if to in names_to_write() else None
+    if write is None:
+        known = [name for name in names_to_write() if name != to]
+        raise OptionError(f"--to is {to!r}, need one of {', '.join(known)}")
+    if target.method is not None and scores.native is None:
+        scores = replace(scores, method=target.method)
+    return write(scores, target)
+
+
+def fitting(scores: AnyScores, target: Target) -> ModelGeometry:
+    """The geometry of the file, else of the target. Raises `OptionError` where there is none, or the table has another
+    shape."""
+    geometry = scores.geometry or target.geometry
+    if geometry is None:
+        how = "--model does" if scores.heads == "kv" else "--model or --num-kv-heads does"
+        raise OptionError(f"{scores.path} does not tell which query heads share a KV head; {how}")
+    heads = geometry.num_key_value_heads if scores.heads == "kv" else geometry.num_attention_heads
+    found, due = scores.mean.shape, (geometry.num_hidden_layers, heads)
+    if found != due and not (scores.is_ranking and found[0] <= due[0] and found[1] <= due[1]):
+        name = target.model or "the model"
+        raise OptionError(f"{scores.path} has {found[0]} x {found[1]} heads, {name} has {due[0]} x {due[1]}")
+    return geometry
+
+
+def query_heads(scores: AnyScores, geometry: ModelGeometry) -> tuple[Floats, Floats | None]:
+    """Mean and trials over all query heads: KV heads repeated, rankings filled up with zeros."""
+    if scores.heads == "kv":
+        return np.repeat(scores.mean, geometry.group_size, axis=1), None
+    if scores.mean.shape == geometry.shape:
+        return scores.mean, scores.trial_scores
+    whole = np.zeros(geometry.shape)
+    whole[: scores.num_layers, : scores.num_heads] = scores.mean
+    return whole, None
+
+
+def grouped(mean: Floats, num_kv_heads: int, how: str) -> Floats:
+    """`reduce_to_kv`, but groups of equal scores keep them to the last bit."""
+    most, least = reduce_to_kv(mean, num_kv_heads, "max"), -reduce_to_kv(-mean, num_kv_heads, "max")
+    return np.where(most == least, most, reduce_to_kv(mean, num_kv_heads, how))

@@ -1,10 +1,13 @@
-"""Where scores come from: model, tokenizer, probes and environment."""
+"""Where scores come from: model, tokenizer, probes, environment, and what is known of a method's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any
+
+# Where scores come from: model, tokenizer, probes and environment.
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,84 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# What is known of a scoring method's numbers: by this the checks know which scores cannot be.
+#
+# The facts of a method of somebody else's stand in the score files that it makes (`method.parameters.scores`), so
+# that they are checked as ours are on a machine that does not have that method.
+
+MASS, COUNT, DIFFERENCE = "mass", "count", "difference"
+STATED_AS = "scores"
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """`least` and `most`: the smallest and largest score that a trial can give; None where unknown or without limit.
+
+    `kind`: `mass` adds up attention, so that scores are hardly ever fractions of few steps; `count` counts hits among
+    the N tokens of an answer, so that a trial's scores are multiples of 1/N; any other word, such as `difference`, and
+    None are not checked.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    kind: str | None = None
+
+    @property
+    def can_be_negative(self) -> bool:
+        """Whether scores below 0 are possible."""
+        return self.least is None or self.least < 0.0
+
+    def record(self) -> dict[str, Any]:
+        """As a score file states them.
+
+        >>> MethodFacts(0.0, 1.0, MASS).record()
+        {'least': 0.0, 'most': 1.0, 'kind': 'mass'}
+        """
+        return asdict(self)
+
+
+METHODS: Mapping[str, MethodFacts] = {
+    "r2": MethodFacts(0.0, 1.0, MASS),
+    "retrieval": MethodFacts(0.0, 1.0, COUNT),
+    "enhanced": MethodFacts(0.0, 1.0, MASS),
+    "value": MethodFacts(0.0, 1.0, MASS),
+    "contrast": MethodFacts(-1.0, 1.0, DIFFERENCE),
+}
+"""The methods whose files do not state their facts: many were written before they could."""
+
+UNKNOWN = MethodFacts()
+
+
+def facts_of(name: str, parameters: Mapping[str, Any]) -> MethodFacts:
+    """The facts of the method in a score file: by its name, else as `parameters` state them.
+
+    Raises `ValueError` for stated facts that are none.
+
+    >>> facts_of("theirs", {"scores": {"least": 0, "most": 8, "kind": "mass"}}).most
+    8.0
+    """
+    stated = _stated(parameters[STATED_AS]) if STATED_AS in parameters else UNKNOWN
+    return METHODS.get(name, stated)
+
+
+def _stated(block: Any) -> MethodFacts:
+    where = f"method.parameters.{STATED_AS}"
+    if not isinstance(block, dict):
+        raise ValueError(f"{where} is {block!r:.60}, need an object with least, most and kind")
+    least, most = (_limit(block.get(name), f"{where}.{name}") for name in ("least", "most"))
+    kind = block.get("kind")
+    if kind is not None and not isinstance(kind, str):
+        raise ValueError(f"{where}.kind is {kind!r:.60}, need a text or null")
+    if least is not None and most is not None and least > most:
+        raise ValueError(f"{where}.least is {least:g}, need at most the {most:g} of {where}.most")
+    return MethodFacts(least, most, kind)
+
+
+def _limit(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or abs(value) > 1e300 or not isfinite(value):
+        raise ValueError(f"{where} is {value!r:.60}, need a number within +-1e300 or null")
+    return float(value)

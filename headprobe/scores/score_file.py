@@ -6,15 +6,214 @@ import json
 import re
 from datetime import UTC, datetime
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from headprobe.errors import FileFormatError, HeadprobeError
+import numpy as np
+
+from headprobe.errors import FileFormatError, HeadprobeError, ModelError
+from headprobe.geometry import ModelGeometry
 from headprobe.scores import strict_json
-from headprobe.scores.atomic_file import refuse_existing, write_atomically
-from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
-from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.payload import MAJOR_VERSION, SCHEMA, from_payload, to_payload
+from headprobe.scores.files import MAX_BYTES, file_bytes, refuse_existing, write_atomically
+from headprobe.scores.head_scores import HeadScores, Method, ScoreTable, Trial, normalize
+from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity, facts_of
+from headprobe.scores.strict_json import MAX_HEADS, Fields, table
+
+# Head scores as the JSON blocks of `headprobe/1`, and back.
+
+SCHEMA = "headprobe/1"
+MAJOR_VERSION = 1
+TOLERANCE = 1e-9
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|\+00:00)")
+_TABLES = ("mean", "std", "normalized")
+
+
+def to_payload(scores: HeadScores, with_trial_scores: bool) -> dict[str, Any]:
+    """All blocks but `schema`, `id` and `created_at`, in the order of the file."""
+    tokenizer = scores.provenance.tokenizer
+    payload: dict[str, Any] = {
+        "model": _model_block(scores),
+        "tokenizer": None if tokenizer is None else _flat(tokenizer, "id", "sha256", "chat_template_sha256"),
+        "method": _flat(scores.method, "name", "formula", "parameters", "version"),
+        "probes": dict(scores.provenance.probes),
+        "trials": [_trial_row(trial) for trial in scores.trials],
+        "scores": _scores_block(scores),
+    }
+    if with_trial_scores and scores.has_trial_scores:
+        payload["trial_scores"] = [None if t.scores is None else t.scores.tolist() for t in scores.trials]
+    return payload | dict(scores.extra) | {"environment": dict(scores.provenance.environment)}
+
+
+def from_payload(payload: Any) -> HeadScores:
+    """The scores in a parsed file. Raises `ValueError` that names the field, its value and what was needed."""
+    top = Fields(payload, "")
+    for key in ("schema", "id"):
+        top.has(key)
+    model = top.block("model")
+    geometry = _geometry(model)
+    method, tokenizer = top.block("method"), top.block("tokenizer") if not _is_null(payload, "tokenizer", top) else None
+    provenance = Provenance(
+        model=_model(model),
+        tokenizer=None if tokenizer is None else _tokenizer(tokenizer),
+        probes=_probes(top.block("probes")),
+        environment=top.get("environment", dict),
+        created_at=_date(top.text("created_at")),
+    )
+    trials, stored = _trials(top, geometry), top.block("scores")
+    scores = HeadScores(geometry, _method(method), trials, provenance, _table(stored, geometry), top.rest())
+    _check_counts(stored, scores)
+    _check_table(scores)
+    return scores
+
+
+def _flat(source: Any, *names: str) -> dict[str, Any]:
+    made = {name: getattr(source, name) for name in names}
+    if "parameters" in made:
+        made["parameters"] = dict(made["parameters"])
+    return made | dict(source.extra)
+
+
+def _model_block(scores: HeadScores) -> dict[str, Any]:
+    geometry, model = scores.geometry, scores.provenance.model
+    return {
+        "id": model.id,
+        "revision": model.revision,
+        "config_sha256": model.config_sha256,
+        "architecture": model.architecture,
+        "num_hidden_layers": geometry.num_hidden_layers,
+        "num_attention_heads": geometry.num_attention_heads,
+        "num_key_value_heads": geometry.num_key_value_heads,
+        "head_dim": geometry.head_dim,
+        "layer_types": list(geometry.layer_types),
+        "dtype": model.dtype,
+        "attn_implementation": model.attn_implementation,
+        **({} if model.weights_sha256 is None else {"weights_sha256": model.weights_sha256}),
+    } | dict(model.extra)
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    return _flat(trial, "id", "needle", "length", "depth", "passed", "f1", "response", "num_steps")
+
+
+def _scores_block(scores: HeadScores) -> dict[str, Any]:
+    tables = {name: getattr(scores.table, name).tolist() for name in _TABLES}
+    counts = {"num_trials": scores.num_trials, "num_passed": scores.num_passed}
+    return tables | counts | dict(scores.table.extra)
+
+
+def _is_null(payload: dict[str, Any], key: str, fields: Fields) -> bool:
+    return fields.has(key) and payload[key] is None
+
+
+def _geometry(model: Fields) -> ModelGeometry:
+    types = model.get("layer_types", list)
+    if not all(isinstance(kind, str) for kind in types):
+        raise ValueError("model.layer_types must hold texts only")
+    names = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+    numbers = {name: model.integer(name, 1) for name in names}
+    try:
+        return ModelGeometry(**numbers, layer_types=tuple(types))
+    except ModelError as error:
+        raise ValueError(f"model: {error}") from None
+
+
+def _model(model: Fields) -> ModelIdentity:
+    names = ("revision", "config_sha256", "architecture", "dtype", "attn_implementation", "weights_sha256")
+    known = {name: model.optional_text(name) for name in names}
+    return ModelIdentity(id=model.text("id"), **known, extra=model.rest())
+
+
+def _tokenizer(block: Fields) -> TokenizerIdentity:
+    known = {name: block.optional_text(name) for name in ("sha256", "chat_template_sha256")}
+    return TokenizerIdentity(id=block.text("id"), **known, extra=block.rest())
+
+
+def _method(block: Fields) -> Method:
+    parameters, version = block.get("parameters", dict), block.integer("version", 1)
+    facts_of(block.text("name"), parameters)
+    return Method(block.text("name"), block.text("formula"), version, parameters, block.rest())
+
+
+def _probes(block: Fields) -> dict[str, Any]:
+    for name in ("needles", "haystack"):
+        if block.has(name):
+            part = block.block(name)
+            part.text("name")
+            part.optional_text("sha256")
+            if part.has("repeats"):
+                part.number("repeats", 0.0, 1e12)
+    for name, most in (("lengths", 2.0**63), ("depths", 100.0)):
+        if block.has(name):
+            block.numbers(name, most)
+    if block.has("seed"):
+        block.integer("seed", -inf)
+    return block.everything()
+
+
+def _date(text: str) -> str:
+    if not _DATE.fullmatch(text):
+        raise ValueError(f"created_at is {text!r:.60}, need ISO 8601 in UTC like 2025-01-31T12:00:00Z")
+    return text
+
+
+def _trials(top: Fields, geometry: ModelGeometry) -> tuple[Trial, ...]:
+    rows = top.get("trials", list)
+    tables: list[Any] = top.get("trial_scores", list) if top.has("trial_scores") else [None] * len(rows)
+    if len(tables) != len(rows):
+        raise ValueError(f"trial_scores is an array of {len(tables)}, need one for each of {len(rows)} trials")
+    pairs = zip(rows, tables, strict=True)
+    return tuple(_trial(Fields(row, f"trials[{i}]"), scores, geometry, i) for i, (row, scores) in enumerate(pairs))
+
+
+def _trial(row: Fields, scores: Any, geometry: ModelGeometry, index: int) -> Trial:
+    return Trial(
+        id=row.text("id"),
+        needle=row.text("needle"),
+        length=row.integer("length", 1),
+        depth=row.number("depth", 0.0, 100.0),
+        passed=row.flag("passed"),
+        f1=row.number("f1", 0.0, 1.0),
+        response=row.text("response"),
+        num_steps=row.integer("num_steps"),
+        scores=None if scores is None else table(scores, geometry.shape, f"trial_scores[{index}]"),
+        extra=row.rest(),
+    )
+
+
+def _table(block: Fields, geometry: ModelGeometry) -> ScoreTable:
+    tables = {name: block.table(name, geometry.shape) for name in _TABLES}
+    if tables["mean"].size > MAX_HEADS:
+        raise ValueError(f"the scores have {tables['mean'].size} heads, need at most {MAX_HEADS}")
+    block.integer("num_trials")
+    block.integer("num_passed", 1)
+    return ScoreTable(**tables, extra=block.rest())
+
+
+def _check_counts(block: Fields, scores: HeadScores) -> None:
+    for name, counted in (("num_trials", scores.num_trials), ("num_passed", scores.num_passed)):
+        if block.integer(name) != counted:
+            raise ValueError(f"scores.{name} is {block.integer(name)}, the trials give {counted}")
+
+
+def _check_table(scores: HeadScores) -> None:
+    _check_follows("normalized", scores.normalized, normalize(scores.mean), "mean")
+    if scores.has_trial_scores:
+        expected = ScoreTable.of(scores.passing_scores)
+        _check_follows("mean", scores.mean, expected.mean, "trial_scores")
+        _check_follows("std", scores.std, expected.std, "trial_scores")
+    for name in ("std", "normalized"):
+        if (least := getattr(scores, name).min()) < 0:
+            raise ValueError(f"scores.{name} holds {least}, need at least 0")
+
+
+def _check_follows(name: str, stored: Any, expected: Any, source: str) -> None:
+    wrong = np.argwhere(~np.isclose(stored, expected, rtol=TOLERANCE, atol=TOLERANCE))
+    if len(wrong):
+        layer, head = map(int, wrong[0])
+        told, right = stored[layer, head], expected[layer, head]
+        raise ValueError(f"scores.{name}[{layer}][{head}] is {told}, {source} gives {right}")
+
 
 _OUTSIDE_ID = ("id", "created_at", "environment")
 

@@ -1,14 +1,8 @@
-"""How sure a mean over trials is: the one bootstrap behind every interval that headprobe prints.
-
-Trials that share a needle share facts, question and answer, so that they say less than as many others. Whole clusters
-of them are drawn with replacement, as many as there are, and the mean is taken over all trials in them; the interval
-runs between the quantiles of such means (percentile bootstrap, Efron 1979). The same trials, seed and number of
-resamples give the same interval to the last bit, whatever else is computed with them.
-"""
+"""How sure a mean over trials is: the one bootstrap behind every interval that headprobe prints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -19,6 +13,13 @@ from numpy.typing import NDArray
 from headprobe.errors import NoPassingTrialError, OptionError
 from headprobe.scores.any_scores import AnyScores, reduce_to_kv
 from headprobe.scores.head_scores import Floats, Head, HeadScores
+
+# How sure a mean over trials is: the one bootstrap behind every interval that headprobe prints.
+#
+# Trials that share a needle share facts, question and answer, so that they say less than as many others. Whole
+# clusters of them are drawn with replacement, as many as there are, and the mean is taken over all trials in them;
+# the interval runs between the quantiles of such means (percentile bootstrap, Efron 1979). The same trials, seed and
+# number of resamples give the same interval to the last bit, whatever else is computed with them.
 
 CLUSTERINGS = ("needle-length", "needle", "trial")
 CLUSTERING = "needle"  # what every interval rests on that does not say otherwise
@@ -217,3 +218,58 @@ def _check(num_trials: int, confidence: float, num_resamples: int) -> None:
         raise OptionError(f"confidence is {confidence}, need a number between 0 and 1")
     if num_resamples < 1:
         raise OptionError(f"num_resamples is {num_resamples}, need at least 1")
+
+
+# A mean over trials with its bootstrap interval, and the mean difference of paired trials.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The mean of `num` trials and its 95 % interval; all None where there is none.
+
+    `low` and `high` are None where the trials are all of one cluster: nothing can be said then.
+    """
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    num: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return dict(vars(self))
+
+
+def estimate(values: Sequence[float], clusters: Sequence[str], seed: int = SEED) -> Estimate:
+    """The mean of `values` with its interval (`headprobe.scores.uncertainty`); whole `clusters` are drawn.
+
+    Trials of one cluster (one needle in several places) are not independent, so they are drawn together. Where all
+    values agree the interval has no width, which is a limit of the bootstrap and no certainty.
+
+    >>> estimate([1.0, 1.0, 0.0], ["a", "b", "b"]).num
+    3
+    """
+    if not values:
+        return Estimate()
+    given = np.asarray(values, dtype=np.float64)
+    mean = float(given.mean())
+    groups = numbered(clusters)
+    if not groups.any():
+        return Estimate(mean, None, None, len(given))
+    ((low, high),) = mean_intervals([given], groups, seed=seed)
+    return Estimate(mean, low, high, len(given))
+
+
+def paired_difference(
+    first: Mapping[str, float], second: Mapping[str, float], clusters: Mapping[str, str], seed: int = SEED
+) -> Estimate:
+    """The mean of `first - second` over the prompts that both have, with its interval.
+
+    The three map a prompt to a value, a value, and the prompt's cluster. Pairing takes out what makes a prompt easy or
+    hard for both.
+
+    >>> paired_difference({"p": 1.0, "q": 0.0}, {"p": 0.5, "r": 9.0}, {"p": "n"}).mean
+    0.5
+    """
+    shared = [prompt for prompt in first if prompt in second]
+    return estimate([first[p] - second[p] for p in shared], [clusters[p] for p in shared], seed)

@@ -11,11 +11,8 @@ import numpy as np
 
 from headprobe.errors import FileFormatError
 from headprobe.scores.any_scores import UnreadableScoresError, read_any
-from headprobe.scores.checks.finding import ERROR, WARNING, Check, Finding, Suspect
-from headprobe.scores.checks.layout import LAYOUT_CHECKS
-from headprobe.scores.checks.trials import TRIAL_CHECKS
-from headprobe.scores.checks.values import VALUE_CHECKS
-from headprobe.scores.file_bytes import MAX_BYTES
+from headprobe.scores.checks import ERROR, LAYOUT_CHECKS, TRIAL_CHECKS, VALUE_CHECKS, WARNING, Check, Finding, Suspect
+from headprobe.scores.files import MAX_BYTES
 
 CHECKS: tuple[Check, ...] = (*LAYOUT_CHECKS, *VALUE_CHECKS, *TRIAL_CHECKS)
 IDENTICAL = "identical-scores"

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from headprobe.compression.budgets import BudgetRequest, Ints
 from headprobe.compression.generation import generate
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import make_policy
+from headprobe.compression.policies import CompressionPlan, make_policy
 from headprobe.compression.session import compress
 
 from headprobe_vllm.plan import ServePlan

@@ -12,8 +12,8 @@ import torch
 import headprobe
 from headprobe import __version__
 from headprobe.commands import doctor
-from headprobe.compression.kernels import measured
-from headprobe.compression.kernels.sources import FLASH2, Source
+from headprobe.compression.kernels import choice as measured
+from headprobe.compression.kernels.varlen import FLASH2, Source
 from tests.conftest import CliResult
 
 RunCli = Callable[..., CliResult]

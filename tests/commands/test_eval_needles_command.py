@@ -15,7 +15,7 @@ import pytest
 
 from headprobe.commands.evaluate.needles_output import cell_row, pivot, points
 from headprobe.evaluation.needle_summary import GridSummary
-from headprobe.evaluation.paired import Estimate
+from headprobe.scores.uncertainty import Estimate
 from tests.conftest import ROOT, CliResult
 from tests.evaluation.grid_rows import row, small_grid
 from tests.tiny_models import build_tiny_model

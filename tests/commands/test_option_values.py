@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from headprobe.cli import app
-from headprobe.commands.option_values import check_number
+from headprobe.commands.app import check_number
 from headprobe.errors import OptionError
 from tests.conftest import CliResult
 

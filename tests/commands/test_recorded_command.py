@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from headprobe.commands.recorded_command import recorded_command, without_folders
+from headprobe.commands.score import recorded_command, without_folders
 from tests.conftest import CliResult
 
 RunCli = Callable[..., CliResult]

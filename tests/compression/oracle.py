@@ -16,7 +16,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from headprobe.compression.plan import CompressionPlan
+from headprobe.compression.policies import CompressionPlan
 
 NAME = "test_oracle_eviction"
 Row = dict[int, float]

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 CASES = """
 import torch
-from headprobe.compression.column_kernel import fused_column_sums
+from headprobe.compression.kernels.columns import fused_column_sums
 from headprobe.compression.importance import AttentionShape, column_sums
 from tests.compression.kernels.interpreter import mend_interpreter
 

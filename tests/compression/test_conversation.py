@@ -11,8 +11,7 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from headprobe.compression.conversation import Conversation
-from headprobe.compression.generation import generate, generate_batch
-from headprobe.compression.joining import join
+from headprobe.compression.generation import generate, generate_batch, join
 from headprobe.compression.session import compress
 from headprobe.errors import OptionError
 from headprobe.models.releases import generating_with, with_cache

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from headprobe.compression import decoding
-from headprobe.compression.decoding import LOOK_EVERY, WARM_UP_STEPS, Decoder, DecodeStep, run_step
-from headprobe.compression.joining import join
+from headprobe.compression.decoding import LOOK_EVERY, WARM_UP_STEPS, Decoder, DecodeStep, Sampler, run_step
+from headprobe.compression.generation import join
 from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.errors import NonFiniteError
 from tests.compression.test_decoding import small_llama, tokens

@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import POLICIES, Policy, make_policy
+from headprobe.compression.policies import POLICIES, CompressionPlan, Policy, make_policy
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.geometry import ModelGeometry
 from headprobe.models.releases import with_cache

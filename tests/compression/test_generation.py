@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from headprobe.compression.decoding import Decoder
+from headprobe.compression.decoding import Decoder, Sampler
 from headprobe.compression.generation import generate, generate_batch
-from headprobe.compression.sampling import Sampler
 from headprobe.compression.session import compress
 from headprobe.errors import DeviceMemoryError, OptionError
 from headprobe.models.releases import with_cache

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headprobe.compression.handed_out import is_same
-from headprobe.compression.ragged_cache import RaggedCache
+from headprobe.compression.ragged_cache import RaggedCache, is_same
 from headprobe.compression.session import compress
 from headprobe.errors import ModelError
 from headprobe.models.releases import with_cache

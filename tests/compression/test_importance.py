@@ -9,7 +9,7 @@ from headprobe.compression import importance
 from headprobe.compression.importance import AttentionShape, Observation, block_sums, column_sums, value_norms
 from headprobe.compression.selectors import History, Window
 from headprobe.errors import OptionError
-from headprobe.models.memory import PeakMemory
+from headprobe.models.devices import PeakMemory
 
 
 def states(heads: int, groups: int, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

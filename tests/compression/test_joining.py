@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headprobe.compression.decoding import Decoder, run_step
-from headprobe.compression.joining import join
+from headprobe.compression.generation import join
 from headprobe.compression.policies import POLICIES
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession, compress

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from headprobe.compression.sampling import Sampler
+from headprobe.compression.decoding import Sampler
 from headprobe.errors import OptionError
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from headprobe.evaluation.needle_summary import CellKey, GridSummary
-from headprobe.evaluation.paired import Estimate
+from headprobe.scores.uncertainty import Estimate
 from tests.evaluation.grid_rows import row, small_grid
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from headprobe.evaluation.paired import Estimate, estimate, paired_difference
+from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
 
 
 def test_nothing_measured_gives_no_number() -> None:

@@ -11,7 +11,7 @@ import pytest
 from headprobe.compression.policies import make_policy
 from headprobe.compression.selectors import Window
 from headprobe.errors import FileFormatError
-from headprobe.evaluation.recommended import Recommended, window_note, with_recommended_window
+from headprobe.evaluation.known_scores import Recommended, window_note, with_recommended_window
 from headprobe.models.catalog import bundled_model_folder
 
 

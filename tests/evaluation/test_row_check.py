@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from headprobe.evaluation.needle_folder import RowCheck
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_trial import MEASURED
-from headprobe.evaluation.row_check import RowCheck
 
 HEAD = {"trial": "p|snapkv|16", "prompt": "p", "length": 256, "depth": 50.0, "budget": 16, "query_agnostic": False}
 GOOD = HEAD | {

@@ -9,7 +9,7 @@ import pytest
 from transformers import Gemma3Config
 
 from headprobe.errors import ModelError
-from headprobe.models.decoders import read_config, read_geometry, read_window
+from headprobe.models.config import read_config, read_geometry, read_window
 from tests.tiny_models import tiny_config
 
 FOLDER = Path("folder")

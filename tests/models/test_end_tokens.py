@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headprobe.errors import ModelError
-from headprobe.models.end_tokens import check_generation_config, end_token_ids
+from headprobe.models.config import check_generation_config, end_token_ids
 
 FOLDER = Path("m")
 

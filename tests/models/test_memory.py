@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headprobe.models.memory import is_out_of_memory
+from headprobe.models.devices import is_out_of_memory
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from headprobe.errors import ModelError
-from headprobe.models.weight_files import check_weight_files
+from headprobe.models.files import check_weight_files
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234\n"
 FOLDER = Path("m")

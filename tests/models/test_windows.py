@@ -9,7 +9,7 @@ import pytest
 from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
 
 from headprobe.errors import ModelError
-from headprobe.models.windows import config_window, tokenizer_window
+from headprobe.models.config import config_window, tokenizer_window
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 

@@ -11,7 +11,7 @@ from headprobe.compression.policies import make_policy
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss
 from headprobe.pictures.budget_map import BudgetMap, budget_lines, told_policy
 from headprobe.pictures.budgets import budget_map_figure
-from headprobe.pictures.figures import house_style
+from headprobe.pictures.page import house_style
 from headprobe.pictures.subject import Subject
 
 TABLE = BudgetTable(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.pictures.difference import difference_content, pair_of
-from headprobe.pictures.figures import figure_bytes
+from headprobe.pictures.content import difference_content, pair_of
 from headprobe.pictures.heatmap import content_figure
+from headprobe.pictures.page import figure_bytes
 
 
 def test_scores_of_one_method_are_subtracted_as_they_are(native):

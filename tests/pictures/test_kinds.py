@@ -6,12 +6,11 @@ from matplotlib.text import Text
 
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.pictures.caption import PictureOptions
+from headprobe.pictures.content import PictureOptions
 from headprobe.pictures.coverage import Coverage
-from headprobe.pictures.distribution import Distribution
-from headprobe.pictures.figures import figure_bytes
 from headprobe.pictures.kinds import KINDS, picture_of
-from headprobe.pictures.layers import LayerProfile
+from headprobe.pictures.page import figure_bytes
+from headprobe.pictures.profiles import Distribution, LayerProfile
 from headprobe.scores.head_scores import HeadScores, Method, Trial
 from headprobe.scores.provenance import ModelIdentity, Provenance
 

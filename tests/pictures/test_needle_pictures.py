@@ -4,10 +4,9 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.evaluation.needle_summary import GridSummary
-from headprobe.pictures.colours import ON_PAPER, PAPER, hexadecimal
-from headprobe.pictures.figures import figure_bytes
-from headprobe.pictures.needle_grid import needle_grid_figure, panel_rows
-from headprobe.pictures.recall_curve import curve, recall_curve_figure
+from headprobe.pictures.needles import curve, needle_grid_figure, panel_rows, recall_curve_figure
+from headprobe.pictures.page import figure_bytes
+from headprobe.pictures.style import ON_PAPER, PAPER, hexadecimal
 from tests.evaluation.grid_rows import row, small_grid
 
 

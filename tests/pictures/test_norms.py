@@ -6,8 +6,8 @@ import pytest
 from headprobe.commands.norms import drop_row
 from headprobe.errors import OptionError
 from headprobe.evaluation.value_norms import LayerNorms, SinkDrop, ValueNorms, strongest_heads
-from headprobe.pictures.figures import figure_bytes, house_style
 from headprobe.pictures.norms import norms_figure
+from headprobe.pictures.page import figure_bytes, house_style
 
 
 def measured(tokens: int = 50, layers: int = 2, groups: int = 2, num_sinks: int = 4) -> ValueNorms:

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headprobe.pictures.ranks import RankLabel, place_ranks
+from headprobe.pictures.heatmap import RankLabel, place_ranks
 
 
 def test_wide_cells_hold_their_number():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from headprobe.pictures.caption import HeatmapContent
-from headprobe.pictures.colours import AT_NIGHT, BELOW_NIGHT, ON_PAPER, along
+from headprobe.pictures.content import HeatmapContent
+from headprobe.pictures.style import AT_NIGHT, BELOW_NIGHT, ON_PAPER, along
 from headprobe.pictures.terminal import shows_colour, terminal_content, terminal_heatmap
 
 STYLE = re.compile(r"\x1b\[[\d;]*m")

@@ -7,10 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from headprobe.errors import PlanError
-from headprobe.probes.background import Background
 from headprobe.probes.haystack import Haystack
-from headprobe.probes.scripts import may_cut
-from headprobe.probes.sentences import sentence_ends
+from headprobe.probes.prompt import Background
+from headprobe.probes.scripts import may_cut, sentence_ends
 
 
 def num_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> int:

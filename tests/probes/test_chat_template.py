@@ -12,7 +12,7 @@ import pytest
 from headprobe.errors import ModelError
 from headprobe.probes import chat_template
 from headprobe.probes.chat_template import MOST_CHARACTERS, render_message
-from headprobe.probes.template import resolve_template
+from headprobe.probes.encoding import resolve_template
 from tests.toy_tokenizers import CHAT_TEMPLATE, with_chat_template
 
 MESSAGE = "{{ messages[0].content }}"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from headprobe.errors import OptionError, PlanError
-from headprobe.probes.grid import clean_depth, even_depths, even_lengths, parse_depths, parse_lengths
+from headprobe.probes.plan import clean_depth, even_depths, even_lengths, parse_depths, parse_lengths
 
 
 def test_even_lengths_end_with_the_longest() -> None:

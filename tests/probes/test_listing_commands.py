@@ -75,7 +75,7 @@ def test_needles_checks_an_own_file(tmp_path: Path) -> None:
 
 
 def run_shipped(name: str) -> Path:
-    from headprobe.probes.shipped import shipped_needle_sets
+    from headprobe.home import shipped_needle_sets
 
     return shipped_needle_sets()[name]
 

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from headprobe.errors import ModelError, PlanError
+from headprobe.probes.encoding import resolve_template
 from headprobe.probes.haystack import Haystack, load_haystack
 from headprobe.probes.needle import Needle, NeedleSet, load_needles
 from headprobe.probes.plan import ProbePlan, TrialSpec
 from headprobe.probes.prompt import Prompt, PromptBuilder, duplicate_prompts, prompt_record
-from headprobe.probes.sentences import sentence_ends
-from headprobe.probes.template import resolve_template
+from headprobe.probes.scripts import sentence_ends
 from headprobe.spans import Span
 from tests.toy_tokenizers import BOS, toy_tokenizer
 

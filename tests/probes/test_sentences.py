@@ -6,7 +6,7 @@ import time
 import pytest
 
 from headprobe.probes.haystack import load_haystack
-from headprobe.probes.sentences import sentence_ends
+from headprobe.probes.scripts import sentence_ends
 
 
 def sentences(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import headprobe.probes.shipped as shipped
+import headprobe.home as shipped
 from headprobe.errors import FileFormatError
 from headprobe.probes.needle import Needle, load_needles
 

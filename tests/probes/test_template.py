@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from headprobe.errors import ModelError, OptionError
-from headprobe.probes.template import resolve_template
+from headprobe.probes.encoding import resolve_template
 from tests.toy_tokenizers import CHAT_TEMPLATE, toy_tokenizer, with_chat_template
 
 CONTEXT, QUESTION = 'He said "yes" & left.\n\nThen {braces}.', "What's {context} <7>?"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from headprobe.attention.rows import AttentionRows, largest, mass_inside
 from headprobe.errors import OptionError
-from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
 from headprobe.profiling.estimators import ESTIMATORS, estimators
 from headprobe.profiling.estimators.estimator import Gate, Target, method_block
-from headprobe.scores.methods import METHODS
+from headprobe.scores.provenance import METHODS
 from headprobe.spans import Span
 
 TARGET = Target(input_ids=(10, 11, 12, 13, 14, 15), answer_span=Span(1, 3), distractor_span=Span(4, 6))

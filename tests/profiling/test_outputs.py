@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headprobe.errors import FileAccessError, OptionError, OutputExistsError
-from headprobe.profiling.outputs import check_outputs, journal_path
+from headprobe.profiling.preflight import check_outputs, journal_path
 
 
 def check(output: str, **more: object) -> None:

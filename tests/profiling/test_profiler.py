@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from headprobe.attention import masks
+from headprobe.attention.rows import row_capture
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.attention_rows import row_capture
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.profiling.estimators.estimator import Target
-from headprobe.profiling.prefix_cache import PrefixLayer
-from headprobe.profiling.profiler import Measured, Profiler, Skipped, prefix_order
+from headprobe.profiling.profiler import Measured, PrefixLayer, Profiler, Skipped, prefix_order
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_trial
 from tests.tiny_models import TINY_MODELS, tiny_config, tiny_model

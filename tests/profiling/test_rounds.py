@@ -11,8 +11,8 @@ import pytest
 from headprobe.errors import OptionError
 from headprobe.models.loading import load_model
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.rounds import round_totals, settled, spread_order
 from headprobe.profiling.run import ScoreOptions, journal_path, prepare, run, score
+from headprobe.profiling.scoring import round_totals, settled, spread_order
 
 SHORT = {"lengths": (200, 256, 320), "depths": 10, "needles_per_cell": 2}  # 60 trials
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from headprobe.errors import FileAccessError, HeadprobeError, OutputExistsError
-from headprobe.scores import atomic_file
-from headprobe.scores.atomic_file import check_place, write_atomically
+from headprobe.scores import files as atomic_file
+from headprobe.scores.files import check_place, write_atomically
 
 
 def test_missing_folders_are_made(tmp_path):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.scores.alignment import aligned
 from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.comparison import compare, moved_heads, overlaps
+from headprobe.scores.comparison import aligned, compare, moved_heads, overlaps
 from headprobe.scores.score_file import write_score_file
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.conversion import Converted, Target, convert
+from headprobe.scores.any_scores import AnyScores, Converted, Target, convert, read_any
 from headprobe.scores.score_file import write_score_file
 from headprobe.scores.uncertainty import ClusteredTrials
 

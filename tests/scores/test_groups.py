@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from headprobe.scores.groups import trial_groups
 from headprobe.scores.ranks import spearman
+from headprobe.scores.stability import trial_groups
 
 
 def run_of(make_scores, tables, lengths):

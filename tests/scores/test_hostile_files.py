@@ -27,8 +27,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import HeadprobeError
 from headprobe.geometry import ModelGeometry
-from headprobe.scores.any_scores import read_any
-from headprobe.scores.conversion import Target, convert
+from headprobe.scores.any_scores import Target, convert, read_any
 from headprobe.scores.formats.duo import duo_bytes
 from headprobe.scores.formats.keyed import keyed_bytes
 from headprobe.scores.summary import summarize

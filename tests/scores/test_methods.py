@@ -9,9 +9,9 @@ import pytest
 
 from headprobe.errors import FileFormatError
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.checks.finding import Suspect
+from headprobe.scores.checks import Suspect
 from headprobe.scores.head_scores import Method
-from headprobe.scores.methods import COUNT, MASS, METHODS, UNKNOWN, MethodFacts, facts_of
+from headprobe.scores.provenance import COUNT, MASS, METHODS, UNKNOWN, MethodFacts, facts_of
 from headprobe.scores.score_file import read_score_file, write_score_file
 from headprobe.scores.validation import validate, validate_file
 

@@ -12,13 +12,12 @@ import pytest
 
 from headprobe.commands.score_output import print_scores
 from headprobe.commands.scores.stability import stability_command
-from headprobe.evaluation.paired import estimate
 from headprobe.pictures.report.record import file_record, short_numbers
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.hub.card import score_card
+from headprobe.scores.hub.parcel import score_card
 from headprobe.scores.score_file import write_score_file
-from headprobe.scores.uncertainty import CLUSTERING, CONFIDENCE, NUM_RESAMPLES, SEED
+from headprobe.scores.uncertainty import CLUSTERING, CONFIDENCE, NUM_RESAMPLES, SEED, estimate
 from headprobe.scores.validation import validate_file
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.scores.same_place import refuse_one_place, same_place
+from headprobe.scores.files import refuse_one_place, same_place
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 from jsonschema import Draft202012Validator
 
-from headprobe.scores.payload import from_payload
-from headprobe.scores.score_file import schema_text, score_file_bytes, score_file_schema
+from headprobe.scores.score_file import from_payload, schema_text, score_file_bytes, score_file_schema
 
 WRONG = (None, True, 7, 2.5, -1, "text", [], {}, [["text"]], [[True]], [[2e6]])
 

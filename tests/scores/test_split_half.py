@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.scores.ranks import spearman
-from headprobe.scores.split_half import split_half
+from headprobe.scores.ranks import spearman, split_half
 from headprobe.scores.uncertainty import ClusteredTrials
 
 

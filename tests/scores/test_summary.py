@@ -8,9 +8,8 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.distinct_trials import DistinctTrials
 from headprobe.scores.score_file import write_score_file
-from headprobe.scores.summary import half_mass_heads, summarize
+from headprobe.scores.summary import DistinctTrials, half_mass_heads, summarize
 
 
 @pytest.fixture

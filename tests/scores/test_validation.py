@@ -9,8 +9,7 @@ import pytest
 
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.checks.finding import Suspect
-from headprobe.scores.checks.values import answer_length, effective_heads
+from headprobe.scores.checks import Suspect, answer_length, effective_heads
 from headprobe.scores.formats.keyed import keyed_bytes
 from headprobe.scores.head_scores import Method
 from headprobe.scores.score_file import write_score_file

@@ -15,9 +15,9 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_cache, full_plan, planned, uneven_plan
 from headprobe.compression.decoding import Decoder, run_step
-from headprobe.compression.joining import join
+from headprobe.compression.generation import join
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
-from headprobe.models.memory import is_out_of_memory
+from headprobe.models.devices import is_out_of_memory
 
 TOKENS = 9  # of each answer
 ON_CPU = 2, 4  # sequences, where memory is not the limit

@@ -16,10 +16,9 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_store, uneven_plan
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.choice import Kernel, device_name
-from headprobe.compression.kernels.measured import MEASURED_FILE
+from headprobe.compression.kernels.choice import MEASURED_FILE, Kernel, device_name
 from headprobe.compression.ragged_store import RaggedStore
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.scores.files import write_atomically
 
 
 def run(bench: Bench, note: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import planned, uneven_plan
 from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.models.memory import PeakMemory
+from headprobe.models.devices import PeakMemory
 from headprobe.models.releases import with_cache
 
 

@@ -11,8 +11,7 @@ from transformers import DynamicCache
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import full_plan, planned, uneven_plan
-from headprobe.compression.plan import CompressionPlan
-from headprobe.compression.policies import make_policy
+from headprobe.compression.policies import CompressionPlan, make_policy
 from headprobe.models.releases import with_cache
 
 POLICIES = {"snapkv": "snapkv_share", "headkv-r2": "headkv_share", "h2o": "accumulated_share"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts.scoring import prompt, score
-from headprobe.models.memory import PeakMemory
+from headprobe.models.devices import PeakMemory
 
 
 def run(bench: Bench, note: Any) -> None:

@@ -35,13 +35,12 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
-from headprobe.commands.prompts_output import tell_prompts
+from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
-from headprobe.evaluation.needle_folder import GridFolder, summary_record
+from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
-from headprobe.evaluation.row_check import RowCheck
 from headprobe.evaluation.variants import PolicyOptions, policy_names
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths

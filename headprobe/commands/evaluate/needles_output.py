@@ -13,16 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.commands.picture_output import PictureFile
-from headprobe.commands.prompts_output import depths_reached
+from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid, is_finished
 from headprobe.evaluation.needle_summary import Cell, GridSummary
 from headprobe.evaluation.needle_trial import GridTrial, Row
-from headprobe.evaluation.paired import Estimate
 from headprobe.models.loading import LoadedModel
-from headprobe.pictures.wording import told_bytes
+from headprobe.pictures.style import told_bytes
 from headprobe.profiling.journal import Journal
-from headprobe.scores.atomic_file import write_atomically
+from headprobe.scores.files import write_atomically
+from headprobe.scores.uncertainty import Estimate
 
 COLUMNS = (
     "policy", "budget", "prompts", "exact", "95 %", "minus full", "95 %", "F1", "distractor", "KV asked", "KV held",
@@ -158,8 +158,10 @@ def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]
 
 
 def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
-    from headprobe.pictures.needle_grid import needle_grid_figure  # matplotlib, only once there is something to draw
-    from headprobe.pictures.recall_curve import recall_curve_figure  # matplotlib, only for a drawing
+    from headprobe.pictures.needles import (
+        needle_grid_figure,  # matplotlib, only once there is something to draw
+        recall_curve_figure,  # matplotlib, only for a drawing
+    )
 
     title = f"{record['model']}: needles on a compressed cache"
     about = heading(record)

@@ -9,15 +9,13 @@ from typing import Annotated
 import typer
 
 from headprobe.commands.output import one_line, write_json
-from headprobe.commands.scores.stated_model import StatedModel, stated_model
+from headprobe.commands.reading import StatedModel, stated_model
 from headprobe.commands.streams import write_error
 from headprobe.errors import OptionError
 from headprobe.geometry import FULL_ATTENTION, ModelGeometry
-from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.atomic_file import check_place, write_atomically
-from headprobe.scores.conversion import Target, convert
+from headprobe.scores.any_scores import AnyScores, Target, convert, read_any
+from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 from headprobe.scores.formats import FORMATS, names_to_write
-from headprobe.scores.same_place import refuse_one_place
 
 
 def convert_command(

@@ -9,9 +9,8 @@ import typer
 
 from headprobe.commands.output import stdout_console, tell, write_json
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.atomic_file import check_place
+from headprobe.scores.files import check_place, refuse_one_place
 from headprobe.scores.merge import merge
-from headprobe.scores.same_place import refuse_one_place
 from headprobe.scores.score_file import write_score_file
 
 

@@ -17,9 +17,8 @@ from headprobe.commands.scores.validate import finding_records, refusal, reports
 from headprobe.commands.streams import write_error
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.models.hub import quiet_downloads
-from headprobe.scores.atomic_file import check_place, write_atomically
-from headprobe.scores.hub.names import name_fault, place_in
-from headprobe.scores.hub.remote import RemoteFile, RemoteRepository, fetch, find_repository
+from headprobe.scores.files import check_place, write_atomically
+from headprobe.scores.hub.remote import RemoteFile, RemoteRepository, fetch, find_repository, name_fault, place_in
 from headprobe.scores.validation import FileReport
 
 MIB = 2**20

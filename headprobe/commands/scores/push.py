@@ -13,13 +13,10 @@ from headprobe.commands.scores.validate import finding_records, refusal, reports
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
 from headprobe.models.hub import quiet_downloads
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.file_bytes import MAX_BYTES, file_bytes
+from headprobe.scores.files import MAX_BYTES, file_bytes
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.hub.card import score_card
-from headprobe.scores.hub.names import check_repository
-from headprobe.scores.hub.parcel import Parcel, Upload, check_score_name, pack
-from headprobe.scores.hub.publish import publish
-from headprobe.scores.hub.remote import RemoteRepository, find_repository, is_logged_in, web_page
+from headprobe.scores.hub.parcel import Parcel, Upload, check_score_name, pack, publish, score_card
+from headprobe.scores.hub.remote import RemoteRepository, check_repository, find_repository, is_logged_in, web_page
 from headprobe.scores.validation import FileReport
 
 UNKNOWN = "unknown"

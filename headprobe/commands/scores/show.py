@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, stdout_console, write_json
-from headprobe.commands.scores.stated_model import StatedModel, stated_model
+from headprobe.commands.reading import StatedModel, stated_model
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.score_file import newest_score_file
 from headprobe.scores.summary import ScoreSummary, summarize

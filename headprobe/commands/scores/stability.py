@@ -11,9 +11,8 @@ import typer
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
 from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores, read_any
-from headprobe.scores.groups import KINDS, TrialGroup, trial_groups
-from headprobe.scores.split_half import split_half
-from headprobe.scores.stability import rank_intervals, stability
+from headprobe.scores.ranks import split_half
+from headprobe.scores.stability import KINDS, TrialGroup, rank_intervals, stability, trial_groups
 from headprobe.scores.uncertainty import ClusteredTrials
 
 TOPS = (1, 2, 3, 5, 10, 20, 30, 40, 50, 60, 80, 100)

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
-from headprobe.commands.scores.stated_model import stated_model
+from headprobe.commands.reading import stated_model
 from headprobe.errors import FileFormatError, OptionError
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.checks.finding import Suspect
-from headprobe.scores.file_bytes import MAX_BYTES
-from headprobe.scores.methods import METHODS
+from headprobe.scores.checks import Suspect
+from headprobe.scores.files import MAX_BYTES
+from headprobe.scores.provenance import METHODS
 from headprobe.scores.validation import FileReport, unreadable_report, validate
 
 KNOWN = ", ".join(dict.fromkeys([*METHODS, *ESTIMATORS]))

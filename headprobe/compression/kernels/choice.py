@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.measured import measured_shares
 from headprobe.compression.kernels.reference import torch_attention, torch_weigh
-from headprobe.compression.kernels.sources import FLASH2, FLASH4, TRITON, Source
 from headprobe.compression.kernels.split import split_attention, split_weigh
-from headprobe.compression.kernels.varlen import flash2_attention, flash4_attention, torch_varlen_attention
+from headprobe.compression.kernels.varlen import (
+    FLASH2,
+    FLASH4,
+    TRITON,
+    Source,
+    flash2_attention,
+    flash4_attention,
+    torch_varlen_attention,
+)
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.errors import OptionError, shown
+
+# How fast kernels were seen to be: `measured.json` beside this file, written by `python -m benchmarks.gpu`.
+#
+# {"<device name as CUDA gives it>": {"<kernel>": <share of copy bandwidth while reading uneven segments>, ...}, ...}
+#
+# Without the file nothing has been measured.
+
+MEASURED_FILE = Path(__file__).with_name("measured.json")
+
+
+def measured_shares(device_name: str | None) -> dict[str, float]:
+    """Share of copy bandwidth by kernel name, empty where nothing was measured on such a device."""
+    if device_name is None or not MEASURED_FILE.exists():
+        return {}
+    shares: dict[str, float] = json.loads(MEASURED_FILE.read_text(encoding="utf-8")).get(device_name, {})
+    return shares
+
 
 Attend = Callable[[torch.Tensor, RaggedStore, AttentionShape], torch.Tensor]
 Weigh = Callable[[torch.Tensor, RaggedStore, AttentionShape], tuple[torch.Tensor, torch.Tensor]]

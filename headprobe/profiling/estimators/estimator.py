@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 
+from headprobe.attention.rows import AttentionRows
 from headprobe.errors import OptionError
-from headprobe.profiling.attention_rows import AttentionRows
 from headprobe.scores.head_scores import Method
-from headprobe.scores.methods import METHODS, STATED_AS, MethodFacts
+from headprobe.scores.provenance import METHODS, STATED_AS, MethodFacts
 from headprobe.spans import Span
 
 GATE_METRICS = ("f1", "rouge1_recall")

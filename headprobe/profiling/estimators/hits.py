@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from headprobe.profiling.attention_rows import AttentionRows
+from headprobe.attention.rows import AttentionRows
 from headprobe.profiling.estimators.estimator import ROUGE_GATE, Gate, Target
-from headprobe.scores.methods import METHODS, MethodFacts
+from headprobe.scores.provenance import METHODS, MethodFacts
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from headprobe.attention.rows import AttentionRows, largest, mass_inside
 from headprobe.errors import OptionError
-from headprobe.profiling.attention_rows import AttentionRows, largest, mass_inside
 from headprobe.profiling.estimators.estimator import F1_GATE, ROUGE_GATE, Gate, Target
-from headprobe.scores.methods import METHODS, MethodFacts
+from headprobe.scores.provenance import METHODS, MethodFacts
 
 
 class Mass:

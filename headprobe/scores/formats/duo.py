@@ -10,13 +10,22 @@ import numpy as np
 
 from headprobe.errors import FileFormatError
 from headprobe.scores import strict_json
-from headprobe.scores.any_scores import AnyScores
-from headprobe.scores.conversion import fitting, grouped, query_heads
-from headprobe.scores.fields import LARGEST_SCORE, MAX_HEADS
-from headprobe.scores.file_bytes import file_bytes
-from headprobe.scores.formats.format import Converted, Format, Target
-from headprobe.scores.formats.table import KV, SHARES, Contents, FaultError, checked_number, checked_table, number_in
+from headprobe.scores.any_scores import AnyScores, fitting, grouped, query_heads
+from headprobe.scores.files import file_bytes
+from headprobe.scores.formats.format import (
+    KV,
+    SHARES,
+    Contents,
+    Converted,
+    FaultError,
+    Format,
+    Target,
+    checked_number,
+    checked_table,
+    number_in,
+)
 from headprobe.scores.head_scores import Floats
+from headprobe.scores.strict_json import LARGEST_SCORE, MAX_HEADS
 
 TABLE_NAME = "full_attention_heads.tsv"
 CONFIG_NAME = "config.json"

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.scores.any_scores import AnyScores
-from headprobe.scores.conversion import fitting, query_heads
-from headprobe.scores.fields import LARGEST_SCORE
-from headprobe.scores.formats.format import Converted, Format, Target
-from headprobe.scores.formats.table import (
+from headprobe.scores.any_scores import AnyScores, fitting, query_heads
+from headprobe.scores.formats.format import (
     MAX_TRIALS,
     QUERY,
     SHARES,
     Contents,
+    Converted,
     FaultError,
+    Format,
+    Target,
     check_heads,
     checked_number,
 )
 from headprobe.scores.head_scores import Floats
+from headprobe.scores.strict_json import LARGEST_SCORE
 
 _KEY = re.compile(r"(0|[1-9]\d{0,4})-(0|[1-9]\d{0,4})", re.ASCII)
 _NUMBERS = {int, float}

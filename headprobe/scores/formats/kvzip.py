@@ -14,9 +14,8 @@ import zipfile
 import zlib
 from typing import Any
 
-from headprobe.scores.fields import MAX_HEADS
-from headprobe.scores.formats.format import Format
-from headprobe.scores.formats.table import KV, SHARES, Contents, FaultError, checked_table
+from headprobe.scores.formats.format import KV, SHARES, Contents, FaultError, Format, checked_table
+from headprobe.scores.strict_json import MAX_HEADS
 
 _MAX_PICKLE = 65536
 _MAX_STORAGE = 8 * MAX_HEADS

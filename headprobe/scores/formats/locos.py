@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from headprobe.scores.formats.format import Format
+from headprobe.scores.formats.format import Contents, FaultError, Format
 from headprobe.scores.formats.keyed import read_keyed
-from headprobe.scores.formats.table import Contents, FaultError
-from headprobe.scores.methods import UNKNOWN
+from headprobe.scores.provenance import UNKNOWN
 
 _MODEL_FIELDS = ("model", "model_name", "model_id", "model_name_or_path")
 _METHOD_FIELDS = ("method", "detector", "scoring_method")

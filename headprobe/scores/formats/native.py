@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from headprobe._version import __version__
-from headprobe.scores.any_scores import AnyScores
-from headprobe.scores.conversion import fitting, query_heads
-from headprobe.scores.distinct_trials import DistinctTrials
-from headprobe.scores.formats.format import Converted, Format, Source, Target
+from headprobe.scores.any_scores import AnyScores, fitting, query_heads
+from headprobe.scores.formats.format import QUERY, RANKING_NOTE, Contents, Converted, Format, Source, Target
 from headprobe.scores.formats.keyed import is_keyed
-from headprobe.scores.formats.table import QUERY, RANKING_NOTE, Contents
 from headprobe.scores.head_scores import Floats, HeadScores, Method, ScoreTable, Trial
-from headprobe.scores.methods import facts_of
-from headprobe.scores.provenance import ModelIdentity, Provenance
+from headprobe.scores.provenance import ModelIdentity, Provenance, facts_of
 from headprobe.scores.score_file import score_file_bytes, scores_from
+from headprobe.scores.summary import DistinctTrials
 
 PLACEHOLDERS = {"needle": "unknown-N", "length": 1, "depth": 0.0, "f1": 0.0, "response": "", "num_steps": 0}
 

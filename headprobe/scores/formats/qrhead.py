@@ -9,9 +9,8 @@ import re
 
 import numpy as np
 
-from headprobe.scores.fields import MAX_HEADS
-from headprobe.scores.formats.format import Format
-from headprobe.scores.formats.table import QUERY, RANKING_NOTE, Contents, FaultError
+from headprobe.scores.formats.format import QUERY, RANKING_NOTE, Contents, FaultError, Format
+from headprobe.scores.strict_json import MAX_HEADS
 
 _FIELD = re.compile(
     r"^(?P<quote>[\"']?)(?P<key>[A-Za-z_]\w{0,60})(?P=quote)[ \t]*:(?=[ \t\n]|$)[ \t]*(?P<value>[^\n]*)$",

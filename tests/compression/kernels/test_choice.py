@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels import choice, measured, sources
+from headprobe.compression.kernels import choice
+from headprobe.compression.kernels import choice as measured
+from headprobe.compression.kernels import varlen as sources
 from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, fitting, pick_kernel, ranked_kernels
-from headprobe.compression.kernels.sources import FLASH2, FLASH4, Source
+from headprobe.compression.kernels.varlen import FLASH2, FLASH4, Source
 from headprobe.errors import OptionError
 from tests.compression.kernels.stores import random_store
 

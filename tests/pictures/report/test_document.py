@@ -11,9 +11,8 @@ import pytest
 
 from headprobe.errors import OptionError
 from headprobe.pictures.report import report as reports
-from headprobe.pictures.report.document import SCRIPTS, asset, embedded
-from headprobe.pictures.report.origin import flat
-from headprobe.pictures.report.report import MAX_BYTES, file_names, report_html
+from headprobe.pictures.report.record import flat
+from headprobe.pictures.report.report import MAX_BYTES, SCRIPTS, asset, embedded, file_names, report_html
 from headprobe.scores.any_scores import read_any
 from tests.pictures.report.conftest import HOSTILE
 

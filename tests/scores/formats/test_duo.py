@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from headprobe.scores.formats.duo import duo_bytes, is_duo, read_duo
-from headprobe.scores.formats.table import FaultError
+from headprobe.scores.formats.format import FaultError
 
 NOWHERE = Path("nowhere/full_attention_heads.tsv")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headprobe.scores.formats import FORMATS, names_to_write
-from headprobe.scores.formats.table import Contents, FaultError
+from headprobe.scores.formats.format import Contents, FaultError
 
 
 def test_formats_are_called_as_they_are_listed() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from headprobe.scores.formats.format import FaultError
 from headprobe.scores.formats.keyed import is_keyed, keyed_bytes, read_keyed
-from headprobe.scores.formats.table import FaultError
 
 
 def test_heads_are_found_by_key_and_not_by_order() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from headprobe.scores.formats.format import FaultError
 from headprobe.scores.formats.kvzip import is_kvzip, read_kvzip
-from headprobe.scores.formats.table import FaultError
 
 HALVES = torch.tensor([[0.5, 0.25], [1.0, 0.0]], dtype=torch.float16)
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from headprobe.scores.formats.format import FaultError
 from headprobe.scores.formats.locos import is_locos, read_locos
-from headprobe.scores.formats.table import FaultError
 
 
 def test_scores_and_names_come_out_of_the_envelope() -> None:

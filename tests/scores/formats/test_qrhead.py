@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from headprobe.scores.formats.format import FaultError
 from headprobe.scores.formats.qrhead import is_qrhead, read_qrhead
-from headprobe.scores.formats.table import FaultError
 
 
 def test_the_first_head_has_most_points_and_the_others_none() -> None:

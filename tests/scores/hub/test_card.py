@@ -7,9 +7,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from headprobe.errors import FileFormatError
-from headprobe.scores.checks.finding import Finding
+from headprobe.scores.checks import Finding
 from headprobe.scores.head_scores import HeadScores
-from headprobe.scores.hub.card import code, merge_card, score_card, table
+from headprobe.scores.hub.parcel import code, merge_card, score_card, table
 from headprobe.scores.provenance import ModelIdentity, Provenance
 from tests.scores.conftest import build_scores
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
-from headprobe.scores.hub.names import check_file_name, check_repository, place_in
+from headprobe.scores.hub.remote import check_file_name, check_repository, place_in
 
 
 @pytest.mark.parametrize("name", ["lena/head-scores", "A1/b_c.d", "x/" + "y" * 96])

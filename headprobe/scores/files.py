@@ -1,16 +1,93 @@
-"""Files that appear whole or not at all, and the look beforehand at whether they can."""
+"""Files: read up to a limit, written whole or not at all, and never one in place of another."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
-from headprobe.errors import FileAccessError, OutputExistsError
+from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError
+
+# The bytes of a file that a stranger may have made: a plain file, and no more of it than the limit.
+
+MAX_BYTES = 256 * 2**20
+PIECE = 2**20
+
+
+def file_bytes(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
+    """All bytes of `path`. Raises `FileFormatError` where it cannot be read, is no plain file (a pipe or a device
+    would keep us waiting), or is larger than `max_bytes`."""
+    try:
+        found = Path(path)
+        if found.exists() and not found.is_file() and not found.is_dir():
+            raise FileFormatError("is no plain file", path)
+        with found.open("rb") as file:
+            data = _at_most(file, max_bytes + 1)
+    except OSError as error:
+        raise FileFormatError(error.strerror or str(error), path) from None
+    except ValueError as error:  # a null character in the name
+        raise FileFormatError(str(error), repr(str(path))) from None
+    if len(data) > max_bytes:
+        raise FileFormatError(f"larger than the limit of {max_bytes} bytes", path)
+    return data
+
+
+def _at_most(file: BinaryIO, count: int) -> bytes:
+    """The first `count` bytes, taken in pieces: for a limit larger than memory no room is made beforehand."""
+    pieces: list[bytes] = []
+    while count > 0 and (piece := file.read(min(count, PIECE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+# Names that lead to one file, however they are spelled.
+
+Named = Mapping[str, Path | str | None]
+
+
+def refuse_one_place(outputs: Named, inputs: Named | None = None) -> None:
+    """Refuse two outputs that are one file, and an output that is also an input: one of them would be lost.
+
+    Both map what a file is called in the message (`-o`, `the journal of the run`) to its path; None stands for a file
+    that is not asked for. Links, folders and relative names are followed; names that differ in upper and lower case
+    only count as one, since many systems take them for one. Raises `OptionError` naming both.
+
+    >>> refuse_one_place({"-o": "a/../b.json", "--dump-prompts": "B.json"})
+    Traceback (most recent call last):
+    headprobe.errors.OptionError: -o a/../b.json and --dump-prompts B.json are one file: give each a name of its own
+    """
+    written = {what: path for what, path in outputs.items() if path is not None}
+    for first, second in combinations(written, 2):
+        if same_place(written[first], written[second]):
+            names = f"{first} {written[first]} and {second} {written[second]}"
+            raise OptionError(f"{names} are one file: give each a name of its own")
+    for source, path in (inputs or {}).items():
+        for what, target in written.items():
+            if path is not None and same_place(path, target):
+                raise OptionError(f"{what} {target} and {source} {path} are one file: the input would be lost")
+
+
+def same_place(first: Path | str, second: Path | str) -> bool:
+    """Whether both names lead to one file, there or not; upper and lower case are not told apart.
+
+    >>> same_place("a.json", "./x/../A.json"), same_place("a.json", "b.json")
+    (True, False)
+    """
+    return _key(first) == _key(second)
+
+
+def _key(path: Path | str) -> str:
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
+# Files that appear whole or not at all, and the look beforehand at whether they can.
 
 TRIED_BYTES = 4096
 LONGEST_NAME = 255  # bytes of a file's name, on nearly every system

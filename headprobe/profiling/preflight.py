@@ -1,18 +1,26 @@
-"""Where a scoring run writes, and whether it can: names of score files and journal, checked before the long work."""
+"""Before a run: where it will write and whether it can, and what it will cost."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
+from headprobe.models.loading import LoadedModel
+from headprobe.probes.prompt import Prompt
 from headprobe.profiling.journal import check_journal
-from headprobe.scores.atomic_file import LONGEST_NAME, check_place
-from headprobe.scores.same_place import refuse_one_place
+from headprobe.profiling.profiler import prefix_order
+from headprobe.scores.files import LONGEST_NAME, check_place, refuse_one_place
+
+# Where a scoring run writes, and whether it can: names of score files and journal, checked before the long work.
 
 
 def output_paths(model_name: str, methods: Sequence[str], output: Path | str | None) -> dict[str, Path]:
@@ -75,3 +83,44 @@ def check_outputs(
         check_place(path, overwrite=overwrite or going_on)
     if prompts is not None:
         check_place(prompts, overwrite=overwrite or resume)
+
+
+# What a run will cost, before it starts.
+
+TRIAL_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`tokens` of all prompts and answers; `tokens_to_compute` once prefixes are shared; `kv_bytes` of the longest
+    prompt's cache; `seconds`, rough: it grows a short prompt's time linearly and leaves out the quadratic part."""
+
+    tokens: int
+    tokens_to_compute: int
+    kv_bytes: int
+    seconds: float
+
+
+def estimate(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Estimate:
+    """The cost of measuring `prompts`, from one timed pass over the start of the longest."""
+    lengths = [len(p.input_ids) + len(p.answer_ids) for p in prompts]
+    _, shared = prefix_order(prompts)
+    to_compute = sum(lengths) - sum(shared) + shared[0]
+    longest = max(prompts, key=lambda p: len(p.input_ids))
+    per_element = torch.finfo(loaded.model.dtype).bits // 8
+    return Estimate(
+        tokens=sum(lengths),
+        tokens_to_compute=to_compute,
+        kv_bytes=max(lengths) * loaded.geometry.kv_bytes_per_token(per_element),
+        seconds=to_compute * _seconds_per_token(loaded, longest.input_ids[:TRIAL_TOKENS]),
+    )
+
+
+def _seconds_per_token(loaded: LoadedModel, tokens: tuple[int, ...]) -> float:
+    ids = torch.tensor([tokens], device=loaded.device)
+    with torch.inference_mode():
+        for _ in range(2):
+            begin = time.perf_counter()
+            logits = loaded.model(input_ids=ids, logits_to_keep=1).logits
+            logits.sum().item()
+    return (time.perf_counter() - begin) / len(tokens)

@@ -1,1 +1,0 @@
-"""The checks of `headprobe scores validate`, grouped by what they look at."""

@@ -15,6 +15,10 @@ ARCHITECTURES = {
 def register() -> None:
     """Register the model classes; vLLM calls this in each of its processes, and more than once."""
     from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    from headprobe_vllm.refusals import PlanConfig
 
     for architecture, place in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, place)
+        MODELS_CONFIG_MAP[architecture] = PlanConfig  # vLLM has none of its own for these

@@ -1,6 +1,6 @@
-"""The cache of the streaming heads: its spec, and the manager that frees what lies between sinks and window.
+"""The caches: a spec and a manager for the streaming heads, whose middle is freed, and for full heads beside them.
 
-Importing this module registers both with vLLM. Specs travel between vLLM's processes, and where one arrives, this
+Importing this module registers them with vLLM. Specs travel between vLLM's processes, and where one arrives, this
 module is imported.
 """
 
@@ -14,8 +14,8 @@ from vllm.config import VllmConfig
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHashList, KVCacheBlock, resolve_block_hashes
-from vllm.v1.core.single_type_kv_cache_manager import SingleTypeKVCacheManager
-from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheSpec
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SingleTypeKVCacheManager
+from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, KVCacheSpec
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry, register_kv_cache_spec
 from vllm.v1.request import Request
 
@@ -40,13 +40,9 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         first_read = self.spec.first_read(processed_computed_tokens)
         self._remove_blocks_in_range(request_id, self.spec.sink_blocks, first_read // self.block_size)
 
-    def cache_blocks(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Let other requests find the blocks, unless prompts are read densely.
-
-        What these heads hold of an answer then depends on where its prompt ended, and of a prompt the middle is gone.
-        """
-        if not self.spec.prompt_stays:
-            super().cache_blocks(request, *args, **kwargs)
+    def cache_blocks(self, request: Request, num_tokens: int, *args: Any, **kwargs: Any) -> None:
+        """Let other requests find the blocks: all of them, or those of the prompt where prompts are read densely."""
+        super().cache_blocks(request, findable(request, num_tokens, self.spec.prompt_stays), *args, **kwargs)
 
     @classmethod
     def find_longest_cache_hit(
@@ -61,11 +57,16 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         dcp_world_size: int = 1,
         pcp_world_size: int = 1,
     ) -> tuple[tuple[list[KVCacheBlock], ...], int]:
-        """The longest prefix whose sinks and window are still there; what lies between is no block."""
+        """The longest prefix of which all that its next token reads is still there; what is not read is no block.
+
+        Where prompts stay that is the whole prefix. Blocks that were freed can be found until they are given away.
+        """
         assert isinstance(kv_cache_spec, SinkWindowSpec)
         size = kv_cache_spec.block_size
         hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size, alignment_tokens=alignment_tokens)
         found = [block_pool.get_cached_block(hashes[i], kv_cache_group_ids) for i in range(max_length // size)]
+        if kv_cache_spec.prompt_stays:
+            found = found[: next((i for i, block in enumerate(found) if not block), len(found))]
         for blocks in range(len(found), 0, -1):
             if blocks * size % alignment_tokens:
                 continue
@@ -77,6 +78,23 @@ class SinkWindowManager(SingleTypeKVCacheManager):
                         group[i] = block
                 return hit, blocks * size
         return tuple([] for _ in kv_cache_group_ids), 0
+
+
+class PromptFullManager(FullAttentionManager):
+    """Gives blocks to the full heads where prompts are read densely: other requests find those of prompts."""
+
+    def cache_blocks(self, request: Request, num_tokens: int, *args: Any, **kwargs: Any) -> None:
+        """Let other requests find the blocks of the prompt."""
+        super().cache_blocks(request, findable(request, num_tokens, prompt_only=True), *args, **kwargs)
+
+
+def findable(request: Request, num_tokens: int, prompt_only: bool) -> int:
+    """How many of a request's first `num_tokens` tokens may serve another request.
+
+    With prompts that are read densely an answer's entries differ from those of the same tokens in a prompt, in full
+    heads too: the heads that stream saw less below them.
+    """
+    return min(num_tokens, request.num_prompt_tokens) if prompt_only else num_tokens
 
 
 @register_kv_cache_spec(manager_class=SinkWindowManager)
@@ -103,8 +121,10 @@ class SinkWindowSpec(AttentionSpec):
         return position - self.window
 
     def read_blocks(self, position: int) -> list[int]:
-        """Blocks before that of `position`, a block's first token, that it reads: sinks and window, rising."""
+        """Blocks before that of `position`, a block's first token, that it reads: sinks and window, or all; rising."""
         end = position // self.block_size
+        if self.prompt_stays:
+            return list(range(end))
         first = max(0, self.first_read(position) // self.block_size)
         return sorted({*range(min(self.sink_blocks, end)), *range(first, end)})
 
@@ -118,6 +138,12 @@ class SinkWindowSpec(AttentionSpec):
     def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
         """What one request of the longest kind takes at its worst."""
         return self.most_blocks(vllm_config.model_config.max_model_len) * self.page_size_bytes
+
+
+@register_kv_cache_spec(manager_class=PromptFullManager, uniform_type_base_spec=FullAttentionSpec)
+@dataclass(frozen=True, kw_only=True)
+class PromptFullSpec(FullAttentionSpec):
+    """Keys and values of heads that keep everything, where prompts are read densely."""
 
 
 def held_blocks(manager: SingleTypeKVCacheManager, request_ids: Sequence[str]) -> int:

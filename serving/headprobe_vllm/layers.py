@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, get_kv_quant_mode
 
 from headprobe_vllm.backend import FullBackend, StreamingBackend
-from headprobe_vllm.caches import SinkWindowSpec
+from headprobe_vllm.caches import PromptFullSpec, SinkWindowSpec
 from headprobe_vllm.plan import ServePlan
 
 
@@ -20,13 +20,16 @@ class FullHeads(Attention):
 
     def __init__(self, plan: ServePlan, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, attn_backend=FullBackend, **kwargs)
-        self._block_size = plan.full_block_size
+        self._plan = plan
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
-        """Stock, with the plan's block size."""
-        spec = super().get_kv_cache_spec(vllm_config)
-        assert isinstance(spec, FullAttentionSpec)
-        return replace(spec, block_size=self._block_size)
+        """Stock, with the plan's block size; where prompts are read densely, of a kind whose answers are not found."""
+        stock = super().get_kv_cache_spec(vllm_config)
+        assert isinstance(stock, FullAttentionSpec)
+        spec = replace(stock, block_size=self._plan.full_block_size)
+        if self._plan.prefill == "streaming":
+            return spec
+        return PromptFullSpec(**{field.name: getattr(spec, field.name) for field in fields(spec) if field.init})
 
 
 class StreamingHeads(Attention):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -13,10 +12,8 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from headprobe_vllm.layers import split_attention
 from headprobe_vllm.plan import ServePlan, read_plan
-from headprobe_vllm.refusals import check
+from headprobe_vllm.refusals import check, plan_path
 
-PLAN_VARIABLE = "HEADPROBE_PLAN"
-PLAN_KEY = "headprobe_plan"
 DIGEST_KEY = "headprobe_plan_sha256"
 
 logger = init_logger(f"vllm.{__name__}")
@@ -46,13 +43,6 @@ class HeadQwen2ForCausalLM(_Planned, Qwen2ForCausalLM):
 
 class HeadQwen3ForCausalLM(_Planned, Qwen3ForCausalLM):
     """Qwen3."""
-
-
-def plan_path(vllm_config: VllmConfig) -> str | None:
-    """Where the plan lies: `--additional-config '{"headprobe_plan": ...}'`, else the variable HEADPROBE_PLAN."""
-    more = vllm_config.additional_config
-    named = more.get(PLAN_KEY) if isinstance(more, dict) else None
-    return named or os.environ.get(PLAN_VARIABLE) or None
 
 
 def name_in_hash(plan: ServePlan, vllm_config: VllmConfig) -> None:

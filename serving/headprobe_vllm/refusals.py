@@ -1,21 +1,44 @@
-"""What the plug-in does not do, said before a model is built."""
+"""What the plug-in does not do, said before vLLM starts its processes and before a model is built."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.logger import init_logger
+from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
-from headprobe_vllm.plan import PlanError, ServePlan
+from headprobe_vllm.plan import PlanError, ServePlan, read_plan
 
-logger = init_logger(f"vllm.{__name__}")
+PLAN_VARIABLE = "HEADPROBE_PLAN"
+PLAN_KEY = "headprobe_plan"
 CPU_BLOCK = 32  # tokens: what the CPU kernels want a block to be a multiple of
 
 
+class PlanConfig(VerifyAndUpdateConfig):
+    """vLLM's door for models to look at a configuration as soon as it is made: in the process that was started."""
+
+    @staticmethod
+    def verify_and_update_config(vllm_config: VllmConfig) -> None:
+        """Raise `PlanError` for a plan that cannot be read, or an engine that does not fit it."""
+        path = plan_path(vllm_config)
+        try:
+            if path is not None:
+                check(read_plan(path), vllm_config)
+        except PlanError as error:
+            raise PlanError(f"headprobe: {error}") from None
+
+
+def plan_path(vllm_config: VllmConfig) -> str | None:
+    """Where the plan lies: `--additional-config '{"headprobe_plan": ...}'`, else the variable HEADPROBE_PLAN."""
+    more = vllm_config.additional_config
+    named = more.get(PLAN_KEY) if isinstance(more, dict) else None
+    return named or os.environ.get(PLAN_VARIABLE) or None
+
+
 def check(plan: ServePlan, vllm_config: VllmConfig) -> None:
-    """Raise `PlanError` for a plan or an engine that does not fit; warn of what has no effect."""
+    """Raise `PlanError` for a plan or an engine that does not fit."""
     _check_model(plan, vllm_config.model_config)
     for wrong, message in _engine_faults(vllm_config):
         if wrong:
@@ -23,11 +46,6 @@ def check(plan: ServePlan, vllm_config: VllmConfig) -> None:
     for name in ("full_block_size", "streaming_block_size"):
         if getattr(plan, name) % CPU_BLOCK:
             raise PlanError(f"{name} is {getattr(plan, name)}, the CPU kernels need a multiple of {CPU_BLOCK}")
-    if vllm_config.cache_config.enable_prefix_caching and plan.prefill == "dense":
-        logger.warning(
-            "headprobe: prefix caching finds nothing, since prompts are read densely and their middle is dropped then; "
-            "plans made with --prefill streaming have it"
-        )
 
 
 def _check_model(plan: ServePlan, model_config: Any) -> None:

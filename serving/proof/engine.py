@@ -23,11 +23,15 @@ SETTINGS = {
 
 @dataclass
 class Seen:
-    """What a run showed. `held[step][group]`: blocks that all requests held of each cache."""
+    """What a run showed.
+
+    `held[step][group]`: blocks that all requests held of each cache; `tokens[step]`: tokens that had been read of them.
+    """
 
     answers: list[list[int]] = field(default_factory=list)
     held: list[tuple[int, ...]] = field(default_factory=list)
     running: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     cached_tokens: list[int] = field(default_factory=list)
     preemptions: int = 0
     seconds: float = 0.0
@@ -36,6 +40,11 @@ class Seen:
     def most_running(self) -> int:
         """Requests that were under way at a time, at most."""
         return max(self.running)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of all requests under way at the best step."""
+        return max(self.tokens)
 
     @property
     def most_blocks(self) -> int:
@@ -103,6 +112,7 @@ def run(llm: Any, prompts: Sequence[Sequence[int]], new_tokens: int, *, stop: bo
         names = list(scheduler.requests)
         seen.held.append(tuple(held_blocks(manager, names) for manager in managers(llm)))
         seen.running.append(len(scheduler.running))
+        seen.tokens.append(sum(request.num_computed_tokens for request in scheduler.running))
         preempted.update({name: request.num_preemptions for name, request in scheduler.requests.items()})
         done.update({output.request_id: output for output in outputs if output.finished})
     order = sorted(done, key=lambda name: int(name.split("-")[0]))

@@ -6,16 +6,18 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from proof.engine import engine, run
+from proof.record import add_json, write_record
 from proof.texts import needles
 
 
 def main() -> None:
     """Print how often the answer was right: all heads full, the plan, random heads."""
-    from headprobe.probes.answer import exact_match
+    from headprobe.probes.answer import exact_match, rouge1_recall
 
     parser = argparse.ArgumentParser(prog="python -m proof.needles", description=__doc__)
     parser.add_argument("model", help="as headprobe names it: demo, or a folder")
@@ -24,9 +26,11 @@ def main() -> None:
     parser.add_argument("--depths", type=int, default=10)
     parser.add_argument("--per-cell", type=int, default=2)
     parser.add_argument("--needles", default="reasoning")
+    parser.add_argument("--inner", action="store_true", help="leave the first and the last depth out")
     parser.add_argument("--seeds", type=int, default=3, help="draws of random heads")
+    add_json(parser)
     given = parser.parse_args()
-    asked, loaded = needles(given.model, given.length, given.depths, given.per_cell, given.needles)
+    asked, loaded = needles(given.model, given.length, given.depths, given.per_cell, given.needles, inner=given.inner)
     folder, tokenizer = loaded.model.config._name_or_path, loaded.tokenizer
     new_tokens = max(needle.answer_tokens for needle in asked) + 4
     del loaded
@@ -34,12 +38,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         runs: list[tuple[str, Path | None]] = [("all heads full", None), ("the plan's heads full", given.plan)]
         runs += [(f"random heads full, draw {seed}", _random(plan, seed, Path(place))) for seed in range(given.seeds)]
+        rows: list[dict[str, Any]] = []
         for name, path in runs:
             with engine(folder, path) as llm:
                 answers = run(llm, [needle.prompt for needle in asked], new_tokens, stop=True).answers
             texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-            right = sum(exact_match(text, needle.answer) for text, needle in zip(texts, asked, strict=True))
-            print(f"{name}: {right} of {len(asked)} right")
+            row = {
+                "heads": name,
+                "exact": sum(exact_match(text, needle.answer) for text, needle in zip(texts, asked, strict=True)),
+                "of": len(asked),
+                "rouge1_recall": _mean(rouge1_recall(text, n.answer) for text, n in zip(texts, asked, strict=True)),
+            }
+            rows.append(row)
+            print(
+                f"{name}: {row['exact']} of {row['of']} right, {row['rouge1_recall']:.2f} of the answers' words",
+                flush=True,
+            )
+    write_record(given, {"what": "needles answered in vLLM", "rows": rows})
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return round(sum(numbers) / len(numbers), 4)
 
 
 def _random(plan: dict[str, Any], seed: int, folder: Path) -> Path:

@@ -35,14 +35,23 @@ def prose(folder: str | Path, lengths: Sequence[int]) -> list[list[int]]:
     return prompts
 
 
-def needles(model: str, length: int, depths: int, per_cell: int, kind: str) -> tuple[list[Needle], Any]:
-    """Needle prompts of headprobe, and its model."""
+def needles(
+    model: str, length: int, depths: int, per_cell: int, kind: str, *, inner: bool = False
+) -> tuple[list[Needle], Any]:
+    """Needle prompts of headprobe, and its model.
+
+    `inner`: none at the first and the last depth, where sinks and window hold the needle whatever the heads.
+    """
     from headprobe.models.loading import load_model
     from headprobe.profiling.job import ScoreOptions, prepare
 
     loaded = load_model(model, device="cpu", dtype="float32")
     options = ScoreOptions(needles=kind, lengths=(length,), depths=depths, needles_per_cell=per_cell, seed=1)
     prepared = prepare(loaded, options)
-    answers = {spec.id: spec.needle.answer for spec in prepared.plan.trials()}
-    made = [Needle(list(p.input_ids), answers[p.trial_id], len(p.answer_ids)) for p in prepared.prompts]
+    trials = {spec.id: spec for spec in prepared.plan.trials()}
+    made = [
+        Needle(list(p.input_ids), trials[p.trial_id].needle.answer, len(p.answer_ids))
+        for p in prepared.prompts
+        if not inner or 0.0 < trials[p.trial_id].depth < 100.0
+    ]
     return made, loaded

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 pytest.importorskip("headprobe", reason="headprobe is not installed here: pip install -e .")
 
-from headprobe_vllm.caches import SinkWindowManager
+from headprobe_vllm.caches import PromptFullManager, SinkWindowManager
 from headprobe_vllm.plan import read_plan
 from proof.duo import duo_answers, load
 from proof.engine import DEMO, engine, managers, run
@@ -124,8 +124,24 @@ def test_answers_behind_a_shared_prefix_are_those_without_prefix_caching(prefill
         run(llm, [shared], 100)
         seen = [run(llm, [prompt], 20) for prompt in prompts]
     assert [one.answers[0] for one in seen] == expected
-    # Hits end where blocks of both caches do: 576 is the last multiple of 96 in 600. Dense reading leaves none.
-    assert [one.cached_tokens for one in seen] == [[576 if prefill == "streaming" else 0]] * 3
+    # Hits end where blocks of both caches do: 576 is the last multiple of 96 in 600.
+    assert [one.cached_tokens for one in seen] == [[576]] * 3
+
+
+@pytest.mark.parametrize("prefill", ["dense", "streaming"])
+def test_an_answer_that_comes_back_in_a_prompt_is_read_as_a_prompt(prefill: str, tmp_path: Path) -> None:
+    path = write_plan(tmp_path, prefill=prefill)
+    first, end, other = random_prompts((600, 30, 50), seed=10)
+    with engine(DEMO, path, enable_prefix_caching=True) as llm:
+        assert any(isinstance(manager, PromptFullManager) for manager in managers(llm)) == (prefill == "dense")
+        answer = run(llm, [first], 100).answers[0]
+        prompts = [first + answer + end, first + answer + other]
+        seen = [run(llm, [prompt], 20) for prompt in prompts]
+    with engine(DEMO, path, enable_prefix_caching=False) as llm:
+        assert [one.answers[0] for one in seen] == run(llm, prompts, 20).answers
+    # With dense reading the answer's entries are not those of a prompt, so that the first turn alone is found (576 of
+    # 600 tokens), and all of both once they were a prompt (672 of 700).
+    assert [one.cached_tokens for one in seen] == [[576 if prefill == "dense" else 672], [672]]
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2"])

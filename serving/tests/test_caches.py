@@ -8,7 +8,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'servi
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import make_block_hash_with_group_id
 
-from headprobe_vllm.caches import SinkWindowManager, SinkWindowSpec, held_blocks
+from headprobe_vllm.caches import PromptFullManager, PromptFullSpec, SinkWindowManager, SinkWindowSpec, held_blocks
 
 
 def spec(prompt_stays: bool = True) -> SinkWindowSpec:
@@ -95,9 +95,40 @@ def test_prefix_is_found_where_sinks_and_window_are_left() -> None:
     )  # the sinks alone
 
 
-def test_dense_prompts_leave_nothing_to_find() -> None:
-    made, _ = manager(spec(), enable_caching=True, blocks=101)
-    made.allocate_new_blocks("a", 50, 50)
-    request = SimpleNamespace(request_id="a", block_hashes=[b"0"] * 12)
-    made.cache_blocks(request, 50, replay_boundaries=())  # type: ignore[arg-type]
-    assert all(block.block_hash is None for block in made.req_to_blocks["a"])
+def test_dense_prefix_is_found_as_far_as_no_block_was_given_away() -> None:
+    made, pool = manager(spec(), enable_caching=True)
+    hashes = [bytes([number]) for number in range(30)]
+    cache(pool, {place: hashes[place] for place in (*range(7), *range(8, 13))})
+
+    def find(alignment: int) -> tuple[list[int], int]:
+        blocks, length = SinkWindowManager.find_longest_cache_hit(hashes, 100, [0], pool, made.spec, False, alignment)
+        return [place for place, block in enumerate(blocks[0]) if not block.is_null], length
+
+    assert find(4) == (list(range(7)), 28)
+    assert find(8) == (list(range(6)), 24)
+
+
+def request(tokens: int, prompt: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        request_id="a", num_prompt_tokens=prompt, block_hashes=[bytes([number]) for number in range(tokens // 4)],
+        shared_prefix_boundary=None, lora_request=None, cache_salt=None, mm_features=[],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["streaming heads", "full heads"])
+def test_of_dense_prompts_and_their_answers_only_the_prompt_can_be_found(kind: str) -> None:
+    made, pool = manager(spec(), enable_caching=True)
+    if kind == "full heads":
+        given = PromptFullSpec(block_size=4, num_kv_heads=1, head_size=8, dtype=torch.float32)
+        made = PromptFullManager(given, pool, True, kv_cache_group_id=0, scheduler_block_size=4)  # type: ignore[assignment]
+    made.allocate_new_blocks("a", 70, 70)
+    made.cache_blocks(request(70, prompt=50), 70, replay_boundaries=())  # type: ignore[arg-type]
+    found = [place for place, block in enumerate(made.req_to_blocks["a"]) if block.block_hash is not None]
+    assert found == list(range(12))  # 48 of the 50 tokens in whole blocks
+
+
+def test_of_streaming_prompts_answers_can_be_found_too() -> None:
+    made, _ = manager(spec(prompt_stays=False), enable_caching=True)
+    made.allocate_new_blocks("a", 70, 70)
+    made.cache_blocks(request(70, prompt=50), 70, replay_boundaries=())  # type: ignore[arg-type]
+    assert sum(block.block_hash is not None for block in made.req_to_blocks["a"]) == 17

@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,9 +7,11 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install -e 'serving[cpu]' in an environment of its own")
 
-from headprobe_vllm.models import name_in_hash, plan_path
+from headprobe_vllm import register
+from headprobe_vllm.models import name_in_hash
 from headprobe_vllm.plan import PlanError, ServePlan
-from headprobe_vllm.refusals import check
+from headprobe_vllm.refusals import check, plan_path
+from proof.engine import DEMO
 
 PLAN = ServePlan(2, ((0,), (1,)), 32, 64, 32, 32)
 
@@ -69,3 +73,28 @@ def test_configuration_that_vllm_hashes_holds_the_plans_digest() -> None:
     given = config(additional_config={"headprobe_plan": "plan.json"})
     name_in_hash(PLAN, given)
     assert given.additional_config == {"headprobe_plan": "plan.json", "headprobe_plan_sha256": PLAN.digest}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tensor_parallel_size": 2}, "headprobe: tensor parallel size 2: only 1 for now"),
+        ({"kv_cache_dtype": "fp8"}, "headprobe: a KV cache in fp8 is not supported"),
+        ({"disable_hybrid_kv_cache_manager": True}, "leave --disable-hybrid-kv-cache-manager out"),
+        ({"additional_config": {"headprobe_plan": "none.json"}}, "headprobe: the plan none.json cannot be read"),
+    ],
+)
+def test_vllm_refuses_its_configuration_before_it_starts_anything(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    from vllm import EngineArgs
+
+    plan = {
+        "schema": "headprobe-serve-plan/1", "model": {"num_hidden_layers": 6, "num_key_value_heads": 4},
+        "full_heads": [[0]] * 6, "sinks": 32, "window": 64, "block_size": {"full": 96, "streaming": 32},
+    }  # fmt: skip
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    given = {"additional_config": {"headprobe_plan": str(tmp_path / "plan.json")}, "dtype": "float32", **options}
+    register()
+    with pytest.raises(ValueError, match=message):
+        EngineArgs(model=str(DEMO), **given).create_engine_config()

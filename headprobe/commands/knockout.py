@@ -28,6 +28,7 @@ from headprobe.commands.picture_output import PictureFile
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.head_orders import parse_top
 from headprobe.evaluation.knockout_bench import METRICS, KnockoutOptions
+from headprobe.evaluation.knockout_checks import check_heads, model_of
 from headprobe.evaluation.knockout_folder import (
     PICTURE,
     SUMMARY,
@@ -36,7 +37,7 @@ from headprobe.evaluation.knockout_folder import (
     told_place,
     write_result,
 )
-from headprobe.evaluation.knockout_study import KnockoutResult, KnockoutStudy, check_heads, model_of
+from headprobe.evaluation.knockout_study import KnockoutResult, KnockoutStudy
 from headprobe.evaluation.knockout_verdict import Step
 from headprobe.evaluation.switched_off import MODES
 from headprobe.models.catalog import short_name

@@ -20,7 +20,7 @@ from headprobe.probes.needle import Needle
 from headprobe.probes.plan import check_number
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
-from headprobe.scores.head_scores import Floats, Head
+from headprobe.scores.head_scores import Floats
 from headprobe.spans import Span
 
 DEFAULT_LENGTH = 1024
@@ -295,59 +295,6 @@ class KnockoutBench:
             f"the model answers none of {len(self.prompts)} prompts with all its heads on, so that switching heads off "
             f"can cost nothing; it said: {'; '.join(repr(said[:80]) for said in rows)}"
         )
-
-
-# -- curves ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class KnockoutCurve:
-    """What is left when the first `k` heads of an order are off, for each `k` in `steps`; `whole`: with all heads."""
-
-    whole: Outcome
-    steps: tuple[int, ...]
-    outcomes: tuple[Outcome, ...]
-
-    def means(self, metric: str = "answered") -> list[float | None]:
-        """The mean of one of `METRICS` at 0 heads and at each step."""
-        return [outcome.mean(metric) for outcome in (self.whole, *self.outcomes)]
-
-    def area(self, metric: str = "answered") -> float | None:
-        """The area under the curve from 0 to the last step (trapezoids over `k`), divided by the last step.
-
-        For `answered` it is in [0, 1], and lower for an order that finds sooner the heads that matter.
-        """
-        heights, places = self.means(metric), (0, *self.steps)
-        known = [height for height in heights if height is not None]
-        if len(known) < len(heights):
-            return None
-        parts = zip(known, known[1:], places, places[1:], strict=False)
-        return sum((a + b) / 2 * (end - start) for a, b, start, end in parts) / places[-1]
-
-
-def knockout_curves(
-    bench: KnockoutBench,
-    orders: Mapping[str, Sequence[Head]],
-    steps: Sequence[int],
-    journal: Records | None = None,
-    on_record: Callable[[Record], None] | None = None,
-) -> dict[str, KnockoutCurve]:
-    """For each order of query heads `(layer, head)` its curve at `steps` (rising, at most its length).
-
-    All sets of all orders share batches, and equal sets are measured once. `steps` beyond the end of an order raise
-    `OptionError`; otherwise as `KnockoutBench.measure`.
-    """
-    for name, order in orders.items():
-        if not steps or not 1 <= min(steps) <= max(steps) <= len(order) or list(steps) != sorted(set(steps)):
-            raise OptionError(
-                f"steps {list(steps)!r:.60} do not rise from 1 to at most the {len(order)} of {name!r:.60}"
-            )
-    sets = {name: [tuple(sorted(order[:k])) for k in steps] for name, order in orders.items()}
-    found = bench.measure([heads for each in sets.values() for heads in each], journal, on_record).outcomes
-    return {
-        name: KnockoutCurve(found[WHOLE], tuple(steps), tuple(found[heads] for heads in each))
-        for name, each in sets.items()
-    }
 
 
 # -- plain text -----------------------------------------------------------------------------------------------------

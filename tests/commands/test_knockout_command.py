@@ -23,10 +23,11 @@ from headprobe.evaluation.knockout_bench import (
     KnockoutBench,
     KnockoutOptions,
     Memory,
-    knockout_curves,
     needle_record,
 )
-from headprobe.evaluation.knockout_study import KnockoutStudy, RecordCheck, knockout
+from headprobe.evaluation.knockout_checks import RecordCheck
+from headprobe.evaluation.knockout_curves import knockout_curves
+from headprobe.evaluation.knockout_study import KnockoutStudy, knockout
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.scores.any_scores import read_any
@@ -149,7 +150,7 @@ def test_wrong_options_end_in_one_line_before_the_model_loads(
 
     phi3 = ModelGeometry(32, 32, 32, 96, ("full_attention",) * 32)  # its config would come from the hub
     if "--model" in arguments:
-        monkeypatch.setattr("headprobe.evaluation.knockout_study.geometry_of", lambda name: phi3)
+        monkeypatch.setattr("headprobe.evaluation.knockout_checks.geometry_of", lambda name: phi3)
     monkeypatch.setattr("headprobe.commands.knockout.load_model", None)
     done = cli("knockout", scores, *arguments)
     assert (done.code, done.out, done.err) == (2, "", f"headprobe: error: {message}\n")
@@ -247,7 +248,7 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
 def test_records_that_no_run_writes_are_refused(demo: LoadedModel) -> None:
     options = KnockoutOptions(lengths=(256,), depths=1, needles_per_cell=1, top=(1,), draws=1)
     study = KnockoutStudy.build(demo, read_any(SHIPPED), options)
-    check = RecordCheck(study)
+    check = RecordCheck(study.bench, list(study.sets.values()))
     row: dict[str, Any] = {
         "response": "x",
         "answered": True,

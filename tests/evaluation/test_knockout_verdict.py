@@ -5,7 +5,8 @@ from math import log
 
 import pytest
 
-from headprobe.evaluation.knockout_bench import KnockoutCurve, Outcome
+from headprobe.evaluation.knockout_bench import Outcome
+from headprobe.evaluation.knockout_curves import KnockoutCurve
 from headprobe.evaluation.knockout_verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
 
 PROMPTS = 40

@@ -16,7 +16,7 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import stdout_console, write_json
-from headprobe.commands.picture_output import PictureFile, picture_file
+from headprobe.commands.picture_output import PictureFile, figures, picture_file
 from headprobe.commands.reading import with_geometry
 from headprobe.compression.policies import make_policy
 from headprobe.evaluation.head_budgets import BudgetTable, ReferenceLoss, budget_table
@@ -136,10 +136,8 @@ def _loss_record(loss: ReferenceLoss) -> dict[str, Any]:
 
 
 def _draw(scores: AnyScores, table: BudgetTable, picture: PictureFile, num_kv_heads: int | None) -> None:
-    from headprobe.pictures.budgets import budget_map_figure  # matplotlib, only once there is something to draw
-
     subject = subject_of(scores, False, num_kv_heads)
-    picture.write(lambda: budget_map_figure(subject, table))
+    picture.write(lambda: figures().budget_map_figure(subject, table))
 
 
 def _print(scores: AnyScores, table: BudgetTable, path: Path, num_kv_heads: int | None) -> None:

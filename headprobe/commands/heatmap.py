@@ -9,7 +9,7 @@ import typer
 
 from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import stdout_console, write_json
-from headprobe.commands.picture_output import PictureFile, picture_file
+from headprobe.commands.picture_output import PictureFile, figures, picture_file
 from headprobe.commands.reading import with_geometry
 from headprobe.errors import OptionError
 from headprobe.pictures.content import (
@@ -116,9 +116,7 @@ def _draw_difference(
 
 
 def _draw_kind(kind: str, scores: AnyScores, file: PictureFile, options: PictureOptions, as_json: bool) -> None:
-    from headprobe.pictures.kinds import picture_of  # matplotlib, only once there is something to draw
-
-    picture = picture_of(kind, scores, options)
+    picture = figures().picture_of(kind, scores, options)
     file.write(picture.draw)
     if as_json:
         write_json({"path": str(file.path), "scores": str(scores.path), "kind": kind, **picture.record})
@@ -128,9 +126,7 @@ def _draw_kind(kind: str, scores: AnyScores, file: PictureFile, options: Picture
 
 
 def _draw_content(content: HeatmapContent, file: PictureFile) -> None:
-    from headprobe.pictures.heatmap import content_figure  # matplotlib, only once there is something to draw
-
-    file.write(lambda: content_figure(content))
+    file.write(lambda: figures().content_figure(content))
 
 
 def _print_content(content: HeatmapContent, path: Path) -> None:

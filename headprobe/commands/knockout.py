@@ -24,7 +24,7 @@ from headprobe.commands.options import (
     ResumeOption,
 )
 from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
-from headprobe.commands.picture_output import PictureFile
+from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.head_orders import parse_top
 from headprobe.evaluation.knockout_bench import METRICS, KnockoutOptions
@@ -160,10 +160,8 @@ def run(study: KnockoutStudy, folder: KnockoutFolder, *, resume: bool, overwrite
 
 
 def _draw(folder: KnockoutFolder, record: dict[str, Any]) -> None:
-    from headprobe.pictures.knockout import knockout_figure  # matplotlib, only once there is something to draw
-
     title = f"{record['model']}: answers without its best heads"
-    PictureFile(folder.file(PICTURE), "png", overwrite=True).write(lambda: knockout_figure(record, title))
+    PictureFile(folder.file(PICTURE), "png", overwrite=True).write(lambda: figures().knockout_figure(record, title))
 
 
 class KnockoutProgress:

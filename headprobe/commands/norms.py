@@ -16,7 +16,7 @@ from headprobe.commands.options import (
     OverwritePictureOption,
 )
 from headprobe.commands.output import print_table, stdout_console, write_json
-from headprobe.commands.picture_output import PictureFile, picture_file
+from headprobe.commands.picture_output import PictureFile, figures, picture_file
 from headprobe.commands.reading import one_length, prompt_name, read_text
 from headprobe.errors import OptionError
 from headprobe.evaluation.questions import needle_question
@@ -178,9 +178,7 @@ def _spread(loaded: LoadedModel) -> list[int]:
 def _draw(
     measured: ValueNorms, heads: Sequence[tuple[int, int]], model: str, source: str, picture: PictureFile
 ) -> None:
-    from headprobe.pictures.norms import norms_figure  # matplotlib, only once there is something to draw
-
-    picture.write(lambda: norms_figure(measured, heads, model, source))
+    picture.write(lambda: figures().norms_figure(measured, heads, model, source))
 
 
 def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -> None:

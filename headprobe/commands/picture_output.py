@@ -21,9 +21,7 @@ class PictureFile:
 
     def write(self, draw: Callable[[], Any]) -> None:
         """Write the figure that `draw` makes. Raises as `write_atomically`."""
-        from headprobe.pictures.page import figure_bytes  # matplotlib, only once there is something to draw
-
-        write_atomically(self.path, figure_bytes(draw, self.kind), self.overwrite)
+        write_atomically(self.path, figures().figure_bytes(draw, self.kind), self.overwrite)
 
 
 def picture_file(path: Path, overwrite: bool, inputs: Mapping[str, Path | str | None]) -> PictureFile:
@@ -36,3 +34,10 @@ def picture_file(path: Path, overwrite: bool, inputs: Mapping[str, Path | str | 
     refuse_one_place({"the picture": path}, inputs)
     check_place(path, overwrite)
     return PictureFile(path, kind, overwrite)
+
+
+def figures() -> Any:
+    """The module `headprobe.pictures.figures`, loaded when something is drawn."""
+    from headprobe.pictures import figures as drawn  # matplotlib, only once there is something to draw
+
+    return drawn

@@ -21,7 +21,7 @@ from headprobe.commands.options import (
     ResumeOption,
 )
 from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
-from headprobe.commands.picture_output import PictureFile
+from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.reading import one_length
 from headprobe.errors import OptionError
 from headprobe.evaluation.referee import (
@@ -139,9 +139,7 @@ def write_files(folder: RefereeFolder, result: RefereeResult) -> None:
     write_atomically(folder.file(RESULT), text.encode(), overwrite=True)
     write_atomically(folder.file(TABLE), markdown(result).encode(), overwrite=True)
     if result.scored:
-        from headprobe.pictures.referee import referee_figure  # matplotlib, only once there is something to draw
-
-        PictureFile(folder.file(PICTURE), "png", overwrite=True).write(lambda: referee_figure(result))
+        PictureFile(folder.file(PICTURE), "png", overwrite=True).write(lambda: figures().referee_figure(result))
 
 
 def print_result(folder: RefereeFolder, result: RefereeResult, as_json: bool) -> None:

@@ -26,12 +26,8 @@ from headprobe.models.catalog import (
 )
 from headprobe.models.config import check_generation_config, read_config, read_geometry, read_window, whole
 from headprobe.models.devices import check_dtype, is_out_of_memory, pick_device, pick_dtype
-from headprobe.models.files import (
-    broken_tokenizer_file,
-    check_tokenizer_config,
-    check_weight_files,
-    weights_fingerprint,
-)
+from headprobe.models.files import broken_tokenizer_file, check_tokenizer_config, check_weight_files
+from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.gguf_cache import GgufOrigin, converted
 from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_gguf_config, say
 from headprobe.models.gguf_file import ENDING as GGUF_ENDING

@@ -135,7 +135,11 @@ def test_memory_that_runs_out_is_said_with_what_would_help(
         list(AblatedRuns(loaded, SETS, "zero").answers(prompts))
     with pytest.raises(DeviceMemoryError, match="1 head sets at 90 tokens do not fit on cpu: take shorter --lengths"):
         list(AblatedRuns(loaded, SETS[:1], "zero").losses([prompts[0].input_ids[:90]], None))
-    monkeypatch.setattr(AblatedRuns, "_pass", lambda *_: 1 / 0)
+
+    def fail(*arguments: Any, **named: Any) -> Any:
+        raise ZeroDivisionError(arguments, named)
+
+    monkeypatch.setattr(AblatedRuns, "_pass", fail)
     with pytest.raises(ZeroDivisionError):
         list(AblatedRuns(loaded, SETS, "zero").answers(prompts))
 

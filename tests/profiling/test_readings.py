@@ -176,8 +176,8 @@ def test_a_damaged_trial_without_a_question_is_refused_on_resuming(demo: Any, tm
     job = prepare(demo, options)
     check = job.record_check(demo)
     table = np.zeros(demo.geometry.shape).tolist()
-    good = {"trial": "random-01@128", "response": "", "f1": 0.0, "rouge1_recall": 0.0, "chose": "other",
-            "num_steps": 96, "copied": 0.5, "scores": {"echo": table}}  # fmt: skip
+    good = {"trial": "random-01@128", "response": "", "f1": 0.0, "rouge1_recall": 0.0, "deciding_words": 0.0,
+            "chose": "other", "num_steps": 96, "copied": 0.5, "scores": {"echo": table}}  # fmt: skip
     check(good)
     with pytest.raises(ValueError, match="its copied is 1.5, need a number from 0 to 1"):
         check({**good, "copied": 1.5})

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
-from headprobe.commands.picture_output import PictureFile
+from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid
@@ -159,13 +159,11 @@ def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]
 
 
 def _draw(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:
-    from headprobe.pictures import needles  # matplotlib, only once there is something to draw
-
     title = f"{record['model']}: needles on a compressed cache"
     about = heading(record)
-    pictures = {GRID: lambda: needles.needle_grid_figure(summary, title, f"share of exact answers; {about}")}
+    pictures = {GRID: lambda: figures().needle_grid_figure(summary, title, f"share of exact answers; {about}")}
     if summary.budgets:
-        pictures[CURVE] = lambda: needles.recall_curve_figure(
+        pictures[CURVE] = lambda: figures().recall_curve_figure(
             summary, title, f"share of exact answers by mean entries per KV head; {about}"
         )
     for name, draw in pictures.items():

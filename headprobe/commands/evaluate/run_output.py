@@ -7,7 +7,7 @@ from typing import Any
 
 from headprobe.commands.evaluate.needles_output import markdown_table, size, told_seconds
 from headprobe.commands.output import print_table, stdout_console, write_json
-from headprobe.commands.picture_output import PictureFile
+from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.needle_folder import told_windows
 from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
 from headprobe.evaluation.published_scores import published_for
@@ -116,11 +116,9 @@ def write_results(folder: TaskFolder, summary: TaskSummary, record: dict[str, An
 
 
 def _figure(summary: TaskSummary, record: dict[str, Any]) -> Any:
-    from headprobe.pictures import needles  # matplotlib, only once there is something to draw
-
     about = f"mean score by mean entries per KV head; {heading(record)}"
     title = f"{record['model']}: tasks on a compressed cache"
-    return needles.recall_curve_figure(summary, title, about, metric="score")
+    return figures().recall_curve_figure(summary, title, about, metric="score")
 
 
 def print_results(folder: TaskFolder, summary: TaskSummary, record: dict[str, Any], as_json: bool) -> None:

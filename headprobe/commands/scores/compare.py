@@ -11,7 +11,7 @@ import typer
 
 from headprobe.commands.options import OverwritePictureOption
 from headprobe.commands.output import print_table, printable, stdout_console, write_json
-from headprobe.commands.picture_output import PictureFile, picture_file
+from headprobe.commands.picture_output import PictureFile, figures, picture_file
 from headprobe.errors import OptionError
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.comparison import Comparison, Move, compare
@@ -104,12 +104,11 @@ def _pair(names: tuple[str, str], found: Comparison, sides: dict[str, AnyScores]
 
 
 def _draw(sides: dict[str, AnyScores], pairs: Pairs, picture: PictureFile) -> None:
-    from headprobe.pictures.comparison import PictureOfPair, comparison_figure  # matplotlib, only for a drawing
-
     drawn = [
-        PictureOfPair(_label(a, sides[a]), _label(b, sides[b]), comparison) for (a, b), comparison in pairs.items()
+        figures().PictureOfPair(_label(a, sides[a]), _label(b, sides[b]), comparison)
+        for (a, b), comparison in pairs.items()
     ]
-    picture.write(lambda: comparison_figure(drawn))
+    picture.write(lambda: figures().comparison_figure(drawn))
 
 
 def _label(name: str, scores: AnyScores) -> str:

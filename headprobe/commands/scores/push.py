@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe.commands.output import print_table, write_json
+from headprobe.commands.picture_output import figures
 from headprobe.commands.scores.validate import finding_records, refusal, reports_on
 from headprobe.errors import FileAccessError, FileFormatError, OptionError
 from headprobe.models.hub import quiet_downloads
@@ -67,8 +68,6 @@ def _check_private(repo: str, remote: RemoteRepository | None, private: bool) ->
 
 def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: bool) -> tuple[Parcel, FileReport]:
     """All that would go, and what the checks say about the score file. An error among them ends it."""
-    from headprobe.pictures.heatmap import heatmap_bytes  # matplotlib, only once there is something to draw
-
     report = reports_on([file], None, None, MAX_BYTES)[0]
     if (reason := refusal(report)) is not None:
         raise FileFormatError(f"is not pushed: {reason} (see `headprobe scores validate`)", file)
@@ -76,7 +75,9 @@ def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: b
     scores = _native(file, data)
     picture = f"{file.stem}.png"
     section = score_card(scores, file.name, picture, repo, report.findings)
-    return pack(repo, [(file.name, data), (picture, heatmap_bytes(scores))], section, remote, overwrite), report
+    return pack(
+        repo, [(file.name, data), (picture, figures().heatmap_bytes(scores))], section, remote, overwrite
+    ), report
 
 
 def _native(file: Path, data: bytes) -> HeadScores:

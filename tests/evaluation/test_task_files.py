@@ -266,7 +266,7 @@ def test_without_a_folder_sets_come_from_the_hub(monkeypatch: pytest.MonkeyPatch
         calls.append((repo, config, split))
         return [{**BABI[0], **LONG, "input": "Where?", "qa_pairs": [{"Q": "Q?", "A": "A"}], "answer": "garden"}]
 
-    monkeypatch.setattr(files, "needed", lambda module, extra: SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(files, "needed", lambda module, what, extra="eval": SimpleNamespace(load_dataset=load_dataset))
     for name in ("longbench:qasper", "loogle:shortdep_qa", "babilong:2k/qa3", "infinitebench:passkey"):
         (each,) = load_sets(parse_tasks(name), TaskRequest())
         assert len(each.questions(SimpleNamespace())) == 1  # type: ignore[arg-type]
@@ -280,6 +280,6 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch)
     def load_dataset(*_: Any, **__: Any) -> None:
         raise ConnectionError("no\n network")
 
-    monkeypatch.setattr(files, "needed", lambda module, extra: SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(files, "needed", lambda module, what, extra="eval": SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(OptionError, match=r"\(qasper\) cannot be fetched from the hub: no network; --data-dir names"):
         load_sets(parse_tasks("longbench:qasper"), TaskRequest())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -272,6 +272,13 @@ def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -
         )
     table = reduce_to_kv(given.mean, groups, gqa) if heads == "query" else given.mean
     return table.clip(min=0.0)
+
+
+def on_kv_heads(scores: AnyScores, geometry: ModelGeometry, gqa: str = "mean") -> AnyScores:
+    """The scores as those of the model's KV heads, see `kv_head_scores`: settled once, so that nothing behind asks how
+    query heads are joined. Raises as it does."""
+    table = kv_head_scores(scores, geometry, gqa)
+    return replace(scores, mean=table, heads="kv", trial_scores=None, native=None)
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:

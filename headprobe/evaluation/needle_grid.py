@@ -97,7 +97,7 @@ class NeedleGrid:
         ]
         found = tuple(variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa))
         budgets = tuple(sorted(set(options.budgets)))
-        check_plans(loaded, found, budgets, options.gqa)
+        check_plans(loaded, found, budgets)
         prepared = prepare(loaded, score_options(options, loaded.window))
         specs = {spec.id: spec for spec in prepared.plan.trials()}
         prompts = tuple((specs[prompt.trial_id], prompt) for prompt in prepared.needle_prompts)
@@ -160,7 +160,7 @@ def run_grid(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     given, eos = grid.options, eos_token_ids(loaded)
-    running = Running(frozenset(eos), given.seed, given.gqa, given.attention, given.prefill_chunk, together)
+    running = Running(frozenset(eos), given.seed, given.attention, given.prefill_chunk, together)
     warm = False
     for spec, prompt in grid.prompts:
         left = [trial for trial in grid.trials_of(spec, prompt) if not is_finished(journal, trial)]
@@ -202,14 +202,14 @@ def warm_up(loaded: LoadedModel, grid: NeedleGrid, eos: set[int]) -> None:
         raise NonFiniteError(f"before trial {next(grid.trials()).id}: {error}") from error
 
 
-def check_plans(loaded: LoadedModel, found: Sequence[Variant], budgets: Sequence[int], gqa: str) -> None:
+def check_plans(loaded: LoadedModel, found: Sequence[Variant], budgets: Sequence[int]) -> None:
     """Raise `OptionError`, which names the policy, for a budget that cannot be."""
     if not budgets and any(not variant.policy.keeps_all for variant in found):
         raise OptionError("no budget is given: --budgets takes at least one")
     for variant in found:
         for budget in () if variant.policy.keeps_all else budgets:
             try:
-                make_plan(loaded.model, variant.policy, budget=budget, scores=variant.scores, gqa=gqa)
+                make_plan(loaded.model, variant.policy, budget=budget, scores=variant.scores)
             except OptionError as error:
                 raise OptionError(f"{variant.policy.name}: {error}") from None
 

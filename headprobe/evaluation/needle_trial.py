@@ -64,13 +64,12 @@ class GridTrial:
 
 @dataclass(frozen=True)
 class Running:
-    """How trials are run: what ends an answer, the seed of baselines, and `gqa`, `attention`, `prefill_chunk` as in
+    """How trials are run: what ends an answer, the seed of baselines, and `attention`, `prefill_chunk` as in
     `compress`. `together`: variants are decoded in batches, which is faster and leaves `s_per_token` unmeasured.
     """
 
     eos_token_ids: frozenset[int] = frozenset()
     seed: int = 0
-    gqa: str = "mean"
     attention: str = "auto"
     prefill_chunk: int | None = None
     together: bool = False
@@ -90,7 +89,7 @@ def run_trials(
         return
     prompt, cut = trials[0].prompt, trials[0].context_tokens
     plans = [
-        make_plan(loaded.model, trial.variant.policy, budget=trial.budget, scores=scores, gqa=running.gqa)
+        make_plan(loaded.model, trial.variant.policy, budget=trial.budget, scores=scores)
         for trial in trials
         for scores in [trial.variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)]
     ]
@@ -133,7 +132,7 @@ def _run_alone(loaded: LoadedModel, trial: GridTrial, running: Running) -> Row:
     scores = variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)
     try:
         with compress(
-            loaded.model, variant.policy, budget=trial.budget, scores=scores, gqa=running.gqa,
+            loaded.model, variant.policy, budget=trial.budget, scores=scores,
             slack=new_tokens + read_later, attention=running.attention, prefill_chunk=running.prefill_chunk,
         ) as session:  # fmt: skip
             made = generate(

@@ -13,7 +13,7 @@ from headprobe.compression.generation import AnswerOptions, Generation, check_ne
 from headprobe.compression.many_answers import Asked, answer
 from headprobe.compression.policies import CompressionPlan, Policy, check_ratio
 from headprobe.compression.read_once import read_once
-from headprobe.compression.session import check_serving, compress, make_plan
+from headprobe.compression.session import check_serving, compress, make_plan, on_kv_heads
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.models.loading import LoadedModel
@@ -201,8 +201,9 @@ class _Planned:
 
 def _planned(loaded: LoadedModel, question: Question, policy: Policy, options: CompressionOptions) -> _Planned:
     scores, remark = known_scores(loaded, policy, options.scores)
+    scores = None if scores is None else on_kv_heads(scores, loaded.geometry, options.gqa)
     budget, ratio = (None, None) if policy.keeps_all else (options.budget, options.ratio)
-    plan = make_plan(loaded.model, policy, budget=budget, ratio=ratio, scores=scores, gqa=options.gqa)
+    plan = make_plan(loaded.model, policy, budget=budget, ratio=ratio, scores=scores)
     cut = question.context_tokens if options.query_agnostic else None
     return _Planned(plan, scores, remark, len(question.input_ids) if cut is None else cut)
 
@@ -231,7 +232,7 @@ def _alone(
     """A single policy, which needs the full keys and values of one layer at a time."""
     plan = planned.plan
     with _named(planned), compress(
-        loaded.model, plan.policy, budget=plan.budget, ratio=plan.ratio, scores=planned.scores, gqa=options.gqa,
+        loaded.model, plan.policy, budget=plan.budget, ratio=plan.ratio, scores=planned.scores,
         attention=options.attention, prefill_chunk=options.prefill_chunk,
     ) as session:  # fmt: skip
         made = generate(

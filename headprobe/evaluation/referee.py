@@ -15,7 +15,7 @@ from typing import Any
 
 from headprobe.compression.budgets import check_budget
 from headprobe.compression.policies import make_policy
-from headprobe.compression.session import kv_head_scores
+from headprobe.compression.session import on_kv_heads
 from headprobe.errors import DeviceMemoryError, NoPassingTrialError, OptionError
 from headprobe.evaluation.knockout import answers_without
 from headprobe.evaluation.known_scores import with_recommended_window
@@ -344,14 +344,14 @@ class Referee:
 
     def _on_budget(self, source: str | None, scores: AnyScores | None, budget: int) -> list[bool]:
         policy = with_recommended_window(self.loaded, make_policy("snapkv" if scores is None else "headkv-r2"))
-        gqa, options = self.plan.options.gqa, self.plan.options
-        table = None if scores is None else kv_head_scores(scores, self.loaded.geometry, gqa)
-        variant = Variant(policy, source, scores, table)
+        options = self.plan.options
+        settled = None if scores is None else on_kv_heads(scores, self.loaded.geometry, options.gqa)
+        variant = Variant(policy, source, settled)
         specs = {spec.id: spec for spec in self.plan.prepared.plan.trials()}
         found = []
         for needle, prompt in self._asked:
             trial = GridTrial(specs[prompt.trial_id], prompt, variant, budget)
-            running = Running(frozenset(eos_token_ids(self.loaded)), seed=options.seed, gqa=gqa)
+            running = Running(frozenset(eos_token_ids(self.loaded)), seed=options.seed)
             (_, row), *_ = run_trials(self.loaded, [trial], running)
             if row["error"] is not None:
                 raise DeviceMemoryError(f"{prompt.trial_id} on {budget} entries: {row['error']}")

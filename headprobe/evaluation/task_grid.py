@@ -98,7 +98,7 @@ class TaskGrid:
         ]
         found = tuple(variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa))
         budgets = tuple(sorted(set(options.budgets)))
-        check_plans(loaded, found, budgets, options.gqa)
+        check_plans(loaded, found, budgets)
         prompts = prompts_of(
             loaded, sets, limit=options.asked.limit, cut=options.cut, chat=options.asked.chat,
             max_new_tokens=options.max_new_tokens,
@@ -201,9 +201,7 @@ def run_tasks(
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     options = grid.options
-    running = Running(
-        frozenset(eos_token_ids(loaded)), options.asked.seed, options.gqa, options.attention, options.prefill_chunk
-    )
+    running = Running(frozenset(eos_token_ids(loaded)), options.asked.seed, options.attention, options.prefill_chunk)
     warm = False
     for prompt in grid.prompts:
         left = [trial for trial in grid.trials_of(prompt) if not is_finished(journal, trial)]

@@ -67,12 +67,11 @@ class TaskTrial:
 
 @dataclass(frozen=True)
 class Running:
-    """How trials are run: what ends an answer, the seed of baselines, and `gqa`, `attention`, `prefill_chunk` as in
+    """How trials are run: what ends an answer, the seed of baselines, and `attention`, `prefill_chunk` as in
     `compress`."""
 
     eos_token_ids: frozenset[int] = frozenset()
     seed: int = 0
-    gqa: str = "mean"
     attention: str = "auto"
     prefill_chunk: int | None = None
 
@@ -101,7 +100,7 @@ def _answer(loaded: LoadedModel, trial: TaskTrial, running: Running) -> tuple[Ge
     scores = variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)
     later = len(prompt.input_ids) - trial.compressed_tokens
     with compress(
-        loaded.model, variant.policy, budget=trial.budget, scores=scores, gqa=running.gqa,
+        loaded.model, variant.policy, budget=trial.budget, scores=scores,
         slack=prompt.max_new_tokens + later, attention=running.attention, prefill_chunk=running.prefill_chunk,
     ) as session:  # fmt: skip
         made = generate(

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.compression.budgets import Floats
 from headprobe.compression.policies import POLICIES, Policy, has_option, make_policy, make_policy_with
-from headprobe.compression.session import kv_head_scores
+from headprobe.compression.session import on_kv_heads
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.geometry import ModelGeometry
@@ -32,13 +31,12 @@ class Variant:
     """A policy and where its head scores come from.
 
     `source` is `real` (a file's scores), `random` or `shuffled` (baselines), None for a policy that takes no scores.
-    `table` are the real scores of the KV heads `[L, G]` over all layers, `remark` what is not quite right with them.
+    `scores` are those of the KV heads `[L, G]` over all layers, `remark` says what is not quite right with them.
     """
 
     policy: Policy
     source: str | None = None
     scores: AnyScores | None = None
-    table: Floats | None = None
     remark: str | None = None
 
     @property
@@ -52,17 +50,17 @@ class Variant:
         `random`: uniform in [0, 1) for each KV head. `shuffled`: the real table with its KV heads changing places, over
         all full-attention layers, so that the same budgets go to other heads.
         """
-        if self.scores is None or self.table is None or self.source == REAL:
+        if self.scores is None or self.source == REAL:
             return self.scores
         digest = sha256(f"{seed}/{self.name}/{trial}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-        drawn = self.table.copy()
+        drawn = self.scores.mean.copy()
         rows = list(geometry.full_attention_layers)
         if self.source == RANDOM:
             drawn[rows] = generator.random(drawn[rows].shape)
         else:
             drawn[rows] = generator.permutation(drawn[rows].ravel()).reshape(drawn[rows].shape)
-        return replace(self.scores, mean=drawn, heads="kv", trial_scores=None, native=None)
+        return replace(self.scores, mean=drawn)
 
     def describe(self) -> dict[str, Any]:
         """All that decides what it does, as plain JSON values."""
@@ -151,9 +149,9 @@ def variants(
             yield Variant(policy)
             continue
         scores, remark = _scores_of(loaded, policy, _best_of(files, policy), folder)
-        table = kv_head_scores(scores, loaded.geometry, gqa)
+        settled = on_kv_heads(scores, loaded.geometry, gqa)
         for source in (REAL, *baselines):
-            yield Variant(policy, source, scores, table, remark)
+            yield Variant(policy, source, settled, remark)
 
 
 def _best_of(files: Sequence[tuple[Path, str | None]], policy: Policy) -> Path | None:

@@ -13,14 +13,15 @@ from headprobe.errors import OptionError
 from headprobe.pictures.page import GRID, Sheet, head_line, label_axes
 from headprobe.pictures.style import INK, ON_PAPER, QUIET, RING, count, hexadecimal, printable
 
-HIGH, LEGEND, AXIS, BETWEEN = 1.9, 0.5, 0.3, 0.75  # inches
+HIGH, LEGEND, AXIS, BETWEEN = 1.9, 0.5, 0.3, 0.55  # inches
 TOP: dict[str, Any] = {"color": hexadecimal(ON_PAPER[4]), "linewidth": 1.9, "marker": "o", "markersize": 4}
 RANDOM: dict[str, Any] = {"color": hexadecimal(RING), "linewidth": 1.4, "marker": "s", "markersize": 3.2}
 DRAW: dict[str, Any] = {"color": hexadecimal(RING), "alpha": 0.45, "linewidth": 0.0, "marker": "_", "markersize": 7}
 WHOLE: dict[str, Any] = {"color": hexadecimal(INK), "linewidth": 0.9, "linestyle": (0, (5, 3))}
 PANELS = (
-    ("answered", "share of needles answered"),
-    ("text_loss", "rise of the loss on plain text, nats per token"),
+    ("answered", "needles answered, share"),
+    ("answer_loss", "loss of the answer, nats"),
+    ("text_loss", "plain text: rise of the loss"),
 )
 CHANGES = ("text_loss",)  # drawn as what heads cost on each text: texts differ more than sets of heads do
 
@@ -40,7 +41,8 @@ def knockout_figure(result: Mapping[str, Any], title: str) -> Figure:
         facts.append(f"{count(draws, 'draw')} of random heads, each a short line")
     sheet = Sheet(printable(title), printable(result["verdict"], 600), facts, LEGEND + HIGH + AXIS)
     width = (sheet.measure - BETWEEN * (len(PANELS) - 1)) / len(PANELS)
-    for index, (metric, name) in enumerate(PANELS):
+    panels = [panel for panel in PANELS if result["whole"].get(panel[0], {}).get("mean") is not None]
+    for index, (metric, name) in enumerate(panels):
         axes = sheet.axes(index * (width + BETWEEN), LEGEND, width, HIGH)
         _draw(axes, result, metric)
         head_line(axes, name)

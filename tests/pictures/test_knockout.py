@@ -13,7 +13,8 @@ def estimate(mean, low=None, high=None):
 
 def result(**changes):
     def sides(answered, text):
-        return {"answered": estimate(answered, answered - 0.1, answered + 0.1), "text_loss": estimate(text)}
+        answers = {"answered": estimate(answered, answered - 0.1, answered + 0.1), "answer_loss": estimate(0.5)}
+        return answers | {"text_loss": estimate(text)}
 
     steps = [
         {
@@ -32,7 +33,8 @@ def result(**changes):
 
 def test_the_curves_are_what_is_left_and_what_plain_text_loses():
     figure = knockout_figure(result(), "toy: answers without its best heads")
-    answered, text, _ = figure.axes
+    answered, answer, text, _ = figure.axes
+    assert answer.lines[0].get_ydata()[0] == 0.5
     top = next(line for line in answered.lines if len(line.get_xdata()) == 4 and line.get_marker() == "o")
     assert top.get_ydata() == pytest.approx([0.9, 0.7, 0.6, 0.7])
     random = next(line for line in answered.lines if len(line.get_xdata()) == 4 and line.get_marker() == "s")

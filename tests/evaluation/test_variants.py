@@ -93,7 +93,8 @@ def variant(folder: Path, geometry: ModelGeometry, source: str) -> Variant:
     scores = read_any(score_file(folder, geometry))
     table = np.arange(geometry.num_hidden_layers * geometry.num_key_value_heads, dtype=np.float64)
     shape = (geometry.num_hidden_layers, geometry.num_key_value_heads)
-    return Variant(make_policy("headkv-r2"), source, scores, table.reshape(shape))
+    settled = replace(scores, mean=table.reshape(shape), heads="kv", native=None, trial_scores=None)
+    return Variant(make_policy("headkv-r2"), source, settled)
 
 
 GEOMETRY = ModelGeometry(3, 8, 4, 8, ("full_attention", "sliding_attention", "full_attention"))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from headprobe.compression.generation import Generation, generate
+from headprobe.compression.generation import AnswerOptions, Generation, generate
+from headprobe.compression.many_answers import Asked, answer
+from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.compression.session import compress
+from headprobe.compression.read_once import Reading, read_once
+from headprobe.compression.session import compress, make_plan
 from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.evaluation.needle_trial import asked_entries
 from headprobe.evaluation.task_prompts import TaskPrompt
@@ -77,22 +81,50 @@ class Running:
 
 
 def answers_of(loaded: LoadedModel, trials: Sequence[TaskTrial], running: Running) -> Iterator[tuple[TaskTrial, Row]]:
-    """The rows of `trials`, all of one prompt.
+    """The rows of `trials`, all of one prompt, which is read once for all of them.
 
     Slack is what is read behind the compressed tokens and the new ones take, so that the bytes held are not those of
     room that stays empty. Where memory runs out, everything that was to be measured is None and `error` says why.
     Raises `NonFiniteError`, which names the trial, at NaN or infinity in the logits.
     """
-    for trial in trials:
-        started = time.perf_counter()
-        try:
-            made, cache = _answer(loaded, trial, running)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"trial {trial.id}: {error}") from error
-        except DeviceMemoryError as error:
-            yield trial, trial.head() | dict.fromkeys(MEASURED) | {"error": str(error)}
-            continue
-        yield trial, row_of(loaded, trial, made, cache, time.perf_counter() - started)
+    if not trials:
+        return
+    if len(trials) == 1:
+        yield trials[0], _row(loaded, trials[0], lambda: _answer(loaded, trials[0], running))
+        return
+    prompt, read = trials[0].prompt, trials[0].compressed_tokens
+    plans = [
+        make_plan(loaded.model, trial.variant.policy, budget=trial.budget, scores=scores)
+        for trial in trials
+        for scores in [trial.variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)]
+    ]
+    later = prompt.input_ids[read:]
+    options = AnswerOptions(prompt.max_new_tokens, running.eos_token_ids)
+    asked = Asked(options, later, slack=prompt.max_new_tokens + len(later))
+    policies = [plan.policy for plan in plans]
+    with read_once(loaded.model, policies, attention=running.attention, prefill_chunk=running.prefill_chunk) as reader:
+        reading = reader.read(prompt.input_ids[:read])
+        for trial, plan in zip(trials, plans, strict=True):
+            yield trial, _row(loaded, trial, partial(_read_answer, reading, plan, asked), reading.cost.seconds)
+
+
+def _row(
+    loaded: LoadedModel, trial: TaskTrial, answered: Callable[[], tuple[Generation, RaggedCache]], read_s: float = 0.0
+) -> Row:
+    """The row of a trial that `answered` runs, of which `read_s` were spent on reading beforehand."""
+    started = time.perf_counter()
+    try:
+        made, cache = answered()
+    except NonFiniteError as error:
+        raise NonFiniteError(f"trial {trial.id}: {error}") from error
+    except DeviceMemoryError as error:
+        return trial.head() | dict.fromkeys(MEASURED) | {"error": str(error)}
+    return row_of(loaded, trial, made, cache, read_s + time.perf_counter() - started)
+
+
+def _read_answer(reading: Reading, plan: CompressionPlan, asked: Asked) -> tuple[Generation, RaggedCache]:
+    (made,), cache = answer(reading, plan, asked)
+    return made, cache
 
 
 def _answer(loaded: LoadedModel, trial: TaskTrial, running: Running) -> tuple[Generation, RaggedCache]:

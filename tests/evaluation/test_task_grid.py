@@ -101,20 +101,20 @@ def test_a_run_goes_on_where_it_stopped_and_tries_again_what_did_not_fit(
 ) -> None:
     grid = built(llama, tmp_path)
     whole = rows_of(llama, grid, tmp_path / "whole.jsonl")
-    path, works = tmp_path / "rows.jsonl", task_trial.generate
+    path, works = tmp_path / "rows.jsonl", task_trial.answer
 
-    def fails(session: Any, *args: Any, **kwargs: Any) -> Any:
-        if session.plan.policy.name == "snapkv":
+    def fails(reading: Any, plan: Any, asked: Any) -> Any:
+        if plan.policy.name == "snapkv":
             raise DeviceMemoryError("413 tokens do not fit")
-        return works(session, *args, **kwargs)
+        return works(reading, plan, asked)
 
-    monkeypatch.setattr(task_trial, "generate", fails)
+    monkeypatch.setattr(task_trial, "answer", fails)
     broken = rows_of(llama, grid, path)
     assert [row["error"] for row in broken] == [None, "413 tokens do not fit"] * 2
     assert {broken[1][name] for name in MEASURED} == {None}
     for each in broken:
         TaskRowCheck(grid)(each)
-    monkeypatch.setattr(task_trial, "generate", works)
+    monkeypatch.setattr(task_trial, "answer", works)
     ran: list[str] = []
     with Journal.resume(path, grid.describe(llama), TaskRowCheck(grid)) as journal:
         rows = run_tasks(llama, grid, journal, on_trial=lambda trial, _: ran.append(trial.id))

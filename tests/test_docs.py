@@ -91,3 +91,11 @@ def test_the_files_that_docs_offer_for_compression_are_read(tmp_path: Path) -> N
     for example in offered:
         (tmp_path / "compression.json").write_text(example)
         assert Recommended.of(str(tmp_path)) != Recommended()
+
+
+def test_the_tree_of_the_package_names_every_module() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    tree = page[page.index("```\nheadprobe/\n") :].split("```")[1]
+    named = set(re.findall(r"[A-Za-z_0-9]+", tree))
+    modules = {path.stem for path in (ROOT / "headprobe").rglob("*.py")}
+    assert modules - named == set()

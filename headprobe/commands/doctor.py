@@ -26,13 +26,13 @@ PACKAGES = (
 )  # fmt: skip
 
 FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
-FLASH_USE = "the fastest kernels of compressed caches; scoring has no use for it"
+FLASH_USE = "the fastest kernels of compressed caches; scoring does not need it"
 
 
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object instead of tables.")] = False,
 ) -> None:
-    """Tell versions, devices, attention kernels, the cache folder, and what is missing for what."""
+    """Report versions, devices, attention kernels, the cache folder, and what is missing for what."""
     report = diagnose()
     if as_json:
         write_json(report)

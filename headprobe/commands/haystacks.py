@@ -15,7 +15,7 @@ from headprobe.probes.haystack import Haystack, load_haystack
 
 def haystacks_command(
     haystacks: Annotated[
-        list[str] | None, typer.Argument(help="Names, files or folders; default: all that come along.")
+        list[str] | None, typer.Argument(help="Names, files or folders; default: all that are shipped.")
     ] = None,
     show: Annotated[
         str | None, typer.Option("--show", metavar="NAME|PATH", help="Print a haystack's first paragraph.")

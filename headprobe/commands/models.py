@@ -16,7 +16,7 @@ from headprobe.models.hub import cached_folder
 def models_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects instead of a table.")] = False,
 ) -> None:
-    """List the models that have a short name, and where they lie on this machine."""
+    """List the models that have a short name, and where they are on this machine."""
     records = [model_record(entry) for entry in CATALOG]
     if as_json:
         write_json(records)

@@ -16,7 +16,7 @@ from headprobe.commands.streams import write_error
 
 PIPED_WIDTH = 200
 LONGEST_LINE = 500
-RESUME_HINT = "finished trials are kept, the same command with --resume goes on"
+RESUME_HINT = "finished trials are kept, the same command with --resume continues"
 
 
 def write_json(data: Any) -> None:

@@ -89,7 +89,9 @@ def _last_part(value: str) -> str:
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several with commas.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several, separated by commas.")
+    ] = DEFAULT_METHOD,
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,
@@ -104,11 +106,11 @@ def score_command(
         typer.Option("-o", "--output", help="Score file (folder for several); default scores/<model>--<method>.json."),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="At most so many trials, spread over the grid.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most N trials, spread over the grid.")] = None,
     until_stable: Annotated[
         int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
     ] = None,

@@ -24,23 +24,23 @@ from headprobe.scores.uncertainty import head_intervals
 
 
 def tell_prompts(job: ScoreJob) -> None:
-    """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
+    """On stderr, what was given twice, and how many prompts are identical to one at another depth, with the reason."""
     groups = duplicate_prompts(job.prompts)
     if job.plan.removed:
-        tell(f"given twice, taken once: {', '.join(job.plan.removed)}")
+        tell(f"given twice, used once: {', '.join(job.plan.removed)}")
     if groups:
         extra = sum(len(group) - 1 for group in groups)
         reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
         tell(
-            f"warning: {extra} of {len(job.prompts)} prompts are the same as one of another depth "
+            f"warning: {extra} of {len(job.prompts)} prompts are identical to one at another depth "
             f"({_reason(reached[groups[0][0]])}), such as {' and '.join(groups[0][:2])}"
         )
 
 
 def _reason(reached: float | None) -> str:
     if reached is None:
-        return "beside needle and question there is no room for background"
-    return f"of all places for a needle, {reached:g} % is the nearest to both"
+        return "besides needle and question there is no room for background"
+    return f"of all possible positions, {reached:g} % is the nearest to both"
 
 
 def depths_reached(job: ScoreJob) -> list[float | None]:
@@ -55,8 +55,8 @@ def depths_reached(job: ScoreJob) -> list[float | None]:
 
 TOP_HEADS = 10
 PLAN_NOTES = {
-    "num_trials": "one needle at one depth in one length",
-    "depths_reached": "where the needles stand, on average",
+    "num_trials": "one needle at one depth and one length",
+    "depths_reached": "where the needles are, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
     "kv_bytes": "cache of the longest prompt",

@@ -120,7 +120,7 @@ class CompressionSession:
         conversation; `reset()` begins a new one. A call that ends in an error leaves the conversation as it was, unless
         the model was reading: then what was read belongs to it, or only `reset()` helps.
 
-        Raises `OptionError` for a prompt that does not go on with the conversation, for pads anywhere but before the
+        Raises `OptionError` for a prompt that does not continue the conversation, for pads anywhere but before the
         prompts, and for what a compressed cache cannot do (`generate_options` lists it); `NonFiniteError` at NaN or
         infinity in the logits.
         """

@@ -163,7 +163,7 @@ def compressed_answers(
 ) -> list[CompressedAnswer]:
     """Let the model answer under each policy, one after another. Raises what `compress` and `generate` raise."""
     if options.query_agnostic and question.context_tokens is None:
-        raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
+        raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     answers = []
     for policy in policies:
         try:

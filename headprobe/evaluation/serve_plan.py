@@ -134,7 +134,7 @@ def serve_plan(
     """
     geometry = scores.geometry
     if geometry is None:
-        raise OptionError(f"{scores.path.name} does not say which model it is of; --model does")
+        raise OptionError(f"{scores.path.name} does not say which model it belongs to; give --model")
     _check(geometry, full_heads, sinks, window, prefill)
     table = scores.mean if scores.heads == "kv" else reduce_to_kv(scores.mean, geometry.num_key_value_heads, gqa)
     chosen = _best(table, full_heads)

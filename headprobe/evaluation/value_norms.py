@@ -134,7 +134,7 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
             raise
         raise DeviceMemoryError(f"a prompt of {len(ids)} tokens does not fit on {loaded.device}: take less") from error
     if not bool(usable(logits[:, -1]).all()):
-        raise non_finite(loaded.model, "NaN or infinity in the logits behind the prompt")
+        raise non_finite(loaded.model, "NaN or infinity in the logits after the prompt")
     if len(found) < loaded.geometry.num_hidden_layers:
         raise ModelError(f"{len(found)} of {loaded.geometry.num_hidden_layers} layers of {loaded.name} could be read")
     return ValueNorms(ids, num_sinks, tuple(found[layer] for layer in sorted(found)))

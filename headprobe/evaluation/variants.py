@@ -148,4 +148,4 @@ def _scores_of(loaded: LoadedModel, policy: Policy, path: Path | None, folder: P
     wanted = STAND_INS.get(policy.scores or "")
     nearest, _ = known_scores(loaded, replace(policy, scores=wanted), None, folder)
     assert nearest is not None
-    return nearest, f"{policy.name} runs on {nearest.method} scores: no {policy.scores} file is there"
+    return nearest, f"{policy.name} runs on {nearest.method} scores: there is no {policy.scores} file"

@@ -38,7 +38,7 @@ class BudgetMap:
             told_policy(table),
             f"{table.budget:,} entries per KV head on average",
             f"prompt of {count(table.prompt_tokens, 'token')}",
-            f"{int(table.capacity.min()):,} to {int(table.capacity.max()):,} entries a head",
+            f"{int(table.capacity.min()):,} to {int(table.capacity.max()):,} entries per head",
             f"{table.entries:,} of {table.full_entries:,} entries ({share:.3g} %)",
         ]
         if table.bytes_per_entry is not None:

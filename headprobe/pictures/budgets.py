@@ -63,9 +63,9 @@ class HeadBudgets:
         rule, low, high = self.rule, int(self.tokens.min()), int(self.tokens.max())
         full = self.tokens.size * rule.prompt_tokens
         return (
-            f"{rule.budget:,} tokens a KV head on average, beta {rule.beta:g}, window {rule.window}",
+            f"{rule.budget:,} tokens per KV head on average, beta {rule.beta:g}, window {rule.window}",
             f"prompt of {rule.prompt_tokens:,} tokens",
-            f"{low:,} to {high:,} tokens a head",
+            f"{low:,} to {high:,} tokens per head",
             f"{int(self.tokens.sum()):,} entries in all, {100 * self.tokens.sum() / full:.1f} % of a full cache",
         )
 

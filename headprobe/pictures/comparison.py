@@ -59,7 +59,7 @@ def _figure(pairs: Sequence[PictureOfPair]) -> Figure:
     height = len(pairs) * SIDE + (len(pairs) - 1) * BETWEEN + 0.3
     names = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
     notes = dict.fromkeys(note for pair in pairs for note in pair.comparison.notes)
-    legend = f"a dot a head; dark: the {TOP} best of either file; orange: the heads that moved most"
+    legend = f"one dot per head; dark: the {TOP} best of either file; orange: the heads that moved most"
     facts = [printable(text, LONGEST_FACT) for text in (*names, *notes)]
     sheet = Sheet("Agreement of head scores", legend, facts, height, width=LEFT + 2 * SIDE + GAP + RIGHT)
     for index, pair in enumerate(pairs):

@@ -66,7 +66,7 @@ class RankedHeads:
         """
         trials = clustered(scores)
         if trials is None:
-            raise OptionError(f"{scores.path.name} holds no trials: how sure its ranking is cannot be told")
+            raise OptionError(f"{scores.path.name} holds no trials: the certainty of its ranking is unknown")
         if top < 1:
             raise OptionError("top is 0, need at least 1 head to show its rank")
         return cls(rank_intervals(trials, top), trials.num_clusters)

@@ -85,7 +85,7 @@ def _name(sheet: Sheet, name: str, y: float) -> None:
 def _write_budgets(sheet: Sheet, budgets: Sequence[int], width: float, y: float) -> None:
     """The budgets over the first row that has them."""
     for column, budget in enumerate(budgets):
-        text = f"{budget:,} entries a KV head" if column == 0 else f"{budget:,}"
+        text = f"{budget:,} entries per KV head" if column == 0 else f"{budget:,}"
         sheet.page.text(LEFT + NAMES + column * (width + GAP_X), sheet.y + y - 0.07, text, 8.5,
                         color=hexadecimal(QUIET))  # fmt: skip
 

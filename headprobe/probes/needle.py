@@ -72,9 +72,9 @@ class Needle:
         text = self.text
         start = text.find(part)
         if start < 0:
-            raise ValueError(f"{name} {part!r} does not stand in the facts")
+            raise ValueError(f"{name} {part!r} does not occur in the facts")
         if text.find(part, start + 1) >= 0:
-            raise ValueError(f"{name} {part!r} stands more than once in the facts")
+            raise ValueError(f"{name} {part!r} occurs more than once in the facts")
         return Span(start, start + len(part))
 
 

@@ -173,7 +173,7 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any, haystack: Haystack, plan: ProbePlan) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(f"{type(tokenizer).__name__} is no fast tokenizer: it gives no character offsets")
+            raise ModelError(f"{type(tokenizer).__name__} is not a fast tokenizer: it gives no character offsets")
         if haystack.sha256 != plan.haystack_sha256:
             raise PlanError(f"the plan is for haystack {plan.haystack_name!r}, not for this {haystack.name!r}")
         self.tokenizer = tokenizer

@@ -253,10 +253,8 @@ def _refuse_held(path: Path, raw: bytes, overwrite: bool, holding: str = "an unf
     if is_unwritten(raw) or (overwrite and is_journal(raw)):
         return
     if is_journal(raw):
-        raise OutputExistsError(f"{path} holds {holding}: go on with --resume or start anew with --overwrite")
-    raise OutputExistsError(
-        f"{path} is there and no journal of a run, whose name it has: move it away, or name another output"
-    )
+        raise OutputExistsError(f"{path} holds {holding}: continue with --resume or start over with --overwrite")
+    raise OutputExistsError(f"{path} exists but is not a journal of a run: move it away, or name another output")
 
 
 def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
@@ -278,5 +276,5 @@ def _check_records(path: Path, records: list[Record], check: Check | None) -> No
                 check(record)
         except ValueError as error:
             raise FileFormatError(
-                f"damaged trial {record['trial']!r:.80}: {error}; without the line it runs again", path, number
+                f"damaged trial {record['trial']!r:.80}: {error}; remove the line and it runs again", path, number
             ) from None

@@ -113,7 +113,7 @@ class HeadScores:
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(self.trials))
         if len({trial.id for trial in self.trials}) != len(self.trials):
-            raise ValueError(f"trial ids come twice: {_repeated([t.id for t in self.trials])}")
+            raise ValueError(f"repeated trial ids: {_repeated([t.id for t in self.trials])}")
         for trial in self.trials:
             self._check_shape(trial.scores, f"trial {trial.id}")
         if self.stored is not None:
@@ -149,7 +149,7 @@ class HeadScores:
         """
         passing = [trial.scores for trial in self.trials if trial.passed]
         if not passing:
-            raise NoPassingTrialError(f"none of {self.num_trials} trials passed: there is no score to tell")
+            raise NoPassingTrialError(f"none of {self.num_trials} trials passed: there is no score to report")
         kept = [scores for scores in passing if scores is not None]
         if len(kept) != len(passing):
             raise OptionError("these scores hold no trial scores: they were written without them")

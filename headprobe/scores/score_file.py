@@ -325,4 +325,4 @@ def _check_version(payload: Any) -> None:
 def _check_id(payload: dict[str, Any]) -> None:
     stated, found = payload.get("id"), _digest(payload)
     if stated != found:
-        raise ValueError(f"the id {stated!r:.24} is not that of the content ({found[:12]}...): changed or damaged")
+        raise ValueError(f"the id {stated!r:.24} does not match the content ({found[:12]}...): changed or damaged")

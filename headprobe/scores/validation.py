@@ -95,7 +95,7 @@ def _twin(suspects: Sequence[Suspect], contents: list[str], index: int) -> Findi
     liar = next((other for other in others if mine.model and other.model and other.model != mine.model), None)
     other = liar or others[0]
     how = "byte for byte" if other.scores.sha256 == mine.scores.sha256 else "in every head's score"
-    models = f": {mine.model} and {other.model} cannot have the same" if liar else ""
+    models = f": {mine.model} and {other.model} cannot have the same scores" if liar else ""
     detail = f"the same {how} as {other.scores.path}{models}"
     return Finding(IDENTICAL, ERROR if liar else WARNING, detail, _WHY_IDENTICAL)
 

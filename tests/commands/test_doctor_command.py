@@ -88,7 +88,7 @@ def test_with_a_gpu_it_asks_for_flash_attention(monkeypatch: pytest.MonkeyPatch,
     kernels = {kernel["name"]: kernel["usable"] for kernel in report["kernels"]}
     assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
-    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
+    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring does not need it"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from headprobe.commands.interrupts import InterruptedRunError, Orderly
 from tests.conftest import ROOT, CliResult
 
 LINE = "headprobe: interrupted\n"
-KEPT = "headprobe: interrupted: finished trials are kept, the same command with --resume goes on\n"
+KEPT = "headprobe: interrupted: finished trials are kept, the same command with --resume continues\n"
 STARTS = {
     "module": [sys.executable, "-m", "headprobe"],
     "script": [sys.executable, "-c", "import sys; from headprobe.__main__ import run; sys.exit(run())"],

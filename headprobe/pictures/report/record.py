@@ -37,7 +37,7 @@ def provenance_blocks(scores: AnyScores) -> list[Block]:
     file += [("Model", printable(scores.model, LONGEST_VALUE))] if scores.model and scores.native is None else []
     file += [("Method", printable(scores.method, LONGEST_VALUE))] if scores.method and scores.native is None else []
     if scores.geometry is not None and scores.native is None:
-        file.append(("KV heads a layer", str(scores.geometry.num_key_value_heads)))
+        file.append(("KV heads per layer", str(scores.geometry.num_key_value_heads)))
     file += [("Note", printable(note, LONGEST_VALUE)) for note in scores.notes]
     return [("File", file), *([] if scores.native is None else _native_blocks(scores.native))]
 
@@ -205,7 +205,7 @@ def _tiles(scores: AnyScores, summary: ScoreSummary) -> list[tuple[str, str]]:
     return [
         *tiles,
         (f"{best[0]}-{best[1]}", f"best head, {best[2]:.4g}"),
-        (f"{summary.half_mass_heads:,}", "heads hold half of all score"),
+        (f"{summary.half_mass_heads:,}", "heads hold half of the total score"),
         (f"{100 * summary.zero_fraction:.1f} %", "of the heads score 0"),
     ]
 

@@ -1,4 +1,4 @@
-"""`headprobe doctor`: what is installed, what it runs on, and what is missing for what."""
+"""`headprobe doctor`: what is installed, what it runs on, and what is missing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _capability() -> tuple[int, int] | None:
-    """The compute capability of the first GPU, None where its driver does not tell."""
+    """The compute capability of the first GPU, None where its driver does not report it."""
     about = torch.cuda.get_device_properties(0)
     major, minor = getattr(about, "major", None), getattr(about, "minor", None)
     return None if major is None or minor is None else (int(major), int(minor))

@@ -1,4 +1,4 @@
-"""`headprobe haystacks`: the background texts that there are, and how one of them begins."""
+"""`headprobe haystacks`: the available background texts, and how one of them begins."""
 
 from __future__ import annotations
 

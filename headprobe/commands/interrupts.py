@@ -22,14 +22,14 @@ LINE = "headprobe: interrupted"
 
 
 class InterruptedRunError(Exception):
-    """A command was interrupted and has put things in order; the message, if any, says how to go on."""
+    """A command was interrupted and has put things in order; the message, if any, says how to continue."""
 
 
 class Orderly:
     """Around work that an interrupt must not cut off without putting things in order, such as a run with a journal.
 
-    `hint` says how to go on afterwards. Leaving the block raises `InterruptedRunError` if there was an interrupt, also
-    when something inside lost it or made another error of it. A second interrupt ends the process at once.
+    `hint` says how to continue afterwards. Leaving the block raises `InterruptedRunError` if there was an interrupt,
+    also when something inside lost it or made another error of it. A second interrupt ends the process at once.
     """
 
     def __init__(self, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""`headprobe needles`: the needle sets that there are, and what one of their needles looks like."""
+"""`headprobe needles`: the available needle sets, and what one of their needles looks like."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
-    """The text behind the special tokens that open one."""
+    """The text, preceded by the special tokens that open one."""
     return tuple(encode(loaded.tokenizer, text).ids)
 
 

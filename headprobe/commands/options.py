@@ -1,4 +1,4 @@
-"""Options that several commands have in common, each with one wording."""
+"""Options that several commands share, each with one wording."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PLACES = {"model", "needles", "haystack"}  # a name, or a file or folder
 def recorded_command(context: typer.Context) -> str:
     """The options that were given on the command line, in a form that a shell reads as the same options.
 
-    Files and folders stand with their last part only: what a score file holds must not tell about a machine's folders.
+    Files and folders appear only with their last part: a score file must not reveal a machine's folders.
     """
     words = ["headprobe", *context.command_path.split()[1:]]
     for parameter in context.command.params:

@@ -1,4 +1,4 @@
-"""What `headprobe score` prints: the plan before, progress on stderr meanwhile, tables or JSON behind."""
+"""What `headprobe score` prints: the plan before, progress on stderr meanwhile, tables or JSON afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens that a cache has read, so that a prompt which does not go on with them can be told from one that does."""
+"""The tokens that a cache has read, by which a prompt that continues them is distinguished from one that does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_ROOM = 64  # tokens: the buffer grows by doubling
 class Conversation:
     """What one cache has read `[B, count]`, and the tokens chosen behind it that are yet to be read.
 
-    `count` lags behind the tokens that the cache has seen where some were not told here (a prompt given as embeddings,
+    `count` lags behind the tokens that the cache has seen where some were not seen here (a prompt given as embeddings,
     steps replayed from a captured graph): then the conversation is unknown. `passes`: how often the model has read
     something to the end; `is_torn`: it began to and did not end.
     """

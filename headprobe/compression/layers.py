@@ -95,7 +95,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     # -- attention --------------------------------------------------------------------------------------------------
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens that comes in chunks."""
+        """Announce a prompt of `tokens` tokens that comes in chunks."""
         self._reader = PromptReader(self.plan, self.layer, tokens)
 
     def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:
@@ -215,7 +215,7 @@ class WindowedLayer(Refusals, CacheLayerMixin):
         self.is_initialized = True
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens that comes in chunks."""
+        """Announce a prompt of `tokens` tokens that comes in chunks."""
         self._expected = tokens
 
     def update(

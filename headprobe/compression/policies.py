@@ -54,10 +54,10 @@ class Policy:
     """Which entries a cache keeps (`selector`) and how many in each head (`allocator`).
 
     `sinks`: first positions that always stay. `value_aware`: importance is multiplied by the L1 norm of the entry's
-    value (VATP), as `(importance + value_eps) * norm`. `evicts_while_decoding`: capacities hold for new entries too,
-    which take the place of others; else new entries are added. `compensates`: one entry of each shortened head is the
+    value (VATP), as `(importance + value_eps) * norm`. `evicts_while_decoding`: capacities apply to new entries too,
+    which replace others; otherwise new entries are added. `compensates`: one entry of each shortened head is the
     mean of what it dropped, weighted by its number (Razor). `scores`: the method whose head scores it wants, or None.
-    `keeps_all`: nothing is ever evicted (`full`). Raises `OptionError` where the parts don't fit.
+    `keeps_all`: nothing is ever evicted (`full`). Raises `OptionError` where the parts do not fit together.
     """
 
     name: str
@@ -237,7 +237,7 @@ class CompressionPlan:
             self._request(UNLIMITED)
 
     def budget_for(self, prompt_tokens: int) -> int:
-        """Mean entries per KV head for a prompt of so many tokens."""
+        """Mean entries per KV head for a prompt of `prompt_tokens` tokens."""
         if self.policy.keeps_all:
             return prompt_tokens
         if self.budget is not None:

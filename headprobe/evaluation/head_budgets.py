@@ -143,7 +143,7 @@ def budget_table(
 
 
 def default_prompt_tokens(scores: AnyScores) -> int:
-    """The longest prompt that the heads were scored on, or `DEFAULT_PROMPT_TOKENS` where the file does not tell."""
+    """The longest prompt that the heads were scored on, or `DEFAULT_PROMPT_TOKENS` where the file does not state it."""
     lengths = [trial.length for trial in scores.native.trials] if scores.native is not None else []
     return max(lengths, default=DEFAULT_PROMPT_TOKENS) or DEFAULT_PROMPT_TOKENS
 

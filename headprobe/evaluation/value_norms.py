@@ -147,7 +147,7 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
 def norm_capture(model: Any, found: dict[int, LayerNorms]) -> Iterator[None]:
     """Inside the block every pass of `model` puts its layers into `found`; whole prompts without padding only.
 
-    The model's own attention function comes back whatever happens. Raises `ModelError` for a model without
+    The model's own attention function is restored whatever happens. Raises `ModelError` for a model without
     transformers' attention interface, or with attention in chunks.
     """
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()

@@ -46,7 +46,7 @@ class Variant:
         return self.policy.name if self.source in (None, REAL) else f"{self.policy.name} ({self.source})"
 
     def scores_for(self, trial: str, seed: int, geometry: ModelGeometry) -> AnyScores | None:
-        """The scores that `trial` runs with; baselines are drawn anew for each trial, the same for all budgets.
+        """The scores that `trial` runs with; baselines are drawn afresh for each trial, the same for all budgets.
 
         `random`: uniform in [0, 1) for each KV head. `shuffled`: the real table with its KV heads changing places, over
         all full-attention layers, so that the same budgets go to other heads.

@@ -262,7 +262,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def check_generation_config(folder: Path) -> None:
-    """Raise `ModelError` for a `generation_config.json` that transformers would leave out without a word, or fail at.
+    """Raise `ModelError` for a `generation_config.json` that transformers would silently ignore, or fail at.
 
     It may be missing.
     """

@@ -96,7 +96,7 @@ class Entries(Protocol):
 
 
 def print_budget_map(table: Entries, console: Console) -> None:
-    """Print budgets, a row a layer: number by number where they fit the width, else a character a head.
+    """Print budgets, one row per layer: the numbers where they fit the width, else one character per head.
 
     In colour a number stands on a tile that is the brighter the more it is.
     """

@@ -28,7 +28,7 @@ GAP = 0.42
 @dataclass(frozen=True)
 class BudgetRule:
     """HeadKV's rule: `budget` tokens for a KV head on average, the latest `window` of them for every head; the rest is
-    given out by score, the more of it the nearer `beta` is to 1; no head gets more than `prompt_tokens`."""
+    allocated by score, more of it the closer `beta` is to 1; no head gets more than `prompt_tokens`."""
 
     budget: int = 128
     beta: float = 1.2

@@ -1,4 +1,4 @@
-"""Score files against each other: a dot a head, once by rank and once by score."""
+"""Score files against each other: one dot per head, once by rank and once by score."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PictureOfPair:
 def draw_comparison(pairs: Sequence[PictureOfPair], path: Path | str, overwrite: bool = False) -> Path:
     """Draw each pair as two panels, ranks (log) and scores, into `path`, a png, svg or pdf, and return it.
 
-    Raises `OutputExistsError` for a picture that is there unless `overwrite` is true, `OptionError` for another file
+    Raises `OutputExistsError` for an existing picture unless `overwrite` is true, `OptionError` for another file
     type, no pair, or more than 10.
     """
     return write_atomically(path, figure_bytes(lambda: comparison_figure(pairs), format_of(path)), overwrite)

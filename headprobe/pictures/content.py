@@ -88,7 +88,7 @@ def heatmap_content(
     """What a heatmap shows: the heads of the file, or KV heads by the mean over their query heads.
 
     Heads that score 0 or less have no rank. Raises `OptionError` when `top` is negative, or `kv_heads` is asked of a
-    file that does not tell how query heads share KV heads.
+    file that does not state how query heads share KV heads.
     """
     subject = subject_of(scores, kv_heads, num_kv_heads)
     return HeatmapContent(
@@ -186,7 +186,7 @@ def difference_content(
 
 
 def _names(first: AnyScores, second: AnyScores) -> tuple[str, str]:
-    """What tells the two files apart: file names, or paths where the names are the same."""
+    """What distinguishes the two files: file names, or paths where the names are the same."""
     if first.path.name != second.path.name:
         return printable(first.path.name), printable(second.path.name)
     return printable(str(first.path)), printable(str(second.path))

@@ -30,7 +30,7 @@ METRICS = {"exact_match": "share of exact answers", "answer_f1": "mean F1 of the
 def needle_grid_figure(
     summary: GridSummary, title: str, subtitle: str, *, metric: str = "exact_match", baselines: bool = False
 ) -> Figure:
-    """The picture: a row a policy, a column a budget, `full` (which has no budget) alone in the first row.
+    """The picture: one row per policy, one column per budget, `full` (which has no budget) alone in the first row.
 
     A tile is the mean over the prompts of one length and depth; where none was measured there is only an outline.
     Raises `OptionError` for an unknown metric, no rows, or more policies than fit.

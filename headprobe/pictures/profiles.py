@@ -137,7 +137,7 @@ class LayerProfile:
         return cls(normalize(table).sum(axis=1), tuple(table.argmax(axis=1).tolist()), table.max(axis=1))
 
     def lines(self) -> list[str]:
-        """What a terminal shows: a bar a layer."""
+        """What a terminal shows: one bar per layer."""
         most = float(self.share.max()) or 1.0
         rows = ["layer  share  best head"]
         for layer, (share, head, score) in enumerate(zip(self.share, self.best_head, self.best_score, strict=True)):

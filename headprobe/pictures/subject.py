@@ -30,7 +30,7 @@ class Subject:
 def subject_of(scores: HeadScores | AnyScores, kv_heads: bool = False, num_kv_heads: int | None = None) -> Subject:
     """The heads of the file, or with `kv_heads` its KV heads by the mean over their query heads.
 
-    `num_kv_heads` is for files that do not tell. Raises `OptionError` where neither of them does, or they disagree.
+    `num_kv_heads` is for files that do not state it. Raises `OptionError` where neither of them does, or they disagree.
     """
     groups = kv_heads_of(scores, num_kv_heads)
     if isinstance(scores, HeadScores):
@@ -41,7 +41,7 @@ def subject_of(scores: HeadScores | AnyScores, kv_heads: bool = False, num_kv_he
 
 
 def kv_heads_of(scores: HeadScores | AnyScores, stated: int | None = None) -> int | None:
-    """How many KV heads per layer has: as the file tells, else as `stated`; None where nobody tells.
+    """How many KV heads a layer has: as the file states, else as `stated`; None where neither is known.
 
     Raises `OptionError` where the two disagree, or the heads cannot be shared evenly.
     """

@@ -91,7 +91,7 @@ class Background:
         return round(100 * self.tokens_before(place) / total, 2) if total else None
 
     def repeats(self, end: int) -> float:
-        """Characters up to `end` over those of the haystack: above 1.0 paragraphs come again."""
+        """Characters up to `end` over those of the haystack: above 1.0 paragraphs are repeated."""
         return end / self.haystack_characters
 
     # -- texts without sentence ends --------------------------------------------------------------------------------

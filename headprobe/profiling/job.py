@@ -33,12 +33,12 @@ Record = dict[str, Any]
 class ScoreOptions:
     """What to measure, and on what.
 
-    `methods`: names of `ESTIMATORS`, all taken in one pass; `needles`: a set's name or file (None: the one that suits
+    `methods`: names of `ESTIMATORS`, all in one pass; `needles`: a set's name or file (None: the one that suits
     the first method); `haystack`: a name, file or folder; `lengths`: prompt and answer together, in tokens (None:
     `num_lengths` lengths spread evenly up to `max_length`, which defaults to the model's window); `depths`: how many,
-    spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many
+    spread evenly over 0..100 %; `needles_per_cell`: needles tried at each length and depth; `limit`: the most
     trials, spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`:
-    stop early, once so many of the best heads are settled.
+    stop early, once this many of the best heads are stable.
     """
 
     methods: tuple[str, ...] = ("r2",)
@@ -145,7 +145,7 @@ def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
 
 
 def check_until_stable(top: int | None, loaded: LoadedModel) -> None:
-    """Refuse, before any work, a number of heads that cannot be settled. Raises `OptionError`."""
+    """Refuse, before any work, an impossible number of heads for `until_stable`. Raises `OptionError`."""
     layers, heads = loaded.geometry.shape
     most = layers * heads - 1
     if top is not None and not 1 <= top <= most:

@@ -138,7 +138,7 @@ class Journal:
     def open(
         cls, path: Path, plan: Mapping[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
     ) -> Journal:
-        """Go on with `resume`, start anew with `overwrite` alone, else start. Raises as `start` and `resume`."""
+        """Continue with `resume`, start over with `overwrite` alone, else start. Raises as `start` and `resume`."""
         return cls.resume(path, plan, check) if resume else cls.start(path, plan, overwrite)
 
     @classmethod
@@ -226,7 +226,7 @@ class Journal:
 
 
 def check_journal(path: Path, *, resume: bool, overwrite: bool, holding: str = "an unfinished run") -> bool:
-    """Before the long work: whether a journal is there to go on with; `holding` says in a message what it holds.
+    """Before the long work: whether there is a journal to continue; `holding` says in a message what it holds.
 
     Raises as `Journal.open` would, as far as the plan does not matter.
     """

@@ -1,4 +1,4 @@
-"""The journal as a file: opened for one process alone, told from what is none, and read line by line."""
+"""The journal as a file: opened for one process alone, distinguished from other files, and read line by line."""
 
 from __future__ import annotations
 

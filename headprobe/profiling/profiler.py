@@ -119,7 +119,7 @@ class Skipped:
 class Profiler:
     """Measures prompts on one model with one or more estimators.
 
-    `prefill_chunk`: at most so many tokens go through the model at a time; halved when the device runs out of memory,
+    `prefill_chunk`: most tokens that go through the model at a time; halved when the device runs out of memory,
     down to 256, after which the trial is skipped.
     """
 

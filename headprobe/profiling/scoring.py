@@ -92,7 +92,7 @@ def trial_record(prompt: Prompt, result: Measured | Skipped, needle: Needle, loa
 def passed(record: Record, gate: Gate) -> bool:
     """Whether a finished trial gets through the gate: close enough to the answer, and not closer to the distractor.
 
-    The second half is ours: two facts of one shape share so many words that the wrong one can pass the threshold.
+    The second half is ours: two facts of the same form share enough words that the wrong one can pass the threshold.
     """
     return "skipped" not in record and bool(record[gate.metric] > gate.threshold) and record["chose"] != "distractor"
 
@@ -217,7 +217,7 @@ def score_until_stable(
 
 
 def settled(scores: HeadScores, top: int) -> Stability:
-    """How far the `top` heads are settled: what decides whether to stop."""
+    """How stable the `top` heads are: what decides whether to stop."""
     return stability(ClusteredTrials.of(scores), top)
 
 

@@ -176,7 +176,7 @@ def zero_trials(suspect: Suspect) -> Seen:
 
 
 def duplicate_trials(suspect: Suspect) -> Seen:
-    """Trials that are one measurement told several times."""
+    """Trials that are one measurement, stored several times."""
     trials = suspect.scores.trial_scores
     if trials is None:
         return None
@@ -190,7 +190,7 @@ def duplicate_trials(suspect: Suspect) -> Seen:
 
 
 def too_few_trials(suspect: Suspect) -> Seen:
-    """The top heads change when the trials are drawn anew."""
+    """The top heads change when the trials are resampled."""
     scores = suspect.scores
     if scores.trial_scores is None:
         return None

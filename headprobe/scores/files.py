@@ -1,4 +1,4 @@
-"""Files: read up to a limit, written whole or not at all, and never one in place of another."""
+"""Files: read up to a limit, written completely or not at all, and never one in place of another."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def refuse_one_place(outputs: Named, inputs: Named | None = None) -> None:
 
 
 def same_place(first: Path | str, second: Path | str) -> bool:
-    """Whether both names lead to one file, there or not; upper and lower case are not told apart.
+    """Whether both names lead to one file, there or not; upper and lower case are not distinguished.
 
     >>> same_place("a.json", "./x/../A.json"), same_place("a.json", "b.json")
     (True, False)

@@ -133,7 +133,7 @@ class Stability:
     `overlap[k - 1]`: the share of the top k that would be reproduced, the mean over resamples; `asked`: the requested
     top; `top`: the same, or the number of heads above 0 where there are fewer; `stable_top`: the largest k up
     to `top` whose share reaches `agreement` (0: none); `more_trials`: about how many more passing trials would bring
-    the share of the top `top` there (0: none; None: more than 15 times those there are, or not to be told).
+    the share of the top `top` there (0: none; None: more than 15 times those there are, or unknown).
     """
 
     num_trials: int
@@ -185,7 +185,7 @@ def stability(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> Stability:
-    """Resample whole clusters of trials and count how much of each top k comes again.
+    """Resample whole clusters of trials and count how much of each top k is reproduced.
 
     For every k, `overlap = mean over resamples of |top k of the resample and top k of all trials| / k`; it estimates
     how much of the measured top k belongs there. Raises `OptionError` for a `top` outside 1..heads - 1 or an

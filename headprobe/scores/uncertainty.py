@@ -62,7 +62,7 @@ class ClusteredTrials:
 
     @classmethod
     def of_rows(cls, scores: Floats) -> ClusteredTrials:
-        """Trials `[T, L, N]` of which nothing else is known: those with equal scores are one trial told twice."""
+        """Trials `[T, L, N]` of which nothing else is known: those with equal scores are one trial, stored twice."""
         return cls(scores, numbered([(row + 0.0).tobytes() for row in scores]), "distinct scores")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Can a score file be trusted? All checks on all files, each by itself and beside the others."""
+"""Can a score file be trusted? All checks on all files, each by itself and against the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDER = {ERROR: 0, WARNING: 1, "info": 2}
 
 @dataclass(frozen=True)
 class FileReport:
-    """What the checks found in one file, gravest first, and the names of those that found nothing."""
+    """What the checks found in one file, most serious first, and the names of those that found nothing."""
 
     path: Path
     format: str | None

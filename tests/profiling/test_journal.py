@@ -113,7 +113,9 @@ def test_a_file_of_somebody_elses_is_never_written_nor_removed(
 ) -> None:
     path = tmp_path / "run.journal"
     path.write_bytes(notes)
-    with pytest.raises((OutputExistsError, FileFormatError), match=r"run.journal(:1)?: not a|exists but is not a journal"):
+    with pytest.raises(
+        (OutputExistsError, FileFormatError), match=r"run.journal(:1)?: not a|exists but is not a journal"
+    ):
         check_journal(path, resume=resume, overwrite=overwrite)
     with pytest.raises((OutputExistsError, FileFormatError)):
         Journal.open(path, PLAN, resume=resume, overwrite=overwrite)
@@ -175,7 +177,9 @@ def test_a_record_that_the_run_would_not_write_is_told_with_its_line(tmp_path: P
         journal.add(finished(1))
         journal.add(finished(2))
     before = path.read_bytes()
-    with pytest.raises(FileFormatError, match=r"run.journal:3: damaged trial 't2': no score; remove the line and it runs"):
+    with pytest.raises(
+        FileFormatError, match=r"run.journal:3: damaged trial 't2': no score; remove the line and it runs"
+    ):
         Journal.resume(path, PLAN, check)
     assert path.read_bytes() == before
 

@@ -210,7 +210,7 @@ def legend(record: dict[str, Any]) -> str:
 
 
 def pivot(summary: GridSummary, metric: str = "exact_match") -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
-    """`metric` in percent, a row a policy, a column a budget, with the difference to the full cache."""
+    """`metric` in percent, one row per policy, one column per budget, with the difference to the full cache."""
     cells = {(cell.key.name, cell.key.budget): cell for cell in summary.cells}
     rows: list[tuple[str | None, ...]] = []
     for name in summary.names:

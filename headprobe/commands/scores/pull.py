@@ -1,4 +1,4 @@
-"""`headprobe scores pull`: score files from the hub, looked at before they come into the folder."""
+"""`headprobe scores pull`: score files from the hub, checked before they are put into the folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_SCORES = ("config.json", "dataset_infos.json", "dataset_info.json")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where pulled files go, whether they may replace others there, and whether errors in them are put up with."""
+    """Where pulled files go, whether they may replace others there, and whether errors in them are accepted."""
 
     folder: Path
     overwrite: bool
@@ -112,7 +112,7 @@ def check_sizes(there: RemoteRepository, chosen: tuple[RemoteFile, ...], max_byt
 def refuse_conflicts(chosen: tuple[RemoteFile, ...], folder: Path, overwrite: bool) -> None:
     """Raise `OutputExistsError` before anything is fetched when another file of such a name is in `folder`.
 
-    `FileFormatError` when two of the names are one where upper and lower case are not told apart.
+    `FileFormatError` when two of the names are one where upper and lower case are not distinguished.
     """
     names = [file.name.casefold() for file in chosen]
     twice = [name for name in names if names.count(name) > 1]

@@ -1,4 +1,4 @@
-"""`headprobe scores stability`: are there enough trials to trust the ranks."""
+"""`headprobe scores stability`: are there enough trials to trust the ranks?"""
 
 from __future__ import annotations
 

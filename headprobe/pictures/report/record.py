@@ -28,7 +28,7 @@ Block = tuple[str, list[tuple[str, str]]]
 
 
 def provenance_blocks(scores: AnyScores) -> list[Block]:
-    """Titled blocks of names and values: the file, then what a native file tells of model, method, probes, machine."""
+    """Titled blocks of names and values: the file, then what a native file states: model, method, probes, machine."""
     file = [
         ("Name", printable(scores.path.name, LONGEST_VALUE)),
         ("Format", scores.family),
@@ -240,7 +240,7 @@ def _coverage(scores: HeadScores) -> dict[str, Any]:
 
 
 def _answers(scores: HeadScores) -> list[list[Any]]:
-    """Failed trials first, since they tell more."""
+    """Failed trials first, since they are more informative."""
     trials: Iterable[Any] = sorted(scores.trials, key=lambda trial: trial.passed)
     return [
         [printable(t.needle), t.length, t.depth, t.passed, round(t.f1, 4), printable(t.response, LONGEST_ANSWER)]

@@ -1,4 +1,4 @@
-"""headprobe's own score file, as one format among the others, and what it makes of a file that tells less."""
+"""headprobe's own score file, as one format among the others, and what it makes of a file that states less."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_native(source: Source) -> Contents:
 
 
 def to_native(scores: AnyScores, stated: StatedFacts) -> Converted:
-    """A native file. What the format asks for and the source does not tell gets a placeholder, named in `probes`."""
+    """A native file. What the format asks for and the source does not state gets a placeholder, named in `probes`."""
     if scores.native is not None:
         return Converted({"": score_file_bytes(scores.native)}, ())
     geometry = fitting(scores, stated)

@@ -107,7 +107,7 @@ class RemoteFile:
     sha256: str | None = None
 
     def holds(self, data: bytes) -> bool:
-        """Whether this file consists of `data`, as far as the hub told its hash; without a hash it does not."""
+        """Whether this file consists of `data`, as far as the hub stated its hash; without a hash it does not."""
         if len(data) != self.size:
             return False
         if self.sha256 is not None:

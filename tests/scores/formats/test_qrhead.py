@@ -41,7 +41,11 @@ def test_the_full_name_of_the_model_goes_before_its_class() -> None:
             "repeated-key",
             "line 2: the key 'attn_head_set' occurs twice",
         ),
-        (b"attn_head_set: 1-2\n'attn_head_set' : 3-4\n", "repeated-key", "line 2: the key 'attn_head_set' occurs twice"),
+        (
+            b"attn_head_set: 1-2\n'attn_head_set' : 3-4\n",
+            "repeated-key",
+            "line 2: the key 'attn_head_set' occurs twice",
+        ),
         (b"a: 1\nattn_head_set: 1-2\na: 2\n", "repeated-key", "line 3: the key 'a' occurs twice"),
         (b'attn_head_set: "1-2" 3-4\n', "unreadable", "is not a quoted text on one line"),
         (b'attn_head_set: "1-2\n  3-4"\n', "unreadable", "is not a quoted text on one line"),

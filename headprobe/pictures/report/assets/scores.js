@@ -1,6 +1,6 @@
 // A file's heads, as everything on the page reads them.
 
-// Ranks from 1, best first; equal scores go by layer, then head.
+// Ranks from 1, best first; ties are ordered by layer, then head.
 function rankOrder(values) {
   return values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b);
 }

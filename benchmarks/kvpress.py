@@ -38,7 +38,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy on one side, None for the model as it is. `ratio`: the share of the prompt that goes, as in kvpress."""
+    """A policy on one side, None for the model as it is. `ratio`: the share of the prompt evicted, as in kvpress."""
 
     side: str
     policy: str | None
@@ -233,7 +233,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kvpress-python", required=True, help="python of an environment that has kvpress")
-    parser.add_argument("--ratio", type=float, nargs="+", default=[0.9, 0.9375], help="share of the prompt that goes")
+    parser.add_argument(
+        "--ratio", type=float, nargs="+", default=[0.9, 0.9375], help="share of the prompt that is evicted"
+    )
     parser.add_argument("--prompt", type=int, default=4096, help="tokens")
     parser.add_argument("--decode", type=int, default=64, help="tokens")
     parser.add_argument("--rounds", type=int, default=5)

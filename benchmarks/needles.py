@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--needles-per-cell", type=int, default=1, help="20 prompts each")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--query-agnostic", action="store_true")
-    parser.add_argument("--minutes", type=float, default=None, help="begin no new prompt after so long")
+    parser.add_argument("--minutes", type=float, default=None, help="start no new prompt after this many minutes")
     parser.add_argument("--scores-from", type=Path, default=None, help="folder of score files")
     parser.add_argument("--overwrite", action="store_true", help="leave a run of other weights or options behind")
     parser.add_argument("--dry-run", action="store_true")

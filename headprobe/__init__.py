@@ -4,7 +4,7 @@ The names below are the public interface. Each is imported when it is first used
 
     score(model, ScoreOptions(...), output=...)   probe a model, write score files; `.scores["r2"]` is a `HeadScores`
     load_scores(path)                             read a score file
-    compress(model, policy, budget=...)           with it a model runs on a compressed cache: `session.generate(...)`
+    compress(model, policy, budget=...)           run a model on a compressed cache: `session.generate(...)`
     heatmap(scores, path)                         draw a table of head scores
     knockout(scores, model, KnockoutOptions(...)) what it costs to switch the best heads off, against random ones
 """

@@ -1,4 +1,4 @@
-"""`headprobe` and `python -m headprobe`: the command line, which heeds interrupts before anything large is loaded."""
+"""`headprobe` and `python -m headprobe`: the command line, which handles interrupts before anything large is loaded."""
 
 from __future__ import annotations
 

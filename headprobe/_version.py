@@ -1,3 +1,3 @@
-"""The version, and nothing else: whatever stands in the package may import it."""
+"""The version, and nothing else: every module of the package may import it."""
 
 __version__ = "0.1.0"

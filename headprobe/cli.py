@@ -36,7 +36,7 @@ SCORES: Table = {
     ),
     "validate": Command(
         "headprobe.commands.scores.validate:validate_command",
-        "Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error.",
+        "Check score files for common faults. Exits with code 3 when a file has an error.",
     ),
     "convert": Command(
         "headprobe.commands.scores.convert:convert_command",
@@ -44,7 +44,7 @@ SCORES: Table = {
     ),
     "push": Command(
         "headprobe.commands.scores.push:push_command",
-        "Put a score file on the Hugging Face hub, with its picture and a card that tells where it comes from.",
+        "Put a score file on the Hugging Face hub, with its picture and a card that says where it comes from.",
     ),
     "pull": Command(
         "headprobe.commands.scores.pull:pull_command",
@@ -57,11 +57,11 @@ SCORES: Table = {
     ),
     "stability": Command(
         "headprobe.commands.scores.stability:stability_command",
-        "Tell whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles.",
+        "Check whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles.",
     ),
     "merge": Command(
         "headprobe.commands.scores.merge:merge_command",
-        "Join score files of one model and method into one; what does not belong together is refused.",
+        "Join score files of one model and method into one; files that do not belong together are refused.",
     ),
 }
 EVALUATION: Table = {
@@ -101,7 +101,7 @@ COMMANDS: Table = {
     ),
     "budgets": Command(
         "headprobe.commands.budgets:budgets_command",
-        "Show what each KV head would keep of a prompt: no model is loaded.",
+        "Show how many entries of a prompt each KV head would keep, without loading a model.",
     ),
     "knockout": Command(
         "headprobe.commands.knockout:knockout_command",
@@ -109,7 +109,7 @@ COMMANDS: Table = {
     ),
     "norms": Command(
         "headprobe.commands.norms:norms_command",
-        "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",
+        "Draw attention and value norm per token, and report how far the sinks' values fall below the median.",
     ),
     "referee": Command(
         "headprobe.commands.referee:referee_command",
@@ -117,11 +117,11 @@ COMMANDS: Table = {
     ),
     "serve-plan": Command(
         "headprobe.commands.serve_plan:serve_plan_command",
-        "Plan two KV caches for vLLM: no model is loaded. The plug-in in serving/ carries the plan out.",
+        "Plan two KV caches for vLLM, without loading a model. The plug-in in serving/ carries out the plan.",
     ),
     "models": Command(
         "headprobe.commands.models:models_command",
-        "List the models that have a short name, and where they lie on this machine.",
+        "List the models that have a short name, and where they are on this machine.",
     ),
     "needles": Command(
         "headprobe.commands.needles:needles_command",
@@ -133,7 +133,7 @@ COMMANDS: Table = {
     ),
     "doctor": Command(
         "headprobe.commands.doctor:doctor_command",
-        "Tell versions, devices, attention kernels, the cache folder, and what is missing for what.",
+        "Report versions, devices, attention kernels, the cache folder, and what is missing for what.",
     ),
     "scores": Group("Look at score files, native or foreign: show, check, convert, compare and share them.", SCORES),
     "eval": Group("Measure what a model still answers on a compressed cache.", EVALUATION, otherwise="TASK"),

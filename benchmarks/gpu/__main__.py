@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--shape", choices=tuple(SHAPES), default=LLAMA3_8B.name)
-    parser.add_argument("--only", default="", help="names of parts, with commas between them")
+    parser.add_argument("--only", default="", help="names of parts, separated by commas")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=520.0)
     parser.add_argument("--real-model", help="a folder or GGUF file, for the part `real`")

@@ -28,8 +28,9 @@ def dense_attention(
     """Attention output `[B, H, T, d_v]` of `query` `[B, H, T, d]` over `key` `[B, G, K, d]`, `value` `[B, G, K, d_v]`.
 
     `mask` as in `attention_weights`; without it attention is causal, aligned to the end of the keys.
-    `window`: how many keys a query of a sliding-window layer sees, itself included; with a mask the mask has the last
-    word. `softcap` and `sinks` as in `attention_weights`. Nothing of size T x K is built beyond a block of queries.
+    `window`: how many keys a query of a sliding-window layer sees, itself included; a mask takes
+    precedence. `softcap` and `sinks` as in `attention_weights`. Nothing of size T x K is built beyond a block of
+    queries.
     """
     if softcap is None and sinks is None:
         return fused_attention(query, key, value, mask, scaling, window)
@@ -165,7 +166,7 @@ def query_blocks(
 ) -> Iterator[tuple[int, int, int, int, torch.Tensor]]:
     """Blocks `[a, b)` of queries, the keys `[start, end)` that any of them can see, and their mask.
 
-    `window`: how many keys a query of a sliding-window layer sees, itself included; the mask has the last word.
+    `window`: how many keys a query of a sliding-window layer sees, itself included; the mask takes precedence.
     """
     for a in range(0, queries, block):
         b = min(a + block, queries)

@@ -83,7 +83,7 @@ class MaskDesk:
     def window(self, own: int | None, layer: int) -> int | None:
         """The window of a layer that says itself that it has the window `own`.
 
-        The masks have the last word, as in the model's own attention: where all layers are asked for with one window,
+        The masks take precedence, as in the model's own attention: where all layers are asked for with one window,
         that is it, whatever the layer says. Raises `ModelError` for a window that no mask was asked for.
         """
         if own in self.windows or not self.windows:

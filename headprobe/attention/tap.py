@@ -1,8 +1,8 @@
 """The one hook: inside `with tapped(model, fn)` every attention call of a model goes through `fn`.
 
-The model runs unmodified. transformers' attention interface is told of a function that gathers all that a call says,
+The model runs unmodified. transformers' attention interface is given a function that gathers all that a call says,
 wherever the model says it (keywords, the layer, the config, the masks that were asked for), and hands it on as a
-`LayerCall`. What the call says and nobody here understands is refused: a result would be wrong in silence.
+`LayerCall`. What the call says and headprobe does not understand is refused: results would be silently wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LayerCall:
     `query` `[B, H, T, d]`, `key` `[B, G, K, d]`, `value` `[B, G, K, d_v]`, `H` a multiple of `G`. `scaling`, `softcap`
     and `sinks` `[H]` as in `dense.attention_weights`. `window`: how many keys a query sees at most, itself included;
     None: all. `mask`: None for causal attention with that window, aligned to the end of the keys; otherwise
-    `[B or 1, H or 1, T, K]`, boolean (True = seen) or numbers that are added to the scores, and it has the last word.
+    `[B or 1, H or 1, T, K]`, boolean (True = seen) or numbers that are added to the scores; it takes precedence.
     `padding` `[B, K]`: the 2D mask of the batch (True = a token), where it has one. `module` is the model's own, and
     `model_name` its class.
     """
@@ -61,7 +61,7 @@ LayerFunction = Callable[[LayerCall], torch.Tensor | tuple[torch.Tensor, torch.T
 def tapped(
     model: Any, fn: LayerFunction, *, masks: Masks = Masks.WHOLE, once: bool = True, consequence: str = ""
 ) -> Iterator[None]:
-    """Inside the block every attention call of `model` goes through `fn`; the model's own comes back, whatever happens.
+    """Inside the block every attention call of `model` goes through `fn`; its own is restored, whatever happens.
 
     Taps can be nested, on one model (the later one has it) and on several, and end in any order. `masks`: see `Masks`.
     With `once` a layer that calls attention a second time in one pass is refused: its heads have more than one
@@ -194,7 +194,7 @@ class _Tap:
         self._called.add(layer)
 
     def _check(self, layer: int, more: dict[str, Any]) -> None:
-        """Refuse what a layer says beyond all that is understood here; what came with the pass was not for it."""
+        """Refuse what a layer says beyond what is understood here; what came with the pass was not for it."""
         if more.get("is_causal") is False:
             raise ModelError(f"layer {layer} of {self.name} is not causal: headprobe needs a causal language model")
         for name, given in more.items():

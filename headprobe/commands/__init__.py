@@ -1,1 +1,1 @@
-"""One file a subcommand: read the options, call one stage, print."""
+"""One file per subcommand: read the options, call one stage, print."""

@@ -162,7 +162,7 @@ class _Command(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As every command does, but raises `OptionError` for an empty value of any option or argument, for a
+        """As for every command, but raises `OptionError` for an empty value of any option or argument, for a
         number beyond all limits, and for one that is written as no program writes it."""
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:

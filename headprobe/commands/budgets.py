@@ -49,13 +49,13 @@ def budgets_command(
     gqa: GqaOption = "mean",
     num_kv_heads: Annotated[
         int | None,
-        typer.Option("--num-kv-heads", help="KV heads of a layer, for files that do not tell.", show_default=False),
+        typer.Option("--num-kv-heads", help="KV heads per layer, for files that do not state it.", show_default=False),
     ] = None,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
             "--prompt-tokens",
-            help="Length of the prompt; default: the longest that was scored, else 8192.",
+            help="Length of the prompt; default: the longest length scored, else 8192.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +76,7 @@ def budgets_command(
     overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Show what each KV head would keep of a prompt: no model is loaded."""
+    """Show how many entries of a prompt each KV head would keep, without loading a model."""
     chosen = make_policy(policy, beta=beta, window=window, sinks=sinks, compat=compat)
     held = with_geometry(read_any(scores or newest_score_file()))
     path = output or held.path.with_name(f"{held.path.stem}--budgets.png")

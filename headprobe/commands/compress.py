@@ -172,17 +172,17 @@ def compress_command(
         str | None,
         typer.Option(help="Tokens of the needle prompt; default: the window, at most 32k.", show_default=False),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of the answer in tokens.")] = 64,
     temperature: Annotated[
         float | None,
-        typer.Option(help="Draw tokens instead of taking the likeliest; 0: the likeliest.", show_default=False),
+        typer.Option(help="Sample tokens instead of taking the most likely; 0: the most likely.", show_default=False),
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Draw from the so many likeliest tokens.", show_default=False)
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the N most likely tokens.", show_default=False)] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Draw from the likeliest tokens that reach this probability.", show_default=False),
+        typer.Option(
+            help="Sample from the most likely tokens that together reach this probability.", show_default=False
+        ),
     ] = None,
     query_agnostic: QueryAgnosticOption = False,
     beta: BetaOption = None,
@@ -204,14 +204,14 @@ def compress_command(
     prefill_chunk: LayerChunkOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is sampled.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")
     ] = False,
 ) -> None:
     """Answer a long prompt from a cache that keeps a different number of entries for each head."""
     if budget is not None and ratio is not None:
-        raise OptionError(f"--budget {budget} and --ratio {ratio} are two ways to say the same: give one")
+        raise OptionError(f"--budget {budget} and --ratio {ratio} set the same thing: give only one")
     sampler = _sampler(temperature, top_k, top_p, seed)
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
@@ -235,7 +235,7 @@ def compress_command(
     if length is not None:
         one_length(length, "--length")
     if query_agnostic and text is not None and question is None:
-        raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
+        raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     if scores is not None:
         read_any(scores)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -256,7 +256,7 @@ def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, 
     given = {"--top-k": top_k, "--top-p": top_p}
     named = [f"{name} {value}" for name, value in given.items() if value is not None]
     if temperature == 0 and named:
-        raise OptionError(f"--temperature 0 takes the likeliest token: leave out {named[0]}")
+        raise OptionError(f"--temperature 0 takes the most likely token: leave out {named[0]}")
     if temperature == 0 or (temperature is None and not named):
         return None
     return Sampler(
@@ -277,7 +277,7 @@ def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, 
     if prompt is None and question is not None:
         raise OptionError(f"--question {question!r} needs a text: name it with --prompt")
     if prompt is None and chat:
-        raise OptionError("--chat is for --prompt; needle prompts use the chat template by themselves")
+        raise OptionError("--chat is for --prompt; needle prompts use the chat template automatically")
     if prompt is not None and length is not None:
         raise OptionError(f"--length {length} is for the needle prompt: leave it out with --prompt")
 

@@ -1,4 +1,4 @@
-"""`headprobe doctor`: what is installed, what it runs on, and what is missing for what."""
+"""`headprobe doctor`: what is installed, what it runs on, and what is missing."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PACKAGES = (
 
 FIRST_GPU = torch.device("cuda", 0)
 FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
-FLASH_USE = "the fastest kernels of compressed caches; scoring has no use for it"
+FLASH_USE = "the fastest kernels of compressed caches; scoring does not need it"
 
 
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one object instead of tables.")] = False,
 ) -> None:
-    """Tell versions, devices, attention kernels, the cache folder, and what is missing for what."""
+    """Report versions, devices, attention kernels, the cache folder, and what is missing for what."""
     report = diagnose()
     if as_json:
         write_json(report)

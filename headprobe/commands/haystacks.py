@@ -1,4 +1,4 @@
-"""`headprobe haystacks`: the background texts that there are, and how one of them begins."""
+"""`headprobe haystacks`: the available background texts, and how one of them begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headprobe.probes.haystack import Haystack, load_haystack
 
 def haystacks_command(
     haystacks: Annotated[
-        list[str] | None, typer.Argument(help="Names, files or folders; default: all that come along.")
+        list[str] | None, typer.Argument(help="Names, files or folders; default: all that are shipped.")
     ] = None,
     show: Annotated[
         str | None, typer.Option("--show", metavar="NAME|PATH", help="Print a haystack's first paragraph.")

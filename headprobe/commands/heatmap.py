@@ -49,16 +49,16 @@ def heatmap_command(
         Path | None,
         typer.Option("--against", metavar="FILE", help="Draw SCORES minus this file.", show_default=False),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="How many heads to ring and to list; 0 for none.")] = 10,
+    top: Annotated[int, typer.Option("--top", help="How many heads to circle and list; 0 for none.")] = 10,
     kv_heads: Annotated[
         bool, typer.Option("--kv-heads", help="Show KV heads, each the mean of its query heads.")
     ] = False,
     num_kv_heads: Annotated[
         int | None,
-        typer.Option("--num-kv-heads", help="KV heads of a layer, for files that do not tell.", show_default=False),
+        typer.Option("--num-kv-heads", help="KV heads per layer, for files that do not state it.", show_default=False),
     ] = None,
-    budget: Annotated[int, typer.Option("--budget", help="Budgets: tokens kept for a KV head, on average.")] = 128,
-    beta: Annotated[float, typer.Option("--beta", help="Budgets: nearer 1, more goes by score.")] = 1.2,
+    budget: Annotated[int, typer.Option("--budget", help="Budgets: tokens kept per KV head, on average.")] = 128,
+    beta: Annotated[float, typer.Option("--beta", help="Budgets: closer to 1 gives head scores more weight.")] = 1.2,
     window: Annotated[int, typer.Option("--window", help="Budgets: latest tokens that every head keeps.")] = 8,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Budgets: length of the prompt.")] = 8192,
     overwrite: OverwritePictureOption = False,

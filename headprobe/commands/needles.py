@@ -1,4 +1,4 @@
-"""`headprobe needles`: the needle sets that there are, and what one of their needles looks like."""
+"""`headprobe needles`: the available needle sets, and what one of their needles looks like."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from headprobe.probes.needle import Needle, NeedleSet, load_needles
 
 def needles_command(
     sets: Annotated[
-        list[str] | None, typer.Argument(help="Sets or .jsonl files; default: all that come along.")
+        list[str] | None, typer.Argument(help="Sets or .jsonl files; default: all that are shipped.")
     ] = None,
     show: Annotated[
-        str | None, typer.Option("--show", metavar="SET|ID", help="Print the first needle of a set, or that of an id.")
+        str | None,
+        typer.Option("--show", metavar="SET|ID", help="Print the first needle of a set, or the needle with an id."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

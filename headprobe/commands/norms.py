@@ -51,7 +51,7 @@ def norms_command(
     heads: Annotated[
         str | None,
         typer.Option(
-            help="KV heads to draw, such as 0,1; default: the one of each layer with most on its sinks.",
+            help="KV heads to draw, such as 0,1; default: in each layer, the one with the most attention on its sinks.",
             show_default=False,
         ),
     ] = None,
@@ -73,7 +73,7 @@ def norms_command(
     overwrite: OverwritePictureOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Draw attention and value norm per token, and tell how far the sinks' values fall below the median."""
+    """Draw attention and value norm per token, and report how far the sinks' values fall below the median."""
     path = output or Path(f"norms--{short_name(model).replace('/', '--')}.png")
     picture = picture_file(path, overwrite, {"--prompt": None if prompt == "-" else prompt})
     if prompt is not None and length is not None:
@@ -142,7 +142,7 @@ def _sink_tokens(loaded: LoadedModel, measured: ValueNorms) -> list[str]:
 
 
 def _tokens(loaded: LoadedModel, text: str) -> tuple[int, ...]:
-    """The text behind the special tokens that open one."""
+    """The text, preceded by the special tokens that open one."""
     return tuple(encode(loaded.tokenizer, text).ids)
 
 
@@ -159,7 +159,7 @@ def _numbers(text: str | None, count: int, noun: str) -> list[int]:
     for part in [] if text is None else text.split(","):
         number = int(part) if part.strip().isdecimal() and part.isascii() and len(part) < 10 else -1
         if not 0 <= number < count:
-            raise OptionError(f"{noun} {part.strip()!r} is not there, the model has {noun}s 0 to {count - 1}")
+            raise OptionError(f"{noun} {part.strip()!r} does not exist, the model has {noun}s 0 to {count - 1}")
         found.append(number)
     return list(dict.fromkeys(found))
 
@@ -187,7 +187,7 @@ def _print(measured: ValueNorms, loaded: LoadedModel, source: str, path: Path) -
     told = f"{loaded.name} | {source} | {len(measured.input_ids):,} tokens | sinks: {named}"
     console.print(told + "\n", soft_wrap=True, markup=False)
     print_table(COLUMNS, [drop_row(drop) for drop in measured.drops()], right=COLUMNS[1:])
-    for line in ("", "ratio: the sinks' mean norm / the median norm of the tokens behind them", "", f"picture: {path}"):
+    for line in ("", "ratio: the sinks' mean norm / the median norm of the tokens after them", "", f"picture: {path}"):
         console.print(line, soft_wrap=True, markup=False)
 
 

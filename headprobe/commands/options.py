@@ -1,4 +1,4 @@
-"""Options that several commands have in common, each with one wording."""
+"""Options that several commands share, each with one wording."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ NeedlesPerCellOption = Annotated[int, typer.Option(help="Needles tried at each l
 ChatTemplateOption = Annotated[
     bool, typer.Option("--chat-template/--no-chat-template", help="Needle prompts use the model's chat template.")
 ]
-OverwritePictureOption = Annotated[bool, typer.Option("--overwrite", help="Replace a picture that exists.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+OverwritePictureOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
 # -- compression ----------------------------------------------------------------------------------------------------
 
 PAIRS = f"SELECTOR+ALLOCATOR of {', '.join(SELECTORS)} and {', '.join(ALLOCATORS)}"
 PolicyOption = Annotated[str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}.")]
-GqaOption = Annotated[str, typer.Option(help="How query heads give a KV head its score: mean, max.")]
+GqaOption = Annotated[str, typer.Option(help="How query-head scores are combined for a KV head: mean, max.")]
 AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
 LayerChunkOption = Annotated[
     int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
 ]
 WindowOption = Annotated[int | None, typer.Option(help="Latest entries that every head keeps.", show_default=False)]
 PoolOption = Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)]
-BetaOption = Annotated[float | None, typer.Option(help="Nearer 1: more goes by score.", show_default=False)]
+BetaOption = Annotated[
+    float | None, typer.Option(help="Closer to 1 gives head scores more weight.", show_default=False)
+]
 SinksOption = Annotated[int | None, typer.Option(help="First entries that every head keeps.", show_default=False)]
 QueryAgnosticOption = Annotated[
     bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")

@@ -16,7 +16,7 @@ from headprobe.commands.streams import write_error
 
 PIPED_WIDTH = 200
 LONGEST_LINE = 500
-RESUME_HINT = "finished trials are kept, the same command with --resume goes on"
+RESUME_HINT = "finished trials are kept, the same command with --resume continues"
 
 
 def write_json(data: Any) -> None:
@@ -54,7 +54,7 @@ def tell_cut(journal: Path) -> None:
 
 
 def one_line(message: str) -> str:
-    """The message on one line of at most 500 characters, cut in the middle, with what steers a terminal written out.
+    """The message on one line of at most 500 characters, cut in the middle, with terminal control characters escaped.
 
     >>> one_line("too\\n long \\x1b[31m"), len(one_line("x" * 9999))
     ('too long \\\\x1b[31m', 500)
@@ -68,7 +68,7 @@ def one_line(message: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with everything that steers a terminal written out: files of strangers hold names and answers.
+    """`text` with terminal control characters escaped: strangers' files contain names and answers.
 
     >>> printable("a\\x1b[31m")
     'a\\\\x1b[31m'

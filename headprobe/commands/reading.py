@@ -80,7 +80,7 @@ def catalog_entry_in(text: str) -> CatalogEntry | None:
 
 
 def entry_geometry(entry: CatalogEntry) -> ModelGeometry:
-    """The geometry of a model of the catalog, which does not tell the layers' kinds of attention."""
+    """The geometry of a model of the catalog, which does not state the layers' kinds of attention."""
     layers = entry.num_hidden_layers
     heads = entry.num_attention_heads, entry.num_key_value_heads
     return ModelGeometry(layers, *heads, entry.head_dim, (FULL_ATTENTION,) * layers)

@@ -28,7 +28,7 @@ def report_command(
         str | None,
         typer.Option("--model", help="Whose scores these are, for files that do not say: an alias, id or folder."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a line.")] = False,
 ) -> None:
     """Write one self-contained HTML page about score files, which needs no network and no server."""

@@ -54,7 +54,7 @@ PLACES = {"model", "needles", "haystack"}  # a name, or a file or folder
 def recorded_command(context: typer.Context) -> str:
     """The options that were given on the command line, in a form that a shell reads as the same options.
 
-    Files and folders stand with their last part only: what a score file holds must not tell about a machine's folders.
+    Files and folders appear only with their last part: a score file must not reveal a machine's folders.
     """
     words = ["headprobe", *context.command_path.split()[1:]]
     for parameter in context.command.params:
@@ -98,7 +98,9 @@ def _last_part(value: str) -> str:
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
-    method: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several with commas.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join(ESTIMATORS)}; several, separated by commas.")
+    ] = DEFAULT_METHOD,
     needles: Annotated[
         str | None, typer.Option(help="Needle set or .jsonl file; default: what the method uses.")
     ] = None,
@@ -113,7 +115,7 @@ def score_command(
         typer.Option("-o", "--output", help="Score file (folder for several); default scores/<model>--<method>.json."),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,

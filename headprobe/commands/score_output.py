@@ -1,4 +1,4 @@
-"""What `headprobe score` prints: the plan before, progress on stderr meanwhile, tables or JSON behind."""
+"""What `headprobe score` prints: the plan before, progress on stderr meanwhile, tables or JSON afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from headprobe.scores.uncertainty import head_intervals
 
 
 def tell_prompts(job: ScoreJob) -> None:
-    """On stderr, what was given twice, and how many prompts are the same as one of another depth, with the reason."""
+    """On stderr, what was given twice, and how many prompts are identical to one at another depth, with the reason."""
     groups = duplicate_prompts(job.prompts)
     removed = dict.fromkeys(name for plan in job.plans.values() for name in plan.removed)
     if removed:
@@ -43,8 +43,8 @@ def tell_prompts(job: ScoreJob) -> None:
 
 def _reason(reached: float | None) -> str:
     if reached is None:
-        return "beside needle and question there is no room for background"
-    return f"of all places for a needle, {reached:g} % is the nearest to both"
+        return "besides needle and question there is no room for background"
+    return f"of all possible positions, {reached:g} % is the nearest to both"
 
 
 def depths_reached(job: ScoreJob) -> list[float | None]:

@@ -40,22 +40,22 @@ def serve_plan_command(
     ] = None,
     gqa: GqaOption = "mean",
     dtype: Annotated[
-        str | None, typer.Option(help="Of the cache; default: as scored, else bfloat16.", show_default=False)
+        str | None, typer.Option(help="Dtype of the cache; default: as scored, else bfloat16.", show_default=False)
     ] = None,
     memory: Annotated[float, typer.Option("--memory", help="GiB for the KV cache.")] = 1.0,
     length: Annotated[
         str | None,
         typer.Option(
-            help="Tokens of a request, such as 8k; default: the longest that was scored, else 8192.", show_default=False
+            help="Tokens of a request, such as 8k; default: the longest length scored, else 8192.", show_default=False
         ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the plan here.", show_default=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Plan two KV caches for vLLM: no model is loaded. The plug-in in serving/ carries the plan out."""
+    """Plan two KV caches for vLLM, without loading a model. The plug-in in serving/ carries out the plan."""
     if not 0.0 < memory < 2**20:
         raise OptionError(f"a memory of {memory} GiB is out of range, need more than 0 and less than {2**20}")
     if output is not None:

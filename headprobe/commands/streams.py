@@ -99,7 +99,7 @@ def let_go(stream: Any) -> None:
 
 
 def write_error(line: str) -> None:
-    """Write a line to standard error; where that is full or gone there is nobody to say it to."""
+    """Write a line to standard error; where that is full or gone, nothing can be said."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:

@@ -29,7 +29,7 @@ def check_chunk(chunk: int) -> None:
 def layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
     """Let every decoder layer, and the norm behind the last, read a prompt `chunk` tokens at a time.
 
-    All is put back when the block ends. Raises `OptionError` for a chunk below 1, `ModelError` for a model without a
+    All is restored when the block ends. Raises `OptionError` for a chunk below 1, `ModelError` for a model without a
     list of layers.
     """
     check_chunk(chunk)

@@ -1,4 +1,4 @@
-"""The tokens that a cache has read, so that a prompt which does not go on with them can be told from one that does."""
+"""The tokens that a cache has read, by which a prompt that continues them is distinguished from one that does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_ROOM = 64  # tokens: the buffer grows by doubling
 class Conversation:
     """What one cache has read `[B, count]`, and the tokens chosen behind it that are yet to be read.
 
-    `count` lags behind the tokens that the cache has seen where some were not told here (a prompt given as embeddings,
+    `count` lags behind the tokens that the cache has seen where some were not seen here (a prompt given as embeddings,
     steps replayed from a captured graph): then the conversation is unknown. `passes`: how often the model has read
     something to the end; `is_torn`: it began to and did not end.
     """
@@ -91,9 +91,9 @@ class Conversation:
         """
         self._check_whole()
         if ids is None:
-            raise OptionError(f"a later turn needs input_ids, all tokens so far and new ones behind them; {RESET}")
+            raise OptionError(f"a later turn needs input_ids: all tokens so far, followed by new ones; {RESET}")
         if seen != self.count:
-            raise OptionError(f"which {seen} tokens the cache has read is not known to the session: {RESET}")
+            raise OptionError(f"the session does not know which {seen} tokens the cache has read: {RESET}")
         known = self._known()
         if ids.shape[0] != known.shape[0]:
             raise OptionError(f"the prompt has {ids.shape[0]} sequences, the conversation {known.shape[0]}; {RESET}")
@@ -105,14 +105,14 @@ class Conversation:
             row, place = differing[0].tolist()
             where = f"token {place}" if len(known) == 1 else f"token {place} of sequence {row}"
             told = f"{where} is {int(given[row, place])}, there it is {int(known[row, place])}"
-            raise OptionError(f"the prompt does not go on with the conversation: {told}; {RESET}")
+            raise OptionError(f"the prompt does not continue the conversation: {told}; {RESET}")
         if ids.shape[1] <= self.count or width < known.shape[1]:
             told = f"the prompt's {ids.shape[1]} tokens are in the conversation already, which has {known.shape[1]}"
-            raise OptionError(f"{told}, produced ones included: give all of them and new ones behind; {RESET}")
+            raise OptionError(f"{told}, produced ones included: give all of them, followed by new ones; {RESET}")
 
     def _check_whole(self) -> None:
         if self.is_torn:
-            raise OptionError(f"an earlier call was broken off while the model was reading: {RESET}")
+            raise OptionError(f"an earlier call was interrupted while the model was reading: {RESET}")
 
     # -- the tokens -------------------------------------------------------------------------------------------------
 

@@ -30,9 +30,9 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws tokens with `p ~ softmax(logits / temperature)`.
+    """Samples tokens with `p ~ softmax(logits / temperature)`.
 
-    `temperature` above 0; `top_k`: only the so many likeliest tokens (0: all); `top_p` in (0, 1]: only the likeliest
+    `temperature` above 0; `top_k`: only the k most likely tokens (0: all); `top_p` in (0, 1]: only the most likely
     whose probabilities reach it; `seed`: the same one gives the same tokens on the same device. The filters are those
     of transformers, applied in its order. Raises `OptionError` for values out of range.
     """
@@ -90,8 +90,8 @@ UNUSABLE = -1  # stands for a token that was chosen from logits with NaN or infi
 class Decoder:
     """Produces tokens with a model on a compressed cache that has read its prompt.
 
-    `sampler` draws the tokens; None takes the likeliest. On a CUDA device a step is captured once a few have run, and
-    replayed; when the cache has been laid out anew it is captured again. `graphs=False` never captures.
+    `sampler` draws the tokens; None takes the most likely. On a CUDA device a step is captured once a few have run, and
+    replayed; when the cache has been laid out again, it is recaptured. `graphs=False` never captures.
     `graph_refusal` says why steps are not captured; None as long as nothing stands against it.
     """
 

@@ -90,7 +90,7 @@ class Generation:
     prompt had been read; `kv_entries` their sum, `kv_bytes` the storage held then (slack and uncompressed layers
     included), `full_kv_bytes` what all keys and values of the prompt would take. `ttft_s`: seconds to the first token;
     `tokens_per_s`: of those behind the first, None when there is none. `peak_bytes`: memory beyond the model's, None
-    where the system does not tell. `sampler`: what drew the tokens, None where the likeliest were taken.
+    where the system does not report it. `sampler`: what drew the tokens, None where the most likely were taken.
     `graph_refusal`: why decoding did not run from a captured graph, None where it did.
     """
 
@@ -157,9 +157,9 @@ def generate(
     sampler: Sampler | None = None,
     graphs: bool = True,
 ) -> Generation:
-    """The answer to `input_ids` on a fresh cache of `session`: the likeliest tokens, or those that `sampler` draws.
+    """The answer to `input_ids` on a fresh cache of `session`: the most likely tokens, or those that `sampler` draws.
 
-    `context_tokens`: so many tokens are read and compressed before the rest (the question) is seen, as a cache does
+    `context_tokens`: tokens that are read and compressed before the rest (the question) is seen, as a cache does
     that is to serve several questions; the rest is then added to it. Raises `OptionError` for an empty prompt or no
     token to produce, `DeviceMemoryError` when memory runs out, `NonFiniteError` at NaN or infinity in the logits.
     """

@@ -222,7 +222,7 @@ class WindowedLayer(Refusals, CacheLayerMixin):
         self.is_initialized = True
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens that comes in chunks."""
+        """Announce a prompt of `tokens` tokens that comes in chunks."""
         self._expected = tokens
 
     def update(

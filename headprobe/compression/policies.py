@@ -245,7 +245,7 @@ class CompressionPlan:
             self._request(UNLIMITED)
 
     def budget_for(self, prompt_tokens: int) -> int:
-        """Mean entries per KV head for a prompt of so many tokens."""
+        """Mean entries per KV head for a prompt of `prompt_tokens` tokens."""
         if self.policy.keeps_all:
             return prompt_tokens
         if self.budget is not None:

@@ -81,7 +81,7 @@ class RaggedCache(Refusals, Cache):
     """The compressed cache of one batch of sequences, for a model that runs in a compression session.
 
     `config` is the model's text config; its full-attention layers are compressed by `plan`, the others are cached as
-    transformers does. `slack`: entries of room for new tokens behind each segment.
+    transformers does. `slack`: entries of room for new tokens after each segment.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class RaggedCache(Refusals, Cache):
 
     @property
     def layout(self) -> tuple[int, ...]:
-        """Numbers that change whenever a layer is laid out anew."""
+        """Numbers that change whenever a layer is laid out again."""
         return tuple(store.layout_number for store in self.stores)
 
     @property
@@ -193,11 +193,11 @@ class RaggedCache(Refusals, Cache):
         return self.plan.policy.evicts_while_decoding
 
     def has_room(self, count: int) -> bool:
-        """Whether so many new tokens fit as the layers are laid out (evicting ones always have room)."""
+        """Whether `count` new tokens fit as the layers are laid out (evicting ones always have room)."""
         return self.evicts or all(store.room >= count for store in self.stores)
 
     def make_room(self, count: int) -> None:
-        """Lay out anew what has no room for so many new tokens (evicting layers always have)."""
+        """Lay out again what has no room for `count` new tokens (evicting layers always have)."""
         for store in () if self.evicts else self.stores:
             store.make_room(count)
 
@@ -239,7 +239,7 @@ class RaggedCache(Refusals, Cache):
         return self.tokens_seen == 0
 
     def expect(self, layer_idx: int, tokens: int) -> None:
-        """Announce to a layer that a prompt of so many tokens comes in chunks."""
+        """Announce to a layer that a prompt of `tokens` tokens comes in chunks."""
         layer = self.layers[layer_idx]
         if isinstance(layer, RaggedLayer | WindowedLayer):
             layer.expect(tokens)

@@ -32,7 +32,7 @@ class RaggedStore:
     `start` and `length` (int32) and `last` (int64, the entry that was written last), all `[S]` on the device, say where
     each segment begins, how much of it is in use and where that ends; `starts`, `lengths` and `capacities` are the
     host's numbers. Appending writes behind the used part: nothing is copied as long as there is room. When a segment is
-    full the store is laid out anew with `slack` more entries each; `layout_number` is another one then.
+    full the store is laid out again with `slack` more entries each; `layout_number` is another one then.
     """
 
     def __init__(self, segments: Sequence[Segment], batch: int, capacities: Sequence[int] | Ints, slack: int) -> None:
@@ -88,7 +88,7 @@ class RaggedStore:
 
     @property
     def room(self) -> int:
-        """Entries that can be appended to every segment before the store is laid out anew."""
+        """Entries that can be appended to every segment before the store is laid out again."""
         return self._room - self._added
 
     @property
@@ -178,7 +178,7 @@ class RaggedStore:
         self.last -= dropped
 
     def count(self, added: int) -> None:
-        """Let the host's count follow the device's: so many entries came to every segment (or left, if negative)."""
+        """Let the host's count follow the device's: entries that came to every segment (or left, if negative)."""
         self._added += added
 
     def make_room(self, count: int) -> None:

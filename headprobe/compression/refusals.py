@@ -68,8 +68,8 @@ def left_pads(mask: torch.Tensor) -> list[int]:
     pads: Sequence[int] = seen.int().argmax(1).tolist()
     if not bool(seen.any(1).all()) or [mask.shape[1] - pad for pad in pads] != seen.sum(1).tolist():
         raise OptionError(
-            "prompts must be padded on the left, with at least one token each; no pad may stand behind a token, "
-            "so give those that fill up an answer which ended early as tokens"
+            "prompts must be padded on the left, with at least one token each; no pad may follow a token, "
+            "so give those that pad an answer which ended early as tokens"
         )
     return list(pads)
 
@@ -101,7 +101,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "is_assistant": (bool, _CANNOT_TAKE_BACK),
     "penalty_alpha": (bool, "contrastive search repeats and selects sequences of the cache"),
     "dola_layers": (_is_given, "transformers loads the code of DoLa from the hub, and what it does is not known"),
-    "custom_generate": (_is_given, "what a loop of one's own does with the cache is not known"),
+    "custom_generate": (_is_given, "what a custom loop does with the cache is not known"),
     "guidance_scale": (_beyond_one, _OTHER_CALLS),
     "negative_prompt_ids": (_is_given, _OTHER_CALLS),
     "negative_prompt_attention_mask": (_is_given, _OTHER_CALLS),
@@ -110,7 +110,7 @@ _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_attentions": (bool, "attention weights over evicted entries do not exist"),
     "prefill_chunk_size": (
         _is_given,
-        "transformers would compress the first chunk as if it were the prompt; take prefill_chunk of compress()",
+        "transformers would compress the first chunk as if it were the prompt; use prefill_chunk of compress()",
     ),
     # transformers itself drops "hybrid", which old folders of Gemma recommend
     "cache_implementation": (lambda value: value not in (None, "hybrid"), "the session brings its own cache"),

@@ -147,7 +147,7 @@ class History:
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.queries < self.block or self.queries % self.block:
-            raise OptionError(f"a history of {self.queries} queries is no multiple of blocks of {self.block}")
+            raise OptionError(f"a history of {self.queries} queries is not a multiple of blocks of {self.block}")
 
     @property
     def window(self) -> int:

@@ -37,7 +37,7 @@ from headprobe.scores.head_scores import HeadScores
 
 
 def check_turn(cache: RaggedCache, prompt: GivenPrompt) -> None:
-    """Raise `OptionError` unless `prompt` goes on with what `cache` has read, with the same padding."""
+    """Raise `OptionError` unless `prompt` continues what `cache` has read, with the same padding."""
     if cache.is_empty and not cache.conversation.is_torn:
         return
     cache.conversation.check(None if prompt.is_embedded else prompt.ids, cache.tokens_seen, cache.pads)
@@ -116,11 +116,11 @@ class CompressionSession:
     ) -> Any:
         """`model.generate(...)` on the compressed cache; all its options, and its result.
 
-        Called again with all tokens so far, produced ones included, and new ones behind them, it goes on with the
+        Called again with all tokens so far, produced ones included, and new ones after them, it continues the
         conversation; `reset()` begins a new one. A call that ends in an error leaves the conversation as it was, unless
         the model was reading: then what was read belongs to it, or only `reset()` helps.
 
-        Raises `OptionError` for a prompt that does not go on with the conversation, for pads anywhere but before the
+        Raises `OptionError` for a prompt that does not continue the conversation, for pads anywhere but before the
         prompts, and for what a compressed cache cannot do (`generate_options` lists it); `NonFiniteError` at NaN or
         infinity in the logits.
         """
@@ -180,7 +180,7 @@ def compress(
 
     `budget`: mean entries per KV head, window and sinks included, or `ratio` of the prompt; `scores`: head scores or
     their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). How the cache is
-    served (`Serving`: kernel, chunks, room) changes no result. The model's own attention is put back when the block
+    served (`Serving`: kernel, chunks, room) changes no result. The model's own attention is restored when the block
     ends, however it ends.
 
     Raises `OptionError` (policy, budget, scores, kernel), `ModelError` (a model whose attention can't be compressed).
@@ -282,7 +282,7 @@ def on_kv_heads(scores: AnyScores, geometry: ModelGeometry, gqa: str = "mean") -
 
 
 def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold has the last word."""
+    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold takes precedence."""
     config = model.config.get_text_config(decoder=True)
     width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(

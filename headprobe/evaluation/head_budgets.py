@@ -143,7 +143,7 @@ def budget_table(
 
 
 def default_prompt_tokens(scores: AnyScores) -> int:
-    """The longest prompt that the heads were scored on, or `DEFAULT_PROMPT_TOKENS` where the file does not tell."""
+    """The longest prompt that the heads were scored on, or `DEFAULT_PROMPT_TOKENS` where the file does not state it."""
     lengths = [trial.length for trial in scores.native.trials] if scores.native is not None else []
     return max(lengths, default=DEFAULT_PROMPT_TOKENS) or DEFAULT_PROMPT_TOKENS
 
@@ -161,7 +161,7 @@ def _kv_scores(scores: AnyScores, own: Floats, num_kv_heads: int | None, gqa: st
     if scores.heads == "kv":
         return own
     if num_kv_heads is None:
-        raise OptionError(f"{scores.path.name} does not say how many KV heads its model has; --num-kv-heads does")
+        raise OptionError(f"{scores.path.name} does not say how many KV heads its model has; give --num-kv-heads")
     return reduce_to_kv(own, num_kv_heads, gqa)
 
 
@@ -189,7 +189,7 @@ def _notes(scores: AnyScores, policy: Policy, table: Floats, layers: Sequence[in
         notes.append(f"{scores.num_layers - len(layers)} sliding-window layers are left as they are")
     if policy.allocator.adapts:
         notes.append(
-            f"{policy.allocator.name}: shown is each layer's mean, the heads' shares follow from the prompt's attention"
+            f"{policy.allocator.name}: each layer's mean is shown; the heads' shares depend on the prompt's attention"
         )
     if policy.needs_scores:
         notes += _score_notes(scores, policy, table)

@@ -63,10 +63,10 @@ class _Hidden:
 
 @contextmanager
 def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Iterator[None]:
-    """Inside the block the given `(layer, head)` pairs cannot look at the tokens of `span` from behind it.
+    """Inside the block the given `(layer, head)` pairs cannot look back at the tokens of `span`.
 
     Their softmax runs over the other positions, so the mass goes elsewhere. Queries inside the span are left alone.
-    For prompts without padding. The model's own attention function comes back whatever happens. Raises `OptionError`
+    For prompts without padding. The model's own attention function is restored whatever happens. Raises `OptionError`
     for a head that the model does not have, `ModelError` for a model whose attention can't be changed (see `tapped`).
     """
     layers = _by_layer(heads, ModelGeometry.from_config(model.config.get_text_config(decoder=True)))

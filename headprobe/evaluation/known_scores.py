@@ -178,7 +178,7 @@ class Recommended:
 
     def words(self) -> str | None:
         """In words; None where nothing is recommended."""
-        told = [] if self.window is None else [f"look through the last {self.window} queries"]
+        told = [] if self.window is None else [f"use the last {self.window} queries"]
         if self.pool is not None:
             told.append(f"pooled over {self.pool}" if told else f"pool over {self.pool} entries")
         return ", ".join(told) or None

@@ -84,7 +84,7 @@ _LOOK = ("window", "pool")  # what of a selector's parameters a model may recomm
 
 @dataclass(frozen=True)
 class GridFolder:
-    """Where a run is written. `trials.jsonl` is the run itself; all else is made from it, and made anew each time."""
+    """Where a run is written. `trials.jsonl` is the run itself; all else is made from it, and rewritten each time."""
 
     path: Path
     rows: ClassVar[str] = ROWS

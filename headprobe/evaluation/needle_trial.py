@@ -30,7 +30,7 @@ MEASURED = (
 class GridTrial:
     """A prompt, a variant, and the budget in mean entries per KV head (None: `full`, which has none).
 
-    `context_tokens`: so many tokens are compressed before the question is seen; None where it is seen.
+    `context_tokens`: tokens that are compressed before the question is seen; None where it is seen.
     """
 
     spec: TrialSpec

@@ -1,4 +1,4 @@
-"""Prompts for a compressed cache, of a fresh needle or one's own, and their answers under several policies."""
+"""Prompts for a compressed cache, of a fresh needle or your own, and their answers under several policies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from headprobe.scores.any_scores import AnyScores
 @dataclass(frozen=True)
 class Question:
     """A prompt as tokens. `context_tokens`: where the context ends and the question begins (None: no question apart);
-    `needle`: the needle whose answer is expected, None for a prompt of one's own; `source` names it in words."""
+    `needle`: the needle whose answer is expected, None for your own prompt; `source` names it in words."""
 
     input_ids: tuple[int, ...]
     context_tokens: int | None
@@ -120,7 +120,7 @@ def _checked(loaded: LoadedModel, question: Question, new_tokens: int) -> Questi
 class CompressionOptions:
     """`budget` or `ratio` as in `compress`; `scores`: a file for policies that need scores (None: found by itself).
 
-    `sampler` draws the tokens; None takes the likeliest.
+    `sampler` draws the tokens; None takes the most likely.
     """
 
     budget: int | None = 256

@@ -93,11 +93,11 @@ class ServePlan:
         return max(self.num_full * self.blocks.full, streaming * self.blocks.streaming) * self.entry_bytes
 
     def held_blocks(self, tokens: int) -> int:
-        """Blocks that a request of so many tokens holds once its prompt has been read, at most."""
+        """The most blocks that a request of `tokens` tokens holds once its prompt has been read."""
         return self._blocks(tokens, self.window + 1)
 
     def most_blocks(self, tokens: int) -> int:
-        """Blocks that it holds while its prompt is read, at most."""
+        """The most blocks that it holds while its prompt is being read."""
         return self._blocks(tokens, tokens if self.prefill == "dense" else self.window + STEP_TOKENS)
 
     def _blocks(self, tokens: int, recent: int) -> int:
@@ -112,7 +112,7 @@ class ServePlan:
         return tokens * self.num_heads * self.entry_bytes
 
     def largest_batch(self, memory: int, tokens: int) -> int:
-        """Requests of so many tokens that are answered at once in `memory` bytes: the last has its prompt to read."""
+        """Requests of `tokens` tokens answered at once in `memory` bytes; the last one's prompt is still to be read."""
         blocks = memory // self.block_bytes - 1  # vLLM keeps one block back
         spare = blocks - self.most_blocks(tokens)
         return 0 if spare < 0 else 1 + spare // self.held_blocks(tokens)
@@ -134,7 +134,7 @@ def serve_plan(
     """
     geometry = scores.geometry
     if geometry is None:
-        raise OptionError(f"{scores.path.name} does not say which model it is of; --model does")
+        raise OptionError(f"{scores.path.name} does not say which model it belongs to; give --model")
     _check(geometry, full_heads, sinks, window, prefill)
     table = scores.mean if scores.heads == "kv" else reduce_to_kv(scores.mean, geometry.num_key_value_heads, gqa)
     chosen = _best(table, full_heads)

@@ -134,7 +134,7 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
             raise
         raise DeviceMemoryError(f"a prompt of {len(ids)} tokens does not fit on {loaded.device}: take less") from error
     if not bool(usable(logits[:, -1]).all()):
-        raise non_finite(loaded.model, "NaN or infinity in the logits behind the prompt")
+        raise non_finite(loaded.model, "NaN or infinity in the logits after the prompt")
     if len(found) < loaded.geometry.num_hidden_layers:
         raise ModelError(f"{len(found)} of {loaded.geometry.num_hidden_layers} layers of {loaded.name} could be read")
     return ValueNorms(ids, num_sinks, tuple(found[layer] for layer in sorted(found)))
@@ -147,7 +147,7 @@ def measure_value_norms(loaded: LoadedModel, input_ids: Sequence[int], num_sinks
 def norm_capture(model: Any, found: dict[int, LayerNorms]) -> Iterator[None]:
     """Inside the block every pass of `model` puts its layers into `found`; whole prompts without padding only.
 
-    The model's own attention function comes back whatever happens. Raises `ModelError` for a model without
+    The model's own attention function is restored whatever happens. Raises `ModelError` for a model without
     transformers' attention interface, or with attention in chunks.
     """
     kinds = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()

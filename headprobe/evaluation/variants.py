@@ -45,7 +45,7 @@ class Variant:
         return self.policy.name if self.source in (None, REAL) else f"{self.policy.name} ({self.source})"
 
     def scores_for(self, trial: str, seed: int, geometry: ModelGeometry) -> AnyScores | None:
-        """The scores that `trial` runs with; baselines are drawn anew for each trial, the same for all budgets.
+        """The scores that `trial` runs with; baselines are drawn afresh for each trial, the same for all budgets.
 
         `random`: uniform in [0, 1) for each KV head. `shuffled`: the real table with its KV heads changing places, over
         all full-attention layers, so that the same budgets go to other heads.
@@ -176,4 +176,4 @@ def _scores_of(loaded: LoadedModel, policy: Policy, path: Path | None, folder: P
     wanted = STAND_INS.get(policy.scores or "")
     nearest, _ = known_scores(loaded, replace(policy, scores=wanted), None, folder)
     assert nearest is not None
-    return nearest, f"{policy.name} runs on {nearest.method} scores: no {policy.scores} file is there"
+    return nearest, f"{policy.name} runs on {nearest.method} scores: there is no {policy.scores} file"

@@ -154,7 +154,7 @@ def check_decoder(config: Any, folder: Path, *, trust_remote_code: bool = False)
     if _is_encoder(config):
         raise ModelError(f"{folder}: {kind} is an encoder; headprobe needs a decoder-only language model")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"{folder}: {kind} is no causal language model (transformers maps it to none)")
+        raise ModelError(f"{folder}: {kind} is not a causal language model (transformers maps it to none)")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if not getattr(model_class, "_supports_attention_backend", False):
         raise ModelError(f"{folder}: {kind} has no standard attention interface in transformers, nothing can be read")
@@ -262,7 +262,7 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def check_generation_config(folder: Path) -> None:
-    """Raise `ModelError` for a `generation_config.json` that transformers would leave out without a word, or fail at.
+    """Raise `ModelError` for a `generation_config.json` that transformers would silently ignore, or fail at.
 
     It may be missing.
     """

@@ -95,7 +95,7 @@ class PeakMemory:
             self._before = _resident("VmRSS")
 
     def bytes(self) -> int | None:
-        """The peak beyond the start, in bytes; None where the system does not tell."""
+        """The peak beyond the start, in bytes; None where the system does not report it."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             now: int | None = torch.cuda.max_memory_allocated(self._device)

@@ -119,7 +119,7 @@ def fault(path: Path) -> str | None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, LARGEST_HEADER):
-            return f"is no safetensors file, or cut off: its header would have {length} bytes, the file has {size}"
+            return f"is not a safetensors file, or cut off: its header would have {length} bytes, the file has {size}"
         header = file.read(length)
     return _header_fault(header, size)
 
@@ -130,7 +130,7 @@ def _header_fault(header: bytes, size: int) -> str | None:
         ends = [part["data_offsets"][1] for name, part in parts.items() if name != "__metadata__"]
         end = 8 + len(header) + max(ends, default=0)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError, RecursionError):
-        return "is no safetensors file: its header is broken"
+        return "is not a safetensors file: its header is broken"
     return None if end <= size else f"is cut off: it has {size} bytes, by its header {end}"
 
 

@@ -97,13 +97,13 @@ def _reason(error: Exception) -> str:
     """Why a download failed, in words that say what to do about it."""
     name, where = type(error).__name__, f"no copy in {cache_folder()}"
     if is_offline():
-        return f"{where}, and HF_HUB_OFFLINE forbids to ask the hub"
+        return f"{where}, and HF_HUB_OFFLINE is set, so the hub is not contacted"
     if name == "GatedRepoError":
         return "its licence has to be accepted on the hub's page first, then `hf auth login`"
     if name == "RepositoryNotFoundError":
         return "no such repository on the hub, or a private one (`hf auth login`)"
     if name == "HFValidationError":
-        return "and no possible hub id"
+        return "and not a valid hub id"
     if isinstance(error, FileNotFoundError):
         return f"{where}, and the hub cannot be reached"
     return f"{where}, and the hub answered {name}: {' '.join(str(error).split())[:160]}"

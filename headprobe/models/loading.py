@@ -211,7 +211,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenize
         reason = broken_tokenizer_file(folder) or whole(error)
         raise ModelError(f"{folder}: broken tokenizer: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"{folder}: {type(tokenizer).__name__} is no fast tokenizer, so it gives no exact spans")
+        raise ModelError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer, so it gives no exact spans")
     return tokenizer
 
 
@@ -249,7 +249,7 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
         name, held, wanted = wrong[0]
         shapes = f"{name} is {_shape(held)} in the file and {_shape(wanted)} by config.json"
         others = f" ({len(wrong) - 1} more weight(s) differ)" if len(wrong) > 1 else ""
-        raise ModelError(f"{folder}: the weights are of another shape than config.json says: {shapes}{others}")
+        raise ModelError(f"{folder}: the weights do not have the shapes that config.json states: {shapes}{others}")
 
 
 def _name_mismatch(folder: Path, options: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ def _name_mismatch(folder: Path, options: dict[str, Any]) -> None:
     except ModelError:
         raise
     except Exception as error:  # the shapes of the config may be beyond all memory
-        raise ModelError(f"{folder}: weights are of another shape than config.json says") from error
+        raise ModelError(f"{folder}: weights do not have the shapes that config.json states") from error
 
 
 def _shape(sizes: Any) -> str:

@@ -38,7 +38,7 @@ class BudgetMap:
             told_policy(table),
             f"{table.budget:,} entries per KV head on average",
             f"prompt of {count(table.prompt_tokens, 'token')}",
-            f"{int(table.capacity.min()):,} to {int(table.capacity.max()):,} entries a head",
+            f"{int(table.capacity.min()):,} to {int(table.capacity.max()):,} entries per head",
             f"{table.entries:,} of {table.full_entries:,} entries ({share:.3g} %)",
         ]
         if table.bytes_per_entry is not None:
@@ -96,7 +96,7 @@ class Entries(Protocol):
 
 
 def print_budget_map(table: Entries, console: Console) -> None:
-    """Print budgets, a row a layer: number by number where they fit the width, else a character a head.
+    """Print budgets, one row per layer: the numbers where they fit the width, else one character per head.
 
     In colour a number stands on a tile that is the brighter the more it is.
     """

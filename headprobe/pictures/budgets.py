@@ -28,7 +28,7 @@ GAP = 0.42
 @dataclass(frozen=True)
 class BudgetRule:
     """HeadKV's rule: `budget` tokens for a KV head on average, the latest `window` of them for every head; the rest is
-    given out by score, the more of it the nearer `beta` is to 1; no head gets more than `prompt_tokens`."""
+    allocated by score, more of it the closer `beta` is to 1; no head gets more than `prompt_tokens`."""
 
     budget: int = 128
     beta: float = 1.2
@@ -63,9 +63,9 @@ class HeadBudgets:
         rule, low, high = self.rule, int(self.tokens.min()), int(self.tokens.max())
         full = self.tokens.size * rule.prompt_tokens
         return (
-            f"{rule.budget:,} tokens a KV head on average, beta {rule.beta:g}, window {rule.window}",
+            f"{rule.budget:,} tokens per KV head on average, beta {rule.beta:g}, window {rule.window}",
             f"prompt of {rule.prompt_tokens:,} tokens",
-            f"{low:,} to {high:,} tokens a head",
+            f"{low:,} to {high:,} tokens per head",
             f"{int(self.tokens.sum()):,} entries in all, {100 * self.tokens.sum() / full:.1f} % of a full cache",
         )
 

@@ -1,4 +1,4 @@
-"""Score files against each other: a dot a head, once by rank and once by score."""
+"""Score files against each other: one dot per head, once by rank and once by score."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PictureOfPair:
 def draw_comparison(pairs: Sequence[PictureOfPair], path: Path | str, overwrite: bool = False) -> Path:
     """Draw each pair as two panels, ranks (log) and scores, into `path`, a png, svg or pdf, and return it.
 
-    Raises `OutputExistsError` for a picture that is there unless `overwrite` is true, `OptionError` for another file
+    Raises `OutputExistsError` for an existing picture unless `overwrite` is true, `OptionError` for another file
     type, no pair, or more than 10.
     """
     return write_atomically(path, figure_bytes(lambda: comparison_figure(pairs), format_of(path)), overwrite)
@@ -59,7 +59,7 @@ def _figure(pairs: Sequence[PictureOfPair]) -> Figure:
     height = len(pairs) * SIDE + (len(pairs) - 1) * BETWEEN + 0.3
     names = dict.fromkeys(name for pair in pairs for name in (pair.first, pair.second))
     notes = dict.fromkeys(note for pair in pairs for note in pair.comparison.notes)
-    legend = f"a dot a head; dark: the {TOP} best of either file; orange: the heads that moved most"
+    legend = f"one dot per head; dark: the {TOP} best of either file; orange: the heads that moved most"
     facts = [printable(text, LONGEST_FACT) for text in (*names, *notes)]
     sheet = Sheet("Agreement of head scores", legend, facts, height, width=LEFT + 2 * SIDE + GAP + RIGHT)
     for index, pair in enumerate(pairs):

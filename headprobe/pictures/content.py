@@ -88,7 +88,7 @@ def heatmap_content(
     """What a heatmap shows: the heads of the file, or KV heads by the mean over their query heads.
 
     Heads that score 0 or less have no rank. Raises `OptionError` when `top` is negative, or `kv_heads` is asked of a
-    file that does not tell how query heads share KV heads.
+    file that does not state how query heads share KV heads.
     """
     subject = subject_of(scores, kv_heads, num_kv_heads)
     return HeatmapContent(
@@ -147,7 +147,7 @@ def pair_of(first: AnyScores, second: AnyScores, kv_heads: bool = False, num_kv_
     """
     for scores in (first, second):
         if scores.is_ranking:
-            raise OptionError(f"{scores.path.name} is a ranking without scores; `headprobe scores compare` takes it")
+            raise OptionError(f"{scores.path.name} is a ranking without scores; use `headprobe scores compare`")
     joined = kv_heads or first.heads != second.heads
     told = kv_heads_of(first), kv_heads_of(second)
     groups = [None if own else num_kv_heads or other for own, other in (told, told[::-1])]
@@ -155,12 +155,12 @@ def pair_of(first: AnyScores, second: AnyScores, kv_heads: bool = False, num_kv_
     shapes = [f"{subject.table.shape[0]} x {subject.table.shape[1]}" for subject in subjects]
     if shapes[0] != shapes[1]:
         raise OptionError(
-            f"{first.path.name} has {shapes[0]} heads and {second.path.name} {shapes[1]}: nothing to set against"
+            f"{first.path.name} has {shapes[0]} heads and {second.path.name} {shapes[1]}: they cannot be compared"
         )
     if first.method is not None and first.method == second.method:
         return TablePair(*subjects, (subjects[0].table, subjects[1].table), "mean score")
     tables = [normalize(subject.table) * PERCENT for subject in subjects]
-    return TablePair(*subjects, (tables[0], tables[1]), "share of all score in percent")
+    return TablePair(*subjects, (tables[0], tables[1]), "share of the total score in percent")
 
 
 def difference_content(
@@ -178,7 +178,7 @@ def difference_content(
         title=f"{names[0]} minus {names[1]}",
         subtitle=f"first: {pair.first.subtitle}; second: {pair.second.subtitle}",
         facts=(*_facts(pair, first, second), pair.first.facts[-1]),
-        scale_title=f"difference of the {pair.unit}",
+        scale_title=f"difference in the {pair.unit}",
         group_size=pair.first.group_size,
         asked=top,
         diverging=True,
@@ -186,7 +186,7 @@ def difference_content(
 
 
 def _names(first: AnyScores, second: AnyScores) -> tuple[str, str]:
-    """What tells the two files apart: file names, or paths where the names are the same."""
+    """What distinguishes the two files: file names, or paths where the names are the same."""
     if first.path.name != second.path.name:
         return printable(first.path.name), printable(second.path.name)
     return printable(str(first.path)), printable(str(second.path))

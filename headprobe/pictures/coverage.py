@@ -89,7 +89,7 @@ def percent(depth: float) -> str:
 
 
 def coverage_of(scores: AnyScores) -> Coverage:
-    """The grid of a file. Raises `OptionError` where the file does not tell its trials' lengths and depths."""
+    """The grid of a file. Raises `OptionError` where the file does not state its trials' lengths and depths."""
     if scores.native is None:
-        raise OptionError(f"{scores.path.name} does not tell which length and depth its trials had")
+        raise OptionError(f"{scores.path.name} does not state which length and depth its trials had")
     return Coverage.of(scores.native)

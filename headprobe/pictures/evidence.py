@@ -21,7 +21,7 @@ from headprobe.scores.stability import HeadRank, rank_intervals
 
 
 def coverage_figure(subject: Subject, found: Coverage) -> Figure:
-    """The picture: a tile a length and depth, deeper the more trials passed; repeats have an orange corner."""
+    """The picture: one tile per length and depth, deeper the more trials passed; repeats have an orange corner."""
     rows, columns = len(found.lengths), len(found.depths)
     tile = min(7.0 / columns, 0.62)
     high = min(tile, 0.46)
@@ -61,12 +61,12 @@ class RankedHeads:
 
     @classmethod
     def of(cls, scores: AnyScores, top: int) -> RankedHeads:
-        """The `top` heads. Trials of one needle are drawn together; where a file tells no needles, equal trials
+        """The `top` heads. Trials of one needle are drawn together; where a file names no needles, equal trials
         count once. Raises `OptionError` for a file without trials, or a `top` of 0.
         """
         trials = clustered(scores)
         if trials is None:
-            raise OptionError(f"{scores.path.name} holds no trials: how sure its ranking is cannot be told")
+            raise OptionError(f"{scores.path.name} holds no trials: the certainty of its ranking is unknown")
         if top < 1:
             raise OptionError("top is 0, need at least 1 head to show its rank")
         return cls(rank_intervals(trials, top), trials.num_clusters)
@@ -90,7 +90,7 @@ class RankedHeads:
 
 
 def ranks_figure(subject: Subject, found: RankedHeads) -> Figure:
-    """The picture: a row a head, best on top; its score at the left, its rank at the right, both with intervals."""
+    """The picture: one row per head, best on top; its score at the left, its rank at the right, both with intervals."""
     heads = len(found.heads)
     height = min(max(0.235 * heads, 0.8), 9.0)
     sheet = Sheet(subject.title, subject.subtitle, (found.told_trials(), *subject.facts), body_height=height + 0.5)

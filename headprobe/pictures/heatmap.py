@@ -1,4 +1,4 @@
-"""The heatmap of head scores as a figure: layers down, heads across, the best heads ringed and numbered."""
+"""The heatmap of head scores as a figure: layers down, heads across, the best heads circled and numbered."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def draw_heatmap(
 ) -> Path:
     """Draw `scores` into `path`, a png, svg or pdf, and return it. The same scores give the same bytes.
 
-    The `top` best heads above 0 are ringed, numbered by rank and listed; with `kv_heads` the columns are KV heads,
-    each the mean of its query heads. Raises `OutputExistsError` for a picture that is there unless `overwrite` is
+    The `top` best heads above 0 are circled, numbered by rank and listed; with `kv_heads` the columns are KV heads,
+    each the mean of its query heads. Raises `OutputExistsError` for an existing picture unless `overwrite` is
     true, `OptionError` for another file type or a negative `top`, `NoPassingTrialError` when there is nothing to draw.
     """
     kind = format_of(path)

@@ -32,7 +32,7 @@ CURVES = {"exact_match": "exact", "answer_f1": "F1", "score": "score"}
 def needle_grid_figure(
     summary: GridSummary, title: str, subtitle: str, *, metric: str = "exact_match", baselines: bool = False
 ) -> Figure:
-    """The picture: a row a policy, a column a budget, `full` (which has no budget) alone in the first row.
+    """The picture: one row per policy, one column per budget, `full` (which has no budget) alone in the first row.
 
     A tile is the mean over the prompts of one length and depth; where none was measured there is only an outline.
     Raises `OptionError` for an unknown metric, no rows, or more policies than fit.
@@ -87,7 +87,7 @@ def _name(sheet: Sheet, name: str, y: float) -> None:
 def _write_budgets(sheet: Sheet, budgets: Sequence[int], width: float, y: float) -> None:
     """The budgets over the first row that has them."""
     for column, budget in enumerate(budgets):
-        text = f"{budget:,} entries a KV head" if column == 0 else f"{budget:,}"
+        text = f"{budget:,} entries per KV head" if column == 0 else f"{budget:,}"
         sheet.page.text(LEFT + NAMES + column * (width + GAP_X), sheet.y + y - 0.07, text, 8.5,
                         color=hexadecimal(QUIET))  # fmt: skip
 

@@ -71,7 +71,7 @@ def _facts(measured: ValueNorms, prompt: str, below: int) -> tuple[str, ...]:
         printable(prompt),
         count(len(measured.input_ids), "token"),
         "orange: the first token, a sink" if one else f"orange: the first {measured.num_sinks} tokens, the sinks",
-        "dashed: median of the tokens behind " + ("it" if one else "them"),
+        "dashed: median of the tokens after " + ("it" if one else "them"),
         "share of attention: of all queries of the prompt, mean over the query heads of the KV head",
     ]
     return (*facts, f"{count(below, 'dot')} on the lower edge: below the scale") if below else tuple(facts)

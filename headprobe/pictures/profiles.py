@@ -44,7 +44,7 @@ class Distribution:
         """What a terminal shows."""
         heads, share = len(self.scores), 100 * self.num_zero / len(self.scores)
         quantiles = ", ".join(f"rank {rank} {self.scores[rank - 1]:.4g}" for rank in _milestones(heads))
-        half = f"{count(self.num_half, 'head')} of {heads:,} hold half of all score"
+        half = f"{count(self.num_half, 'head')} of {heads:,} hold half of the total score"
         return [half, f"{count(self.num_zero, 'head')} ({share:.1f} %) score 0", quantiles]
 
     def record(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _note_half(axes: Axes, found: Distribution, mark: str) -> None:
         return
     axes.axvline(found.num_half, color=mark, linewidth=1.0, linestyle=(0, (4, 3)))
     left = found.num_half > len(found.scores) ** 0.6
-    text = f"half of all score: {count(found.num_half, 'head')}"
+    text = f"half of the total score: {count(found.num_half, 'head')}"
     axes.annotate(
         text, (found.num_half, 0.07), xycoords=("data", "axes fraction"), xytext=(-6 if left else 6, 0),
         textcoords="offset points", ha="right" if left else "left", fontsize=8.5, color=hexadecimal(INK),
@@ -137,7 +137,7 @@ class LayerProfile:
         return cls(normalize(table).sum(axis=1), tuple(table.argmax(axis=1).tolist()), table.max(axis=1))
 
     def lines(self) -> list[str]:
-        """What a terminal shows: a bar a layer."""
+        """What a terminal shows: one bar per layer."""
         most = float(self.share.max()) or 1.0
         rows = ["layer  share  best head"]
         for layer, (share, head, score) in enumerate(zip(self.share, self.best_head, self.best_score, strict=True)):
@@ -161,7 +161,7 @@ def layers_figure(subject: Subject) -> Figure:
     half = (sheet.measure - 0.55) / 2
     left, right = (sheet.axes(x, 0.2, half, height) for x in (0.0, half + 0.55))
     left.barh(range(layers), 100 * found.share, height=0.72, color=hexadecimal(ON_PAPER[3]))
-    head_line(left, "share of all score, percent")
+    head_line(left, "share of the total score, percent")
     _draw_best(right, found, per_layer=height / layers)
     head_line(right, f"best {subject.head_name} of the layer")
     for axes in (left, right):

@@ -30,7 +30,7 @@ class Subject:
 def subject_of(scores: HeadScores | AnyScores, kv_heads: bool = False, num_kv_heads: int | None = None) -> Subject:
     """The heads of the file, or with `kv_heads` its KV heads by the mean over their query heads.
 
-    `num_kv_heads` is for files that do not tell. Raises `OptionError` where neither of them does, or they disagree.
+    `num_kv_heads` is for files that do not state it. Raises `OptionError` where neither of them does, or they disagree.
     """
     groups = kv_heads_of(scores, num_kv_heads)
     if isinstance(scores, HeadScores):
@@ -41,7 +41,7 @@ def subject_of(scores: HeadScores | AnyScores, kv_heads: bool = False, num_kv_he
 
 
 def kv_heads_of(scores: HeadScores | AnyScores, stated: int | None = None) -> int | None:
-    """How many KV heads a layer has: as the file tells, else as `stated`; None where nobody tells.
+    """How many KV heads a layer has: as the file states, else as `stated`; None where neither is known.
 
     Raises `OptionError` where the two disagree, or the heads cannot be shared evenly.
     """
@@ -73,7 +73,7 @@ def _foreign_subject(scores: AnyScores, kv_heads: bool, groups: int | None) -> S
     is_kv = scores.heads == "kv"
     joins = kv_heads and not is_kv
     if joins and groups is None:
-        raise OptionError(f"{scores.path.name} does not say how many KV heads its model has; --num-kv-heads does")
+        raise OptionError(f"{scores.path.name} does not say how many KV heads its model has; give --num-kv-heads")
     table = reduce_to_kv(scores.mean, groups) if joins and groups else scores.mean
     noun = f"{'KV' if is_kv or joins else 'query'} heads" + (", each the mean of its query heads" if joins else "")
     return Subject(
@@ -131,7 +131,7 @@ def _head_fact(scores: HeadScores, kv_heads: bool) -> str:
     if kv_heads:
         joined = "" if size == 1 else f", each the mean of {size} query heads"
         return f"{layers} layers x {groups} KV heads{joined}"
-    shared = "" if size == 1 else f", {size} to a KV head"
+    shared = "" if size == 1 else f", {size} per KV head"
     return f"{layers} layers x {heads} query heads{shared}"
 
 

@@ -26,7 +26,7 @@ WIDEST = 100
 
 
 def terminal_heatmap(scores: HeadScores | AnyScores, console: Console, top: int = 10, kv_heads: bool = False) -> None:
-    """Print `scores` on `console`: a row a layer, a column a head, and the `top` best heads below.
+    """Print `scores` on `console`: one row per layer, one column per head, and the `top` best heads below.
 
     With at least 256 colours a head is a square made of half blocks, with its rank inside where there is room.
     Without colour (NO_COLOR, no terminal, no block characters) it is a character of `SHADES`, from 0 to the best

@@ -68,7 +68,7 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise OptionError(f"half of a surrogate pair at character {error.start}: this is no text") from None
+        raise OptionError(f"half of a surrogate pair at character {error.start}: this is not text") from None
 
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class Haystack:
     def stretch(self, num_characters: int) -> tuple[str, float]:
         """The shortest run of whole paragraphs with at least `num_characters` characters, and how often it repeats.
 
-        Paragraphs are joined by empty lines; none comes again before all have come. The second value is the run's
+        Paragraphs are joined by empty lines; none is repeated before all have been used. The second value is the run's
         characters over those of the whole haystack: up to 1.0 nothing is repeated.
 
         >>> Haystack("h", "", ("ab", "cd")).stretch(7)
@@ -78,8 +78,8 @@ def load_haystack(name_or_path: str | Path) -> Haystack:
     """A shipped haystack by its name (`all` for all of them), else the file or folder of that path.
 
     Files are `.txt`, `.md` (headings, code blocks and marks are dropped) or `.jsonl` (text in the field `text`, else
-    `context`); a folder gives all such files in it, sorted by name, but for `README.md`. A shipped name wins over a
-    path of the same name (write `./essays` for the folder). Raises `OptionError` for an unknown name,
+    `context`); a folder gives all such files in it, sorted by name, but for `README.md`. A shipped name takes
+    precedence over a path of the same name (write `./essays` for the folder). Raises `OptionError` for an unknown name,
     `FileFormatError` for what cannot be read or holds no text.
     """
     refuse_empty({"haystack": name_or_path})

@@ -1,4 +1,4 @@
-"""A needle: facts to hide in a text, the question about them, and which of the sentences answers it."""
+"""A needle: facts to hide in a text, the question about them, and the sentence that answers it."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ class Needle:
         text = self.text
         start = text.find(part)
         if start < 0:
-            raise ValueError(f"{name} {part!r} does not stand in the facts")
+            raise ValueError(f"{name} {part!r} does not occur in the facts")
         if text.find(part, start + 1) >= 0:
-            raise ValueError(f"{name} {part!r} stands more than once in the facts")
+            raise ValueError(f"{name} {part!r} occurs more than once in the facts")
         return Span(start, start + len(part))
 
 
@@ -107,9 +107,9 @@ class NeedleSet:
 def load_needles(name_or_path: str | Path) -> NeedleSet:
     """A shipped set by its name (retrieval, reasoning, nonliteral), else the JSONL file of that path.
 
-    A shipped name wins over a file of the same name (write `./retrieval` for the file). Runs of whitespace inside a
-    text count as one space, empty lines are skipped. Raises `OptionError` for an unknown name, `FileFormatError` with
-    path and line for a broken line, a repeated id or a file without needles.
+    A shipped name takes precedence over a file of the same name (write `./retrieval` for the file). Runs of whitespace
+    inside a text count as one space, empty lines are skipped. Raises `OptionError` for an unknown name,
+    `FileFormatError` with path and line for a broken line, a repeated id or a file without needles.
     """
     refuse_empty({"needles": name_or_path})
     shipped = shipped_needle_sets()

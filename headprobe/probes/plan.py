@@ -29,7 +29,7 @@ def even_lengths(max_length: int, count: int) -> tuple[int, ...]:
     """
     check_number(count, "lengths", MOST_PLACES)
     if not 1 <= count <= max_length:
-        raise OptionError(f"{count} lengths up to {max_length} tokens cannot be: needs 1 <= number <= longest")
+        raise OptionError(f"{count} lengths up to {max_length} tokens are not possible: need 1 <= number <= longest")
     return tuple(max_length * i // count for i in range(1, count + 1))
 
 
@@ -162,7 +162,7 @@ class ProbePlan:
             check_length(length, self.window)
         depths = tuple(clean_depth(depth) for depth in self.depths)
         if not self.lengths or not depths:
-            raise PlanError(f"{len(self.lengths)} lengths and {len(depths)} depths make no grid")
+            raise PlanError(f"{len(self.lengths)} lengths and {len(depths)} depths do not make a grid")
         removed = [f"length {length}" for length in _repeated(self.lengths)]
         removed += [f"depth {depth:g}" for depth in _repeated(depths)]
         object.__setattr__(self, "removed", tuple(removed))

@@ -91,7 +91,7 @@ class Background:
         return round(100 * self.tokens_before(place) / total, 2) if total else None
 
     def repeats(self, end: int) -> float:
-        """Characters up to `end` over those of the haystack: above 1.0 paragraphs come again."""
+        """Characters up to `end` over those of the haystack: above 1.0 paragraphs are repeated."""
         return end / self.haystack_characters
 
     # -- texts without sentence ends --------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any, haystack: Haystack, plan: ProbePlan, null_question: str | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(f"{type(tokenizer).__name__} is no fast tokenizer: it gives no character offsets")
+            raise ModelError(f"{type(tokenizer).__name__} is not a fast tokenizer: it gives no character offsets")
         if haystack.sha256 != plan.haystack_sha256:
             raise PlanError(f"the plan is for haystack {plan.haystack_name!r}, not for this {haystack.name!r}")
         self.tokenizer = tokenizer

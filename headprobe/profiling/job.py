@@ -257,7 +257,7 @@ def check_needles(plan: ProbePlan, estimators: Sequence[Estimator]) -> None:
 
 
 def check_until_stable(top: int | None, loaded: LoadedModel) -> None:
-    """Refuse, before any work, a number of heads that cannot be settled. Raises `OptionError`."""
+    """Refuse, before any work, an impossible number of heads for `until_stable`. Raises `OptionError`."""
     layers, heads = loaded.geometry.shape
     most = layers * heads - 1
     if top is not None and not 1 <= top <= most:

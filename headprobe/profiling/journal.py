@@ -145,7 +145,7 @@ class Journal:
     def open(
         cls, path: Path, plan: Mapping[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
     ) -> Journal:
-        """Go on with `resume`, start anew with `overwrite` alone, else start. Raises as `start` and `resume`."""
+        """Continue with `resume`, start over with `overwrite` alone, else start. Raises as `start` and `resume`."""
         return cls.resume(path, plan, check) if resume else cls.start(path, plan, overwrite)
 
     @classmethod
@@ -233,7 +233,7 @@ class Journal:
 
 
 def check_journal(path: Path, *, resume: bool, overwrite: bool, holding: str = "an unfinished run") -> bool:
-    """Before the long work: whether a journal is there to go on with; `holding` says in a message what it holds.
+    """Before the long work: whether there is a journal to continue; `holding` says in a message what it holds.
 
     Raises as `Journal.open` would, as far as the plan does not matter.
     """
@@ -260,10 +260,8 @@ def _refuse_held(path: Path, raw: bytes, overwrite: bool, holding: str = "an unf
     if is_unwritten(raw) or (overwrite and is_journal(raw)):
         return
     if is_journal(raw):
-        raise OutputExistsError(f"{path} holds {holding}: go on with --resume or start anew with --overwrite")
-    raise OutputExistsError(
-        f"{path} is there and no journal of a run, whose name it has: move it away, or name another output"
-    )
+        raise OutputExistsError(f"{path} holds {holding}: continue with --resume or start over with --overwrite")
+    raise OutputExistsError(f"{path} exists but is not a journal of a run: move it away, or name another output")
 
 
 def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
@@ -285,5 +283,5 @@ def _check_records(path: Path, records: list[Record], check: Check | None) -> No
                 check(record)
         except ValueError as error:
             raise FileFormatError(
-                f"damaged trial {record['trial']!r:.80}: {error}; without the line it runs again", path, number
+                f"damaged trial {record['trial']!r:.80}: {error}; remove the line and it runs again", path, number
             ) from None

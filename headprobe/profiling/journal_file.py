@@ -1,4 +1,4 @@
-"""The journal as a file: opened for one process alone, told from what is none, and read line by line."""
+"""The journal as a file: opened for one process alone, distinguished from other files, and read line by line."""
 
 from __future__ import annotations
 
@@ -62,12 +62,13 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | ge
 def open_locked(path: Path) -> tuple[int, bytes]:
     """The descriptor of the file, made where it is missing and locked for this process, and all that it holds.
 
-    Raises `ResumeError` where another process has it, `OutputExistsError` where it is no plain file, `FileAccessError`.
+    Raises `ResumeError` where another process has it, `OutputExistsError` where it is not a regular file,
+    `FileAccessError`.
     """
     while True:
         try:
             if path.exists() and not path.is_file():
-                raise OutputExistsError(f"{path} is there and is no plain file")
+                raise OutputExistsError(f"{path} exists and is not a regular file")
             descriptor = in_folder(path.parent, lambda: os.open(path, _FLAGS, 0o666))
         except OSError as error:
             raise FileAccessError(f"cannot write {path}: {error.strerror}") from None

@@ -206,7 +206,7 @@ class Profiler:
                     yield prompt, result
         if not fitted:
             raise DeviceMemoryError(
-                f"no trial fits on {self.model.device}: take shorter --lengths (the shortest prompt has "
+                f"no trial fits on {self.model.device}: use shorter --lengths (the shortest prompt has "
                 f"{min(len(p.input_ids) for p in prompts)} tokens) or another --device or --dtype"
             )
 

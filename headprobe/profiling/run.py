@@ -32,8 +32,8 @@ def score(
     """Score the heads of `model` and write a score file for each method; returns the scores too.
 
     `model`: an alias, folder, hub id or a model from `load_model`. `output`: the file (with several methods a folder);
-    default `scores/<model>--<method>.json`. Finished trials go to a journal beside it, from which `resume=True` goes
-    on after an interruption. Raises the errors of `headprobe.errors`.
+    default `scores/<model>--<method>.json`. Finished trials go to a journal next to it, from which `resume=True`
+    continues after an interruption. Raises the errors of `headprobe.errors`.
 
     Example: `headprobe.score("demo", ScoreOptions(lengths=(512,)), output="demo.json").scores["r2"].top(10)`
     """

@@ -280,7 +280,7 @@ def score_until_stable(
 
 
 def settled(scores: HeadScores, top: int) -> Stability:
-    """How far the `top` heads are settled: what decides whether to stop."""
+    """How stable the `top` heads are: what decides whether to stop."""
     return stability(ClusteredTrials.of(scores), top)
 
 

@@ -185,8 +185,8 @@ def fitting(scores: AnyScores, stated: StatedFacts) -> ModelGeometry:
     shape."""
     geometry = scores.geometry or stated.geometry
     if geometry is None:
-        how = "--model does" if scores.heads == "kv" else "--model or --num-kv-heads does"
-        raise OptionError(f"{scores.path} does not tell which query heads share a KV head; {how}")
+        how = "give --model" if scores.heads == "kv" else "give --model or --num-kv-heads"
+        raise OptionError(f"{scores.path} does not state which query heads share a KV head; {how}")
     heads = geometry.num_key_value_heads if scores.heads == "kv" else geometry.num_attention_heads
     found, due = scores.mean.shape, (geometry.num_hidden_layers, heads)
     if found != due and not (scores.is_ranking and found[0] <= due[0] and found[1] <= due[1]):

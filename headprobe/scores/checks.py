@@ -128,7 +128,7 @@ def no_provenance(suspect: Suspect) -> Seen:
     scores = suspect.scores
     if scores.native is None:
         missing = [name for name, value in (("model", scores.model), ("method", scores.method)) if value is None]
-        return INFO, f"the file does not tell {', '.join([*missing, 'probes', 'versions'])}"
+        return INFO, f"the file does not state {', '.join([*missing, 'probes', 'versions'])}"
     model = scores.native.provenance.model
     if model.revision is None and model.config_sha256 is None:
         return INFO, "neither the model's revision nor the sha256 of its config is stated"
@@ -136,12 +136,14 @@ def no_provenance(suspect: Suspect) -> Seen:
 
 
 LAYOUT_CHECKS = (
-    Check("keys-out-of-order", "loaders that trust the keys' order give heads the scores of others", keys_out_of_order),
+    Check(
+        "keys-out-of-order", "loaders that rely on the order of keys give heads the scores of others", keys_out_of_order
+    ),
     Check("unequal-trials", "means over different trials cannot be compared, or scores were cut off", unequal_trials),
     Check("wrong-shape", "the scores belong to another model, or heads are missing", wrong_shape),
     Check("bad-config", "the model and the window sizes that belong to the table are unknown", bad_config),
     Check("ranking-only", "it can be compared by rank, but budgets need scores", ranking_only),
-    Check("no-provenance", "nobody can measure the scores again or tell what they stand for", no_provenance),
+    Check("no-provenance", "nobody can measure the scores again or tell what they mean", no_provenance),
 )
 
 
@@ -158,7 +160,7 @@ def no_trials(suspect: Suspect) -> Seen:
     """The file holds means only."""
     if suspect.scores.trial_scores is not None or suspect.scores.is_ranking:
         return None
-    return INFO, "no scores of single trials: how sure the ranking is cannot be told"
+    return INFO, "no scores of single trials: the certainty of the ranking is unknown"
 
 
 def zero_trials(suspect: Suspect) -> Seen:
@@ -174,7 +176,7 @@ def zero_trials(suspect: Suspect) -> Seen:
 
 
 def duplicate_trials(suspect: Suspect) -> Seen:
-    """Trials that are one measurement told several times."""
+    """Trials that are one measurement, stored several times."""
     trials = suspect.scores.trial_scores
     if trials is None:
         return None
@@ -188,7 +190,7 @@ def duplicate_trials(suspect: Suspect) -> Seen:
 
 
 def too_few_trials(suspect: Suspect) -> Seen:
-    """The top heads change when the trials are drawn anew."""
+    """The top heads change when the trials are resampled."""
     scores = suspect.scores
     if scores.trial_scores is None:
         return None
@@ -201,12 +203,12 @@ def too_few_trials(suspect: Suspect) -> Seen:
     if number < LEAST_CLUSTERS:
         return (
             WARNING,
-            f"{clusters}: too few to tell how far the top {top} heads would change; {LEAST_CLUSTERS} would do",
+            f"{clusters}: too few to tell how far the top {top} heads would change; {LEAST_CLUSTERS} would be enough",
         )
     kept = _kept(drawn, top)
     if kept >= STABLE_SHARE * top:
         return None
-    detail = f"of the top {top} heads {kept:.1f} come back on average when {clusters} are drawn anew"
+    detail = f"on average {kept:.1f} of the top {top} heads are reproduced when {clusters} are resampled"
     return WARNING, f"{detail} ({_RESAMPLES} times); {STABLE_SHARE * top:g} are needed"
 
 
@@ -248,7 +250,7 @@ TRIAL_CHECKS = (
         "trials",
     ),
     Check("too-few-trials", "other trials would rank other heads first", too_few_trials, "trials"),
-    Check("low-pass-rate", "what a model attends to when it fails is no retrieval", low_pass_rate, "native"),
+    Check("low-pass-rate", "what a model attends to when it fails is not retrieval", low_pass_rate, "native"),
     Check("uneven-coverage", "the scores say nothing about these", uneven_coverage, "native"),
 )
 
@@ -358,7 +360,7 @@ def _fractions(suspect: Suspect) -> Seen:
     looked_at = [trial for trial in trials[:_TRIALS_LOOKED_AT] if len(np.unique(trial)) >= 4]
     counted = [answer_length(trial) for trial in looked_at]
     if kind == COUNT and None in counted:
-        told = f"in {counted.count(None)} of {len(counted)} trials the scores are no multiples of 1/N"
+        told = f"in {counted.count(None)} of {len(counted)} trials the scores are not multiples of 1/N"
         return ERROR, f"{told} for any N up to {LONGEST_ANSWER}, as {method} gives for an answer of N tokens"
     if kind == MASS and counted and None not in counted:
         told = f"in every trial the scores are multiples of 1/N (here of 1/{counted[0]})"
@@ -386,5 +388,5 @@ VALUE_CHECKS = (
     Check("above-bound", "repeated answers or a wrong divisor; such heads are ranked too high", above_bound),
     Check("impossible-values", "another method, other code or a damaged file made these numbers", impossible_values),
     Check("uniform-scores", "there is nothing to rank; noise decides", uniform_scores),
-    Check("saturated-scores", "the best heads cannot be told apart", saturated_scores),
+    Check("saturated-scores", "the best heads cannot be distinguished", saturated_scores),
 )

@@ -1,4 +1,4 @@
-"""Files: read up to a limit, written whole or not at all, and never one in place of another."""
+"""Files: read up to a limit, written completely or not at all, and never one in place of another."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PIECE = 2**20
 
 
 def file_bytes(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
-    """All bytes of `path`. Raises `FileFormatError` where it cannot be read, is no plain file (a pipe or a device
+    """All bytes of `path`. Raises `FileFormatError` where it cannot be read, is not a regular file (a pipe or a device
     would keep us waiting), or is larger than `max_bytes`."""
     try:
         found = Path(path)
         if found.exists() and not found.is_file() and not found.is_dir():
-            raise FileFormatError("is no plain file", path)
+            raise FileFormatError("is not a regular file", path)
         with found.open("rb") as file:
             data = _at_most(file, max_bytes + 1)
     except OSError as error:
@@ -61,21 +61,21 @@ def refuse_one_place(outputs: Named, inputs: Named | None = None) -> None:
 
     >>> refuse_one_place({"-o": "a/../b.json", "--dump-prompts": "B.json"})
     Traceback (most recent call last):
-    headprobe.errors.OptionError: -o a/../b.json and --dump-prompts B.json are one file: give each a name of its own
+    headprobe.errors.OptionError: -o a/../b.json and --dump-prompts B.json are the same file: give each its own name
     """
     written = {what: path for what, path in outputs.items() if path is not None}
     for first, second in combinations(written, 2):
         if same_place(written[first], written[second]):
             names = f"{first} {written[first]} and {second} {written[second]}"
-            raise OptionError(f"{names} are one file: give each a name of its own")
+            raise OptionError(f"{names} are the same file: give each its own name")
     for source, path in (inputs or {}).items():
         for what, target in written.items():
             if path is not None and same_place(path, target):
-                raise OptionError(f"{what} {target} and {source} {path} are one file: the input would be lost")
+                raise OptionError(f"{what} {target} and {source} {path} are the same file: the input would be lost")
 
 
 def same_place(first: Path | str, second: Path | str) -> bool:
-    """Whether both names lead to one file, there or not; upper and lower case are not told apart.
+    """Whether both names lead to one file, there or not; upper and lower case are not distinguished.
 
     >>> same_place("a.json", "./x/../A.json"), same_place("a.json", "b.json")
     (True, False)
@@ -131,7 +131,7 @@ def check_place(path: Path | str, overwrite: bool = False) -> None:
 
 
 def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
-    """Raise `OutputExistsError` when `path` is there and may not be replaced, or is no plain file.
+    """Raise `OutputExistsError` when `path` is there and may not be replaced, or is not a regular file.
 
     `FileAccessError` where the system knows no such name, or does not let us look.
     """
@@ -143,7 +143,7 @@ def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
         if not overwrite:
             raise OutputExistsError(_exists(Path(path)))
         if Path(path).exists() and not Path(path).is_file():
-            raise OutputExistsError(f"{path} is there and is no plain file")
+            raise OutputExistsError(f"{path} exists and is not a regular file")
 
 
 def in_folder(folder: Path, act: Callable[[], Made]) -> Made:
@@ -177,7 +177,7 @@ def _reason(error: OSError, path: Path) -> str:
 
 
 def _exists(path: Path) -> str:
-    return f"{path} is there already; --overwrite replaces it"
+    return f"{path} already exists; --overwrite replaces it"
 
 
 def _followed(path: Path, overwrite: bool) -> Path:

@@ -113,7 +113,7 @@ class HeadScores:
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", tuple(self.trials))
         if len({trial.id for trial in self.trials}) != len(self.trials):
-            raise ValueError(f"trial ids come twice: {_repeated([t.id for t in self.trials])}")
+            raise ValueError(f"repeated trial ids: {_repeated([t.id for t in self.trials])}")
         for trial in self.trials:
             self._check_shape(trial.scores, f"trial {trial.id}")
         if self.stored is not None:
@@ -133,7 +133,7 @@ class HeadScores:
 
     @property
     def num_passed(self) -> int:
-        """Trials in which the model answered: those that count."""
+        """Trials in which the model answered correctly: those that count."""
         return sum(trial.passed for trial in self.trials)
 
     @property
@@ -145,11 +145,11 @@ class HeadScores:
     def passing_scores(self) -> Floats:
         """Scores of the passing trials, float64 `[P, L, H]`, in the order of `trials`.
 
-        Raises `NoPassingTrialError` when none passed, `OptionError` when the file left the trials' scores out.
+        Raises `NoPassingTrialError` when none passed, `OptionError` when the file does not contain the trials' scores.
         """
         passing = [trial.scores for trial in self.trials if trial.passed]
         if not passing:
-            raise NoPassingTrialError(f"none of {self.num_trials} trials passed: there is no score to tell")
+            raise NoPassingTrialError(f"none of {self.num_trials} trials passed: there is no score to report")
         kept = [scores for scores in passing if scores is not None]
         if len(kept) != len(passing):
             raise OptionError("these scores hold no trial scores: they were written without them")
@@ -178,7 +178,7 @@ class HeadScores:
         return self.table.normalized
 
     def ranking(self) -> list[tuple[int, int, float]]:
-        """All heads as `(layer, head, mean)`, best first; equal scores go by layer, then head."""
+        """All heads as `(layer, head, mean)`, best first; ties are ordered by layer, then head."""
         return rank_heads(self.mean)
 
     def top(self, k: int) -> list[tuple[int, int, float]]:
@@ -206,7 +206,7 @@ class HeadScores:
 
 
 def rank_heads(table: Floats) -> list[tuple[int, int, float]]:
-    """All heads of `[L, H]` as `(layer, head, score)`, best first; equal scores go by layer, then head.
+    """All heads of `[L, H]` as `(layer, head, score)`, best first; ties are ordered by layer, then head.
 
     >>> rank_heads(np.array([[0.5, 0.0], [1.0, 0.5]]))
     [(1, 0, 1.0), (0, 0, 0.5), (1, 1, 0.5), (0, 1, 0.0)]

@@ -25,7 +25,7 @@ ROUNDING = 0.01  # in scores of one trial that was measured twice
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """The joint scores, how many trials were in more than one file and taken once, and what else is worth saying."""
+    """The joint scores, how many trials were in more than one file and used once, and other remarks."""
 
     scores: HeadScores
     num_repeated: int
@@ -143,7 +143,7 @@ def _joined_trials(
 
 
 def _name_and_seed(trial: Trial, part: HeadScores) -> tuple[str, Any]:
-    """What tells one trial from another: its name, without the seed that merging may have put there, and its seed."""
+    """What distinguishes one trial from another: its name, without a seed that merging added, and its seed."""
     own = trial.extra.get(SEED)
     seed = own if isinstance(own, int) else part.provenance.probes.get(SEED)
     return trial.id.removesuffix(f"#{seed}"), seed
@@ -158,7 +158,7 @@ def _check_repeated(trial: Trial, path: Path, known: Trial, known_path: Path, wh
 
 
 def _is_same(one: Trial, other: Trial) -> bool:
-    """Whether two records tell of one trial; scores may differ as far as another order of computing takes them."""
+    """Whether two records are of one trial; scores may differ as far as another order of computation moves them."""
     told = [(t.needle, t.length, t.depth, t.passed, t.response, t.num_steps) for t in (one, other)]
     if told[0] != told[1] or (one.scores is None) != (other.scores is None):
         return False
@@ -190,7 +190,7 @@ def _provenance(scores: Sequence[HeadScores], num_trials: int) -> Provenance:
 
 
 def _joint_probes(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What all parts say alike, with lengths, depths and skipped trials of all; the rest is told by the parts."""
+    """What all parts say alike, with lengths, depths and skipped trials of all; the rest is stated in the parts."""
     joint = {name: value for name, value in _equal(parts).items() if name != "limit"}
     for name in ("lengths", "depths"):
         joint[name] = sorted({value for part in parts for value in part.get(name, [])})

@@ -112,7 +112,7 @@ def top_k_overlap(a: Floats, b: Floats, k: int) -> float:
 
 
 def ranked_heads(values: Floats) -> int:
-    """How many heads score above 0: those that a ranking can tell apart from the rest."""
+    """How many heads score above 0: those that a ranking can distinguish from the rest."""
     return int((values > 0).sum())
 
 

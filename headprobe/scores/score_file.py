@@ -241,8 +241,8 @@ def write_score_file(
     """Write `scores` atomically and return the path. The same scores give the same bytes apart from the fields
     `created_at` and `environment`.
 
-    Raises `OutputExistsError` when the file is there and `overwrite` is false, `NoPassingTrialError` when there is
-    no score to tell, `NonFiniteError` for NaN or infinity, `FileFormatError` for a field that readers would refuse.
+    Raises `OutputExistsError` when the file exists and `overwrite` is false, `NoPassingTrialError` when there is
+    no score to report, `NonFiniteError` for NaN or infinity, `FileFormatError` for a field that readers would refuse.
     """
     refuse_existing(path, overwrite)
     return write_atomically(path, score_file_bytes(scores, with_trial_scores), overwrite)
@@ -300,7 +300,7 @@ def load_scores(path: Path | str) -> HeadScores:
 
 
 def newest_score_file(folder: Path | str = "scores") -> Path:
-    """The `.json` file in `folder` that was changed last (of equal times the last by name).
+    """The `.json` file in `folder` that was changed last (for equal times, the last by name).
 
     Raises `FileFormatError` when there is none.
     """
@@ -342,4 +342,4 @@ def _check_version(payload: Any) -> None:
 def _check_id(payload: dict[str, Any]) -> None:
     stated, found = payload.get("id"), _digest(payload)
     if stated != found:
-        raise ValueError(f"the id {stated!r:.24} is not that of the content ({found[:12]}...): changed or damaged")
+        raise ValueError(f"the id {stated!r:.24} does not match the content ({found[:12]}...): changed or damaged")

@@ -105,7 +105,7 @@ class _Yardstick:
         return spearman(mine / inside.sum(), (self._sum - mine) / (~inside).sum())
 
 
-# Are there enough trials: which ranks of heads would come again.
+# Are there enough trials: which ranks of heads would be reproduced.
 
 AGREEMENT = 0.95
 MIN_CLUSTERS = 10
@@ -130,10 +130,10 @@ class HeadRank:
 class Stability:
     """How sure a ranking is.
 
-    `overlap[k - 1]`: the share of the top k that would come again, the mean over resamples; `asked`: the top that was
-    asked for; `top`: the same, or the number of heads above 0 where there are fewer; `stable_top`: the largest k up
+    `overlap[k - 1]`: the share of the top k that would be reproduced, the mean over resamples; `asked`: the requested
+    top; `top`: the same, or the number of heads above 0 where there are fewer; `stable_top`: the largest k up
     to `top` whose share reaches `agreement` (0: none); `more_trials`: about how many more passing trials would bring
-    the share of the top `top` there (0: none; None: more than 15 times those there are, or not to be told).
+    the share of the top `top` there (0: none; None: more than 15 times those there are, or unknown).
     """
 
     num_trials: int
@@ -158,14 +158,14 @@ class Stability:
         limited = "" if self.top == self.asked else f"only {_heads(self.top)} above 0; "
         if self.num_clusters < MIN_CLUSTERS:
             few = f"{self.num_clusters} independent trial{'s are' if self.num_clusters > 1 else ' is'}"
-            return f"{limited}{few} too few to tell what is stable: have at least {MIN_CLUSTERS}"
-        again = f"about {self.overlap[self.top - 1] * self.top:.1f} of the top {self.top} would come again"
+            return f"{limited}{few} too few to tell what is stable: need at least {MIN_CLUSTERS}"
+        again = f"about {self.overlap[self.top - 1] * self.top:.1f} of the top {self.top} would be reproduced"
         told = [self._stable(), again] if self.is_stable else [self._stable(), again, self._missing()]
         return limited + "; ".join(told)
 
     def _stable(self) -> str:
         if not self.stable_top:
-            return f"no top down to rank {self.top} is stable"
+            return f"no top of up to {self.top} heads is stable"
         if self.stable_top == self.top:
             return f"the top {self.top} are stable"
         last = self.stable_top + 1
@@ -185,7 +185,7 @@ def stability(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = SEED,
 ) -> Stability:
-    """Resample whole clusters of trials and count how much of each top k comes again.
+    """Resample whole clusters of trials and count how much of each top k is reproduced.
 
     For every k, `overlap = mean over resamples of |top k of the resample and top k of all trials| / k`; it estimates
     how much of the measured top k belongs there. Raises `OptionError` for a `top` outside 1..heads - 1 or an

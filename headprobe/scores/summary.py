@@ -16,7 +16,7 @@ from headprobe.scores.uncertainty import CONFIDENCE, ClusteredTrials
 
 @dataclass(frozen=True)
 class DistinctTrials:
-    """Trials whose scores agree in every head count as one, whatever they are called.
+    """Trials with the same scores in every head count as one, whatever they are called.
 
     `groups` holds the trials' indices, a group for each distinct trial, in the order of the file. `longest_run` is
     `(first, last)` of the longest row of equal trials that follow one another.
@@ -77,10 +77,10 @@ class TopHead:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """`num_trials` counts all trials that the file tells of, `num_passed` those whose scores count; both, and
+    """`num_trials` counts all trials that the file states, `num_passed` those whose scores count; both, and
     `num_distinct_trials`, are None where the file has no trials. `zero_fraction` lies in [0, 1]. `half_mass_heads` is
-    the least number of heads that hold half of the sum of the positive scores. `layer_means` is the mean over the
-    heads of each layer."""
+    the smallest number of heads that account for half of the sum of the positive scores. `layer_means` is the mean over
+    the heads of each layer."""
 
     num_trials: int | None
     num_passed: int | None

@@ -41,7 +41,7 @@ class ClusteredTrials:
 
     def __post_init__(self) -> None:
         if not len(self.scores):
-            raise NoPassingTrialError("none of 0 trials passed: there is no score to tell")
+            raise NoPassingTrialError("none of 0 trials passed: there is no score to report")
 
     @classmethod
     def of(cls, scores: HeadScores, kind: str = CLUSTERING) -> ClusteredTrials:
@@ -62,7 +62,7 @@ class ClusteredTrials:
 
     @classmethod
     def of_rows(cls, scores: Floats) -> ClusteredTrials:
-        """Trials `[T, L, N]` of which nothing else is known: those with equal scores are one trial told twice."""
+        """Trials `[T, L, N]` of which nothing else is known: those with equal scores are one trial, stored twice."""
         return cls(scores, numbered([(row + 0.0).tobytes() for row in scores]), "distinct scores")
 
     @classmethod
@@ -74,7 +74,7 @@ class ClusteredTrials:
         if scores.native is not None and scores.native.has_trial_scores:
             return cls.of(scores.native, kind)
         if scores.trial_scores is None:
-            raise OptionError(f"{scores.path} holds no trial scores: how sure its ranks are cannot be told")
+            raise OptionError(f"{scores.path} holds no trial scores: the certainty of its ranks is unknown")
         return cls.of_rows(scores.trial_scores)
 
     def grouped(self, num_kv_heads: int) -> ClusteredTrials:

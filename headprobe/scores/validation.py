@@ -1,4 +1,4 @@
-"""Can a score file be trusted? All checks on all files, each by itself and beside the others."""
+"""Can a score file be trusted? All checks on all files, each by itself and against the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDER = {ERROR: 0, WARNING: 1, "info": 2}
 
 @dataclass(frozen=True)
 class FileReport:
-    """What the checks found in one file, gravest first, and the names of those that found nothing."""
+    """What the checks found in one file, most serious first, and the names of those that found nothing."""
 
     path: Path
     format: str | None
@@ -95,7 +95,7 @@ def _twin(suspects: Sequence[Suspect], contents: list[str], index: int) -> Findi
     liar = next((other for other in others if mine.model and other.model and other.model != mine.model), None)
     other = liar or others[0]
     how = "byte for byte" if other.scores.sha256 == mine.scores.sha256 else "in every head's score"
-    models = f": {mine.model} and {other.model} cannot have the same" if liar else ""
+    models = f": {mine.model} and {other.model} cannot have the same scores" if liar else ""
     detail = f"the same {how} as {other.scores.path}{models}"
     return Finding(IDENTICAL, ERROR if liar else WARNING, detail, _WHY_IDENTICAL)
 

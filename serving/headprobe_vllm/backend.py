@@ -100,7 +100,7 @@ class StreamingBuilder(CPUAttentionMetadataBuilder):
         if not self.spec.prompt_stays:
             return np.zeros(common.num_reqs, dtype=np.int64)
         if common.rswa_prefix_lens is None:
-            raise PlanError("this vLLM does not tell the length of prompts: plan with --prefill streaming")
+            raise PlanError("this vLLM does not report the length of prompts: plan with --prefill streaming")
         return common.rswa_prefix_lens.numpy().astype(np.int64)
 
     def _part(self, rows: Rows | None, common: CommonAttentionMetadata, build: Any, alone: bool) -> Part | None:

@@ -83,7 +83,7 @@ def read_plan(path: str | Path) -> ServePlan:
     except OSError as error:
         raise PlanError(f"the plan {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise PlanError(f"the plan {path} is no JSON: {error}") from None
+        raise PlanError(f"the plan {path} is not JSON: {error}") from None
     try:
         return parse_plan(given)
     except PlanError as error:
@@ -99,7 +99,7 @@ def parse_plan(given: Any) -> ServePlan:
     if not isinstance(layers, list) or not all(
         isinstance(heads, list) and all(type(head) is int for head in heads) for heads in layers
     ):
-        raise PlanError("full_heads must be a list of lists of whole numbers, one a layer")
+        raise PlanError("full_heads must be a list of lists of whole numbers, one per layer")
     if len(layers) != _whole(model, "num_hidden_layers"):
         raise PlanError(f"full_heads has {len(layers)} layers, the model {model['num_hidden_layers']}")
     return ServePlan(

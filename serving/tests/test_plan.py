@@ -66,5 +66,5 @@ def test_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot be read: No such file"):
         read_plan(tmp_path / "none.json")
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(PlanError, match="plan.json is no JSON"):
+    with pytest.raises(PlanError, match="plan.json is not JSON"):
         read_plan(tmp_path / "plan.json")

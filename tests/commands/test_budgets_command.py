@@ -21,7 +21,7 @@ def test_the_table_the_losses_and_the_picture(cli, keyed: Path) -> None:
     assert [line.rstrip() for line in done.out.splitlines()] == [
         "keyed.json",
         "headkv-r2 (window 8, beta 2) | 20 entries per KV head on average | prompt of 22 tokens | "
-        "18 to 22 entries a head | 40 of 44 entries (90.9 %)",
+        "18 to 22 entries per head | 40 of 44 entries (90.9 %)",
         "",
         "layer   0   1       mean",
         "    0  18  22       20.0",
@@ -93,7 +93,7 @@ def test_a_policy_without_scores_shows_no_reference(cli, keyed: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("keyed.json",), 2, "keyed.json does not say how many KV heads its model has; --num-kv-heads does"),
+        (("keyed.json",), 2, "keyed.json does not say how many KV heads its model has; give --num-kv-heads"),
         (("keyed.json", "--num-kv-heads", "3"), 2, "4 query heads cannot be shared evenly by 3 KV heads"),
         (("keyed.json", *OPTIONS, "--policy", "nope"), 2, "unknown policy 'nope'"),
         (("keyed.json", *OPTIONS, "--policy", "snapkv"), 2, "the policy snapkv has no beta (given: 2.0)"),

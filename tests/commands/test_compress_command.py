@@ -92,7 +92,7 @@ def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: 
     [
         (("--temperature", -1), 2, "a temperature of -1.0 is out of range"),
         (("--top-p", 1.5), 2, "a top-p of 1.5 is out of range"),
-        (("--temperature", 0, "--top-k", 5), 2, "--temperature 0 takes the likeliest token: leave out --top-k 5"),
+        (("--temperature", 0, "--top-k", 5), 2, "--temperature 0 takes the most likely token: leave out --top-k 5"),
         (
             ("--budget", 4, "--window", 8),
             2,
@@ -100,7 +100,7 @@ def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: 
         ),
         (("--budget", 0), 2, "a budget of 0 entries per KV head is too small"),
         (("--ratio", 1.5), 2, "a ratio of 1.5 is out of range"),
-        (("--budget", 64, "--ratio", 0.1), 2, "two ways to say the same"),
+        (("--budget", 64, "--ratio", 0.1), 2, "set the same thing"),
         (("--policy", "wishful"), 2, "unknown policy 'wishful': known are full, streaming-llm"),
         (("--policy", "h2o", "--beta", 1.1), 2, "the policy h2o has no beta"),
         (("--beta", 0.5), 2, "beta is 0.5, need more than 1"),

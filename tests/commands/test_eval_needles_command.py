@@ -50,7 +50,7 @@ def test_a_run_leaves_rows_summary_table_and_pictures(cli: Cli, llama: Path, tmp
 
     again = cli("eval", "needles", "--model", llama, *SMALL, "-o", "out")
     assert (again.code, again.err) == (
-        10, "headprobe: error: out/trials.jsonl holds a run: go on with --resume or start anew with --overwrite\n",
+        10, "headprobe: error: out/trials.jsonl holds a run: continue with --resume or start over with --overwrite\n",
     )  # fmt: skip
     before = Path("out/trials.jsonl").read_bytes()
     resumed = cli("eval", "needles", "--model", llama, *SMALL, "-o", "out", "--resume")
@@ -194,7 +194,7 @@ def test_a_damaged_row_is_an_error_and_a_cut_one_runs_again(cli: Cli, llama: Pat
     done = cli(*given, "--resume")
     assert done.code == 3
     assert "out/trials.jsonl:3: damaged trial" in done.err
-    assert "the field 'kv_bytes' is missing; without the line it runs again" in done.err
+    assert "the field 'kv_bytes' is missing; remove the line and it runs again" in done.err
     path.write_bytes(whole[:-40])
     done = cli(*given, "--resume")
     assert done.code == 0
@@ -215,4 +215,4 @@ def test_an_input_in_the_folder_is_not_written_over(cli: Cli) -> None:
     Path("out/summary.json").write_text("{}")
     done = cli("eval", "needles", *SMALL, "-o", "out", "--overwrite", "--scores", "out/summary.json")
     assert done.code == 2
-    assert "out/summary.json are one file: the input would be lost" in done.err
+    assert "out/summary.json are the same file: the input would be lost" in done.err

@@ -67,8 +67,8 @@ def test_without_a_prompt_a_needle_is_read(cli, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--layers", "2"), 2, "layer '2' is not there, the model has layers 0 to 1"),
-        (("--heads", "0,-1"), 2, "KV head '-1' is not there, the model has KV heads 0 to 1"),
+        (("--layers", "2"), 2, "layer '2' does not exist, the model has layers 0 to 1"),
+        (("--heads", "0,-1"), 2, "KV head '-1' does not exist, the model has KV heads 0 to 1"),
         (("--sinks", "900"), 2, "need more than its 900 sinks"),
         (("--length", "512"), 2, "--length 512 is for the needle prompt: leave it out with --prompt"),
         (("-o", "n.gif"), 2, "its ending must be .png, .svg or .pdf"),

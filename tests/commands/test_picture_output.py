@@ -39,7 +39,7 @@ def test_a_file_that_is_there_is_replaced_with_overwrite_only(
 ) -> None:
     (tmp_path / picture).write_text("mine")
     done = cli(*arguments)
-    told = f"headprobe: error: {picture} is there already; --overwrite replaces it\n"
+    told = f"headprobe: error: {picture} already exists; --overwrite replaces it\n"
     assert done == CliResult(10, "", told)
     assert (tmp_path / picture).read_text() == "mine"
     assert cli(*arguments, "--overwrite").code == 0
@@ -58,7 +58,7 @@ def test_a_picture_is_not_drawn_over_what_it_shows(
     (tmp_path / "h.json").symlink_to(picture)
     done = cli(*arguments, "--overwrite")
     assert (done.code, done.out) == (2, "")
-    assert "are one file: the input would be lost" in done.err
+    assert "are the same file: the input would be lost" in done.err
     assert json.loads((tmp_path / picture).read_text())["0-3"] == [1.0, 0.1]
 
 
@@ -66,7 +66,7 @@ def test_norms_asks_before_the_model_is_loaded(cli: RunCli, tmp_path: Path) -> N
     (tmp_path / "norms--nowhere.png").write_text("mine")
     done = cli("norms", "--model", "nowhere")
     assert (done.code, done.err) == (
-        10, "headprobe: error: norms--nowhere.png is there already; --overwrite replaces it\n",
+        10, "headprobe: error: norms--nowhere.png already exists; --overwrite replaces it\n",
     )  # fmt: skip
     model = build_tiny_model("llama", tmp_path)
     (tmp_path / "p.txt").write_text("Anna is 41 years old. Tom is 17 years old.")
@@ -85,5 +85,5 @@ def test_scores_are_not_written_over_their_source(cli: RunCli, tmp_path: Path, c
     else:
         done = cli("scores", "merge", "h.json", "k.json", "-o", "./h.json", "--overwrite")
     assert (done.code, done.out) == (2, "")
-    assert "are one file: the input would be lost" in done.err
+    assert "are the same file: the input would be lost" in done.err
     assert (tmp_path / "h.json").read_bytes() == before

@@ -83,7 +83,7 @@ def test_a_second_run_does_not_overwrite_in_silence(cli: RunCli, tmp_path: Path)
     before = (tmp_path / "scores" / "demo--r2.json").read_bytes()
     result = cli("score", *SMALL)
     assert result.code == 10
-    assert result.err == ("headprobe: error: scores/demo--r2.json is there already; --overwrite replaces it\n")
+    assert result.err == ("headprobe: error: scores/demo--r2.json already exists; --overwrite replaces it\n")
     assert (tmp_path / "scores" / "demo--r2.json").read_bytes() == before
     assert cli("score", *SMALL, "--overwrite").code == 0
 
@@ -192,7 +192,7 @@ def test_the_journals_name_is_no_output(cli: RunCli, no_model: None, tmp_path: P
 def test_prompts_and_scores_in_one_file_are_refused(cli: RunCli, no_model: None, tmp_path: Path) -> None:
     done = cli("score", "-o", "a.json", "--dump-prompts", "x/../a.json", "--overwrite")
     assert done.code == 2
-    told = "the output a.json and --dump-prompts x/../a.json are one file: give each a name of its own"
+    told = "the output a.json and --dump-prompts x/../a.json are the same file: give each its own name"
     assert done.err == f"headprobe: error: {told}\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -318,7 +318,7 @@ def test_equal_prompts_are_told_with_where_they_really_stand(cli: RunCli, tmp_pa
     extra = ["--policies", "full"] if command == "eval needles" else []
     result = cli(*command.split(), *common, *extra, "--lengths", "60")
     assert result.code == 0, result.err
-    told = "prompts are the same as one of another depth (of all places for a needle, 0 % is the nearest to both), such"
+    told = "prompts are identical to one at another depth (of all possible positions, 0 % is the nearest to both), such"
     assert told in result.err
     assert cli(*command.split(), *common[:4], "--depths", "2", *common[6:], *extra, "--lengths", "60").err == ""
 
@@ -328,7 +328,7 @@ def test_prompts_without_room_for_background_say_so(cli: RunCli, tmp_path: Path)
     too_short = cli("score", "--needles", needles, "--lengths", "10", "--depths", "3", "--dry-run").err
     least = too_short.rpartition("it takes ")[2].split()[0]
     result = cli("score", "--needles", needles, "--lengths", least, "--depths", "3", "--dry-run")
-    told = "2 of 3 prompts are the same as one of another depth (beside needle and question there is no room"
+    told = "2 of 3 prompts are identical to one at another depth (besides needle and question there is no room"
     assert told in result.err
 
 

@@ -156,7 +156,7 @@ def test_validate_refuses_files_above_the_limit(cli, keyed: Path) -> None:
 def test_convert_writes_and_tells_what_is_lost(cli, keyed: Path, model: Path, tmp_path: Path) -> None:
     native = cli("scores", "convert", keyed, tmp_path / "native.json", "--to", "headprobe", "--model", model)
     assert (native.code, native.out) == (0, f"written to {tmp_path / 'native.json'}\n")
-    assert "placeholders stand for them" in native.err
+    assert "placeholders are used" in native.err
     back = cli("scores", "convert", tmp_path / "native.json", tmp_path / "back.json", "--to", "headkv", "--json")
     assert json.loads((tmp_path / "back.json").read_text()) == json.loads(KEYED)
     assert json.loads(back.out)["paths"] == [str(tmp_path / "back.json")]
@@ -186,14 +186,14 @@ def test_convert_names_a_width_that_it_had_to_make_up(cli, keyed: Path, tmp_path
     out = tmp_path / "native.json"
     shown = cli("scores", "convert", keyed, out, "--to", "headprobe", "--num-kv-heads", 2)
     assert shown.code == 0
-    assert "not in the source: the width of a head; 1 stands for it" in shown.err
+    assert "not in the source: the width of a head; 1 is used" in shown.err
     assert "head_dim" in json.loads(out.read_text())["probes"]["placeholders"]
 
 
 @pytest.mark.parametrize(
     ("options", "code", "told"),
     [
-        (["--to", "duo"], 2, "does not tell which query heads share a KV head"),
+        (["--to", "duo"], 2, "does not state which query heads share a KV head"),
         (["--to", "wav", "--model", "demo"], 2, "--to is 'wav'"),
         (["--to", "duo", "--gqa", "sum"], 2, "--gqa is 'sum', need mean or max"),
         (["--to", "duo", "--sink-size", "-1"], 2, "a window of -1 tokens, need at least 0"),

@@ -70,6 +70,6 @@ def test_faults_are_one_line(cli, arguments: tuple[object, ...], message: str) -
 def test_existing_plan_is_not_overwritten_in_silence(cli) -> None:
     Path("plan.json").write_text("mine")
     done = cli("serve-plan", DEMO_SCORES, "-o", "plan.json")
-    assert "plan.json is there already; --overwrite replaces it" in done.err
+    assert "plan.json already exists; --overwrite replaces it" in done.err
     assert Path("plan.json").read_text() == "mine"
     assert cli("serve-plan", DEMO_SCORES, "-o", "plan.json", "--overwrite").code == 0

@@ -39,7 +39,7 @@ def test_another_prompt_is_refused_with_a_word_about_reset(llama: Any, by: str, 
     with compress(llama, "snapkv", budget=20) as session:
         session.generate(tokens(50), max_new_tokens=4, **GREEDY)
         given = ((other,), {}) if by == "position" else ((), {by: other})
-        with pytest.raises(OptionError, match=r"does not go on with the conversation: token 0 is .*; reset\(\) begins"):
+        with pytest.raises(OptionError, match=r"does not continue the conversation: token 0 is .*; reset\(\) begins"):
             session.generate(*given[0], max_new_tokens=4, **given[1], **GREEDY)
         session.reset()
         after_reset = session.generate(other, max_new_tokens=4, **GREEDY)
@@ -169,7 +169,7 @@ def test_a_batch_whose_answers_end_early_goes_on(llama: Any) -> None:
         assert torch.equal(turns(session.generate), wanted)
         session.reset()
         said = session.generate(rows, attention_mask=mask, max_new_tokens=8, **ends)
-        with pytest.raises(OptionError, match="no pad may stand behind a token"):
+        with pytest.raises(OptionError, match="no pad may follow a token"):
             session.generate(joined(said, tokens(5).repeat(2, 1)), attention_mask=joined(mask, said[:, 44:] != 0,
                              torch.ones(2, 5)).long(), max_new_tokens=5, **GREEDY)  # fmt: skip
 
@@ -186,9 +186,9 @@ def padded_rows(short: int, long: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ([[1, 1, 1, 0], [1, 1, 1, 1]], "no pad may stand behind a token"),
-        ([[0, 1, 1, 1], [1, 1, 1, 1]], "no pad may stand behind a token"),
-        ([[1, 1, 1, 1], [0, 0, 1, 1]], "no pad may stand behind a token"),
+        ([[1, 1, 1, 0], [1, 1, 1, 1]], "no pad may follow a token"),
+        ([[0, 1, 1, 1], [1, 1, 1, 1]], "no pad may follow a token"),
+        ([[1, 1, 1, 1], [0, 0, 1, 1]], "no pad may follow a token"),
         ([[1, 1, 1], [1, 1, 1]], "the attention mask covers 2 x 25 tokens, need 2 x 26"),
     ],
 )
@@ -224,7 +224,7 @@ def test_pads_that_transformers_guesses_are_refused_too(llama: Any, place: int) 
         said = session.generate(tokens(18), max_new_tokens=2, **GREEDY)
         ids = joined(said, tokens(4))
         ids[0, place] = 0
-        with pytest.raises(OptionError, match="no pad may stand behind a token"):
+        with pytest.raises(OptionError, match="no pad may follow a token"):
             session.generate(ids, max_new_tokens=2, **GREEDY)
         assert session.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, **GREEDY).shape[1] == 26
 
@@ -249,7 +249,7 @@ def test_a_later_turn_of_a_padded_batch_equals_each_alone(llama: Any) -> None:
     [
         (torch.tensor([[1] * 5]), "covers 1 x 5 tokens, need 1 x 26"),
         (torch.tensor([[0, 0] + [1] * 24]), r"the padding changed from \[0\] to \[2\]"),
-        (torch.tensor([[1] * 25 + [0]]), "no pad may stand behind a token"),
+        (torch.tensor([[1] * 25 + [0]]), "no pad may follow a token"),
         (torch.ones(1, 1, 4, 26), r"has shape \(1, 1, 4, 26\), need \[B, N\]"),
     ],
 )
@@ -278,7 +278,7 @@ def test_embeddings_can_begin_a_conversation_and_not_go_on_with_one(llama: Any) 
         made = session.generate(inputs_embeds=embedded, max_new_tokens=4, **GREEDY)
         assert torch.equal(made, wanted)
         for _ in range(2):
-            with pytest.raises(OptionError, match=r"which 53 tokens the cache has read is not known.*reset\(\)"):
+            with pytest.raises(OptionError, match=r"does not know which 53 tokens the cache has read.*reset\(\)"):
                 session.generate(joined(tokens(50), made, tokens(3)), max_new_tokens=4, **GREEDY)
 
 
@@ -298,7 +298,7 @@ def test_tokens_read_directly_belong_to_the_conversation(llama: Any, mode: Any) 
         assert torch.equal(session.generate(joined(ids, more), max_new_tokens=4, **GREEDY), first)
     with compress(llama, "snapkv", budget=20) as session, torch.inference_mode():
         made = generate(session, ids[0].tolist(), max_new_tokens=5).tokens
-        with pytest.raises(OptionError, match="does not go on with the conversation: token 52"):
+        with pytest.raises(OptionError, match="does not continue the conversation: token 52"):
             session.generate(joined(ids, torch.tensor([[*made[:2], 1, 1, 1, 1]])), max_new_tokens=4, **GREEDY)
         assert session.generate(joined(ids, torch.tensor([made]), more), max_new_tokens=4, **GREEDY).shape[1] == 65
 
@@ -427,9 +427,9 @@ def test_a_torn_pass_of_a_loop_of_ones_own_is_not_forgotten(llama: Any, monkeypa
         with pytest.raises(KeyboardInterrupt):
             llama(input_ids=tokens(1), **with_cache(llama, cache))
         for _ in range(2):
-            with pytest.raises(OptionError, match="broken off"):
+            with pytest.raises(OptionError, match="was interrupted"):
                 llama(input_ids=tokens(1), **with_cache(llama, cache))
-        with pytest.raises(OptionError, match="broken off"):
+        with pytest.raises(OptionError, match="was interrupted"):
             session.generate(joined(tokens(50), tokens(2)), max_new_tokens=4, **GREEDY)
         llama(input_ids=tokens(50), **with_cache(llama, session.new_cache()))
 
@@ -440,7 +440,7 @@ def test_a_torn_later_turn_asks_for_reset(llama: Any, layer: int, monkeypatch: p
         said = session.generate(tokens(50), max_new_tokens=4, **GREEDY)
         interrupted_in(llama, layer, monkeypatch)
         for error in (KeyboardInterrupt, OptionError, OptionError):
-            with pytest.raises(error, match=None if error is KeyboardInterrupt else r"broken off.*reset\(\)"):
+            with pytest.raises(error, match=None if error is KeyboardInterrupt else r"was interrupted.*reset\(\)"):
                 session.generate(joined(said, tokens(3)), max_new_tokens=4, **GREEDY)
         session.reset()
         assert torch.equal(session.generate(tokens(50), max_new_tokens=4, **GREEDY), said)

@@ -86,7 +86,7 @@ def test_options_out_of_range_are_quoted() -> None:
         Window(pool=4)
     with pytest.raises(OptionError, match="the window is 0 queries, need at least 1"):
         Window(window=0)
-    with pytest.raises(OptionError, match="a history of 10 queries is no multiple of blocks of 4"):
+    with pytest.raises(OptionError, match="a history of 10 queries is not a multiple of blocks of 4"):
         History(queries=10, block=4)
 
 

@@ -26,11 +26,11 @@ def model(folder: Path, text: str | None) -> Any:
     [
         (None, Window(8, 7), None),
         ('{"pool": 15}', Window(8, 15), "window policies pool over 15 entries, as mine recommends"),
-        ('{"window": 3}', Window(3, 7), "window policies look through the last 3 queries, as mine recommends"),
+        ('{"window": 3}', Window(3, 7), "window policies use the last 3 queries, as mine recommends"),
         (
             '{"window": 2, "pool": 49}',
             Window(2, 49),
-            "window policies look through the last 2 queries, pooled over 49, as mine recommends",
+            "window policies use the last 2 queries, pooled over 49, as mine recommends",
         ),
     ],
 )
@@ -46,7 +46,7 @@ def test_either_number_may_be_recommended_alone(
 def test_what_the_user_gives_overrules_its_own_kind_only(tmp_path: Path) -> None:
     loaded = model(tmp_path, '{"window": 2, "pool": 49}')
     assert with_recommended_window(loaded, make_policy("snapkv", pool=7), pool=7).selector == Window(2, 7)
-    assert window_note(loaded, pool=7) == "window policies look through the last 2 queries, as mine recommends"
+    assert window_note(loaded, pool=7) == "window policies use the last 2 queries, as mine recommends"
     assert with_recommended_window(loaded, make_policy("snapkv", window=5), window=5).selector == Window(5, 49)
     assert window_note(loaded, window=5) == "window policies pool over 49 entries, as mine recommends"
     both = make_policy("snapkv", window=8, pool=7)
@@ -67,7 +67,7 @@ def test_what_the_user_gives_overrules_its_own_kind_only(tmp_path: Path) -> None
         ('{"window": null}', "window is None, need a whole number"),
         ('{"pool": 14}', "pool is 14, need an odd number of 1 or more"),
         ('{"window": 0}', "the window is 0 queries, need at least 1"),
-        ('{"pool": 15, "pool": 17}', "the key 'pool' comes twice"),
+        ('{"pool": 15, "pool": 17}', "the key 'pool' occurs twice"),
         ("pool: 15", "not JSON"),
     ],
 )

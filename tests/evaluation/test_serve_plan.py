@@ -143,7 +143,7 @@ def test_dtype_is_the_one_asked_for_or_bfloat16() -> None:
         ({"prefill": "none"}, "unknown prefill 'none': known are dense, streaming"),
         ({"dtype": "int8"}, "unknown dtype 'int8': known are float32, bfloat16, float16"),
         ({"gqa": "sum", "scores": query_scores([[0.0] * 4] * 2)}, "joined by 'mean' or 'max', not 'sum'"),
-        ({"scores": kv_scores(geometry=None)}, "scores.tsv does not say which model it is of; --model does"),
+        ({"scores": kv_scores(geometry=None)}, "scores.tsv does not say which model it belongs to; give --model"),
         (
             {"scores": kv_scores(geometry=replace(GEOMETRY, layer_types=("full_attention", "sliding_attention")))},
             "1 layers of the model do not see everything",

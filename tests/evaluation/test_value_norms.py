@@ -137,7 +137,7 @@ def test_norms_of_a_model_whose_logits_are_not_finite_are_refused(tmp_path: Path
     loaded = load("llama", tmp_path)
     decoder: Any = loaded.model.model
     decoder.layers[1].mlp.down_proj.weight.data[0, 0] = torch.nan
-    match = r"NaN or infinity in the logits behind the prompt: .*model.layers.1.mlp.down_proj"
+    match = r"NaN or infinity in the logits after the prompt: .*model.layers.1.mlp.down_proj"
     with pytest.raises(NonFiniteError, match=match):
         measure_value_norms(loaded, IDS)
 

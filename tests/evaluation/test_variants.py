@@ -86,7 +86,7 @@ def test_for_a_pattern_that_is_not_there_retrieval_scores_stand_in(tmp_path: Pat
     [found] = variants(llama, [make_policy("duo")], folder=tmp_path, baselines=())
     assert found.scores is not None
     assert found.scores.method == "retrieval"
-    assert found.remark == "duo runs on retrieval scores: no duo file is there"
+    assert found.remark == "duo runs on retrieval scores: there is no duo file"
 
 
 def variant(folder: Path, geometry: ModelGeometry, source: str) -> Variant:

@@ -43,7 +43,7 @@ def write_config(content: Any) -> Path:
         (DISTILBERT, "distilbert is an encoder"),
         (BERT_GENERATION, "bert-generation is an encoder"),
         (EMBEDDING_GEMMA, "gemma3_text is an encoder"),
-        (VIT, "vit is no causal language model"),
+        (VIT, "vit is not a causal language model"),
         (MAMBA, "mamba has no standard attention interface in transformers"),
     ],
 )

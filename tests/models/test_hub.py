@@ -104,7 +104,7 @@ def test_the_revision_is_the_name_of_a_snapshot(monkeypatch: pytest.MonkeyPatch)
         (errors.LocalEntryNotFoundError("no"), "no copy in .*, and the hub cannot be reached"),
         (hub_error(errors.GatedRepoError), "its licence has to be accepted on the hub's page first"),
         (hub_error(errors.RepositoryNotFoundError), "no such repository on the hub, or a private one"),
-        (errors.HFValidationError("bad"), "and no possible hub id"),
+        (errors.HFValidationError("bad"), "and not a valid hub id"),
         (hub_error(errors.HfHubHTTPError, "503\n busy"), "no copy in .*, and the hub answered .*Error: 503 busy"),
     ],
 )
@@ -126,5 +126,5 @@ def test_a_failed_download_of_an_alias_names_the_hub_id(monkeypatch: pytest.Monk
 
 
 def test_offline_without_a_copy_names_the_variable(no_network) -> None:
-    with pytest.raises(ModelError, match="no copy in .*, and HF_HUB_OFFLINE forbids to ask the hub"):
+    with pytest.raises(ModelError, match="no copy in .*, and HF_HUB_OFFLINE is set, so the hub is not contacted"):
         hub.fetch(resolve("nobody/nothing"), ("*.json",))

@@ -209,19 +209,19 @@ def test_weights_of_another_shape_are_a_model_error(own_llama: Path) -> None:
     with pytest.raises(ModelError, match="my-model: .*weight") as caught:
         load_model(str(own_llama), device="cpu")
     shapes = "model.norm.weight is 31 in the file and 32 by config.json"
-    assert str(caught.value).endswith(f"my-model: the weights are of another shape than config.json says: {shapes}")
+    assert str(caught.value).endswith(f"my-model: the weights do not have the shapes that config.json states: {shapes}")
 
 
 def test_a_config_with_another_vocabulary_names_the_first_weight_and_counts_the_others(own_llama: Path) -> None:
     change_config(own_llama, vocab_size=VOCAB_SIZE + 2)
     shapes = f"lm_head.weight is {VOCAB_SIZE} x 32 in the file and {VOCAB_SIZE + 2} x 32 by config.json"
-    with pytest.raises(ModelError, match=rf"says: {shapes} \(1 more weight\(s\) differ\)$"):
+    with pytest.raises(ModelError, match=rf"states: {shapes} \(1 more weight\(s\) differ\)$"):
         load_model(str(own_llama), device="cpu")
 
 
 def test_shapes_beyond_all_memory_are_a_model_error(own_llama: Path) -> None:
     change_config(own_llama, vocab_size=10**13)
-    with pytest.raises(ModelError, match="weights are of another shape than config.json says|cannot be loaded"):
+    with pytest.raises(ModelError, match="weights do not have the shapes that config.json states|cannot be loaded"):
         load_model(str(own_llama), device="cpu")
 
 

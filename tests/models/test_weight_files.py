@@ -68,7 +68,7 @@ def test_a_file_that_ends_too_early_says_how_long_it_should_be() -> None:
     (FOLDER / "model.safetensors").write_bytes(data[:-10])
     assert fault() == f"model.safetensors is cut off: it has {len(data) - 10} bytes, by its header {len(data)}"
     (FOLDER / "model.safetensors").write_bytes(data[:20])
-    assert fault().startswith("model.safetensors is no safetensors file, or cut off: its header would have")
+    assert fault().startswith("model.safetensors is not a safetensors file, or cut off: its header would have")
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_a_file_that_ends_too_early_says_how_long_it_should_be() -> None:
         (
             "model.safetensors",
             (2).to_bytes(8, "little") + b"[]",
-            "model.safetensors is no safetensors file: its header",
+            "model.safetensors is not a safetensors file: its header",
         ),
         (
             "model.safetensors",
             (3).to_bytes(8, "little") + b"{x}",
-            "model.safetensors is no safetensors file: its header",
+            "model.safetensors is not a safetensors file: its header",
         ),
         ("pytorch_model.bin", b"", "pytorch_model.bin is empty"),
     ],

@@ -58,7 +58,7 @@ def test_facts_and_losses_in_words() -> None:
         "headkv-r2 (window 8, beta 1.2)",
         "600 entries per KV head on average",
         "prompt of 2,048 tokens",
-        "8 to 1,200 entries a head",
+        "8 to 1,200 entries per head",
         "2,400 of 8,192 entries (29.3 %)",
         "150 KiB of 512 KiB of KV cache",
     )

@@ -15,13 +15,13 @@ def test_scores_of_one_method_are_subtracted_as_they_are(native):
     assert content.table.tolist() == [[0.25, -0.5], [0.0, 0.0]]
     assert content.top == ((0, 1, -0.5), (0, 0, 0.25))
     assert content.title == "a.json minus b.json"
-    assert content.scale_title == "difference of the mean score"
+    assert content.scale_title == "difference in the mean score"
 
 
 def test_files_that_name_no_common_method_are_compared_by_share(native, keyed):
     first, second = native([[0.5, 1.5]], "a.json"), keyed([[[1.0, 1.0]]])
     pair = pair_of(first, second)
-    assert pair.unit == "share of all score in percent"
+    assert pair.unit == "share of the total score in percent"
     assert [table.tolist() for table in pair.tables] == [[[25.0, 75.0]], [[50.0, 50.0]]]
 
 
@@ -49,7 +49,7 @@ def test_query_heads_meet_kv_heads_as_the_mean_of_their_group(native, tmp_path):
 
 
 def test_models_of_another_shape_are_refused(native):
-    with pytest.raises(OptionError, match="a.json has 1 x 2 heads and b.json 2 x 2: nothing to set against"):
+    with pytest.raises(OptionError, match="a.json has 1 x 2 heads and b.json 2 x 2: they cannot be compared"):
         difference_content(native([[0.5, 0.25]], "a.json"), native([[0.5, 0.25]] * 2, "b.json"), top=5)
 
 

@@ -75,7 +75,7 @@ def test_title_list_and_caption_say_it_all(make_scores):
         assert texts[at - 1 : at + 2] == [index, name, score]
     caption = " ".join(texts)
     for fact in ("3 of 4 trials passed (75 %)", "512 to 4,096 tokens", "depth 0 to 100 %", "needles reasoning",
-                 "haystack essays", "2 layers x 4 query heads, 2 to a KV head"):  # fmt: skip
+                 "haystack essays", "2 layers x 4 query heads, 2 per KV head"):  # fmt: skip
         assert fact in caption
 
 
@@ -151,7 +151,7 @@ def test_a_picture_is_replaced_and_nothing_left_behind(tmp_path, make_sparse):
 
 def test_a_picture_that_is_there_is_kept_unless_overwritten(tmp_path, make_sparse):
     (tmp_path / "p.svg").write_text("mine")
-    with pytest.raises(OutputExistsError, match="p.svg is there already; --overwrite replaces it"):
+    with pytest.raises(OutputExistsError, match="p.svg already exists; --overwrite replaces it"):
         draw_heatmap(make_sparse(4, 8), tmp_path / "p.svg")
     assert (tmp_path / "p.svg").read_text() == "mine"
 

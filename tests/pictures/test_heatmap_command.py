@@ -112,11 +112,11 @@ def test_against_goes_with_the_heatmap_only(run, scores, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("distribution", "2 heads of 8 hold half of all score\n"),
+        ("distribution", "2 heads of 8 hold half of the total score\n"),
         ("layers", "layer  share  best head\n    0  46.2%  0-0 0.500"),
         ("coverage", "tokens    0   49   50  100\n"),
         ("ranks", "   1  1-2      0.750   0.750 to 0.750    1 to 1\n"),
-        ("budgets", "128 tokens a KV head on average, beta 1.2, window 8\n"),
+        ("budgets", "128 tokens per KV head on average, beta 1.2, window 8\n"),
     ],
 )
 def test_other_kinds_go_beside_the_score_file_and_say_what_they_show(run, scores, tmp_path, kind, told):

@@ -56,7 +56,7 @@ def test_the_distribution_counts_the_heads_that_hold_half():
     found = Distribution.of(np.array([[0.1, 0.4, 0.0], [0.3, 0.0, 0.2]]))
     assert found.scores.tolist() == [0.4, 0.3, 0.2, 0.1, 0.0, 0.0]
     assert (found.num_half, found.num_zero) == (2, 2)
-    assert found.lines()[:2] == ["2 heads of 6 hold half of all score", "2 heads (33.3 %) score 0"]
+    assert found.lines()[:2] == ["2 heads of 6 hold half of the total score", "2 heads (33.3 %) score 0"]
 
 
 def test_the_layer_profile_leaves_scores_below_0_out_of_the_shares():
@@ -94,7 +94,7 @@ def test_coverage_counts_passes_and_repeats_by_cell():
 
 
 def test_coverage_needs_lengths_and_depths(keyed):
-    with pytest.raises(OptionError, match="keyed.json does not tell which length and depth its trials had"):
+    with pytest.raises(OptionError, match="keyed.json does not state which length and depth its trials had"):
         picture_of("coverage", keyed([[[1.0]]]), PictureOptions())
 
 

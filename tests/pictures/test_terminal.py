@@ -32,7 +32,7 @@ def test_complete_plain_picture(make_scores):
         "toy/model\n"
         "r2: mass on the answer\n"
         "3 of 4 trials passed (75 %) | 512 to 4,096 tokens | depth 0 to 100 % |\n"
-        "needles reasoning | haystack essays | 2 layers x 4 query heads, 2 to a KV head\n"
+        "needles reasoning | haystack essays | 2 layers x 4 query heads, 2 per KV head\n"
         "\n"
         " 0 |****----        |\n"
         "   |****----        |\n"

@@ -34,9 +34,9 @@ def test_a_needle_without_distractor_has_no_distractor_span(make_needle: Callabl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "Ada keeps a blue hen."}, "answer 'Ada keeps a blue hen.' does not stand in the facts"),
-        ({"answer": "years old"}, "answer 'years old' stands more than once"),
-        ({"distractor": "keeps"}, "distractor 'keeps' stands more than once"),
+        ({"answer": "Ada keeps a blue hen."}, "answer 'Ada keeps a blue hen.' does not occur in the facts"),
+        ({"answer": "years old"}, "answer 'years old' occurs more than once"),
+        ({"distractor": "keeps"}, "distractor 'keeps' occurs more than once"),
         ({"distractor": "a red hen."}, "answer and distractor overlap"),
         ({"facts": ()}, "at least one sentence"),
         ({"facts": ("Ada keeps a red hen.", " ")}, r"facts\[1\] is empty"),
@@ -97,7 +97,7 @@ def test_a_line_separator_inside_a_string_does_not_end_the_line(write_needles: W
         ({**LINE, "id": 7}, "id must be a string, got 7"),
         ({**LINE, "answer": None}, "answer must be a string, got null"),
         ({**LINE, "kind": "riddle"}, "kind 'riddle' is none of"),
-        ({**LINE, "answer": "Bo sings."}, "answer 'Bo sings.' does not stand in the facts"),
+        ({**LINE, "answer": "Bo sings."}, "answer 'Bo sings.' does not occur in the facts"),
         ({**LINE, "answer": "  "}, "answer is empty"),
         ("[" * 100_000, "nested too deep"),
     ],

@@ -378,7 +378,7 @@ def test_a_tokenizer_without_offsets_is_refused(essays: Haystack) -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(ModelError, match="Slow is no fast tokenizer"):
+    with pytest.raises(ModelError, match="Slow is not a fast tokenizer"):
         PromptBuilder(Slow(), essays, plan_for(essays))
 
 

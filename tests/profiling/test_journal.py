@@ -75,7 +75,7 @@ def test_another_plan_is_refused_with_the_fields_that_differ(tmp_path: Path) -> 
 def test_an_unfinished_journal_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     Journal.start(path, PLAN).__exit__(None, None, None)
-    with pytest.raises(OutputExistsError, match="--resume or start anew with --overwrite"):
+    with pytest.raises(OutputExistsError, match="--resume or start over with --overwrite"):
         Journal.start(path, PLAN)
 
 
@@ -113,7 +113,9 @@ def test_a_file_of_somebody_elses_is_never_written_nor_removed(
 ) -> None:
     path = tmp_path / "run.journal"
     path.write_bytes(notes)
-    with pytest.raises((OutputExistsError, FileFormatError), match=r"run.journal(:1)?: not a|is there and no journal"):
+    with pytest.raises(
+        (OutputExistsError, FileFormatError), match=r"run.journal(:1)?: not a|exists but is not a journal"
+    ):
         check_journal(path, resume=resume, overwrite=overwrite)
     with pytest.raises((OutputExistsError, FileFormatError)):
         Journal.open(path, PLAN, resume=resume, overwrite=overwrite)
@@ -175,7 +177,9 @@ def test_a_record_that_the_run_would_not_write_is_told_with_its_line(tmp_path: P
         journal.add(finished(1))
         journal.add(finished(2))
     before = path.read_bytes()
-    with pytest.raises(FileFormatError, match=r"run.journal:3: damaged trial 't2': no score; without the line it runs"):
+    with pytest.raises(
+        FileFormatError, match=r"run.journal:3: damaged trial 't2': no score; remove the line and it runs"
+    ):
         Journal.resume(path, PLAN, check)
     assert path.read_bytes() == before
 

@@ -18,7 +18,7 @@ def check(output: str, **more: object) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_output_with_the_journals_name_is_refused(tmp_path: Path, name: str, overwrite: bool) -> None:
     (tmp_path / "q.journal").write_text("my notes")
-    with pytest.raises(OptionError, match=r"the output \S+ and the run's journal \S+ are one file"):
+    with pytest.raises(OptionError, match=r"the output \S+ and the run's journal \S+ are the same file"):
         check(name, overwrite=overwrite)
     assert (tmp_path / "q.journal").read_text() == "my notes"
 
@@ -26,7 +26,7 @@ def test_an_output_with_the_journals_name_is_refused(tmp_path: Path, name: str, 
 @pytest.mark.parametrize("prompts", ["a.json", "./a.json", "a.journal", "A.json", "link"])
 def test_prompts_in_the_place_of_another_output_are_refused(tmp_path: Path, prompts: str) -> None:
     (tmp_path / "link").symlink_to("a.json")
-    with pytest.raises(OptionError, match=r"and --dump-prompts \S+ are one file: give each a name of its own"):
+    with pytest.raises(OptionError, match=r"and --dump-prompts \S+ are the same file: give each its own name"):
         check("a.json", prompts=Path(prompts), overwrite=True)
 
 
@@ -38,14 +38,14 @@ def test_several_methods_whose_journal_is_one_of_their_files_are_refused() -> No
 
 def test_a_run_does_not_write_over_what_it_reads(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("{}")
-    with pytest.raises(OptionError, match="--dump-prompts mine.jsonl and --needles mine.jsonl are one file"):
+    with pytest.raises(OptionError, match="--dump-prompts mine.jsonl and --needles mine.jsonl are the same file"):
         check("a.json", prompts=Path("mine.jsonl"), overwrite=True, inputs={"--needles": "mine.jsonl"})
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_notes_with_the_journals_name_stay(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "q.journal").write_text("my notes")
-    with pytest.raises(OutputExistsError, match="q.journal is there and no journal of a run"):
+    with pytest.raises(OutputExistsError, match="q.journal exists but is not a journal of a run"):
         check("q.json", overwrite=overwrite)
     assert (tmp_path / "q.journal").read_text() == "my notes"
 

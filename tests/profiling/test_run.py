@@ -191,7 +191,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path
 def test_an_existing_file_is_kept_unless_overwritten(tmp_path: Path, demo: Any) -> None:
     path = tmp_path / "s.json"
     path.write_text("mine")
-    with pytest.raises(OutputExistsError, match="s.json is there already; --overwrite replaces it"):
+    with pytest.raises(OutputExistsError, match="s.json already exists; --overwrite replaces it"):
         score(demo, SMALL, output=path)
     assert path.read_text() == "mine"
     score(demo, SMALL, output=path, overwrite=True)

@@ -81,7 +81,7 @@ def test_a_folder_stands_for_the_table_in_it(tmp_path: Path) -> None:
         (b"hello", "no known score file: headprobe"),
         (b"[1]", "no known score file: headprobe"),
         (b'{"0-0": [1]', "not JSON"),
-        (b'{"0-0": [1], "0-0": [1]}', "the key '0-0' comes twice"),
+        (b'{"0-0": [1], "0-0": [1]}', "the key '0-0' occurs twice"),
         (b'{"0-0": ' + b"[" * 5000, "nested deeper than 32 levels"),
         (b'{"a": 1}', "not a headprobe score file"),
         (b'{"schema": "headprobe/2"}', "a newer headprobe is needed"),
@@ -112,7 +112,7 @@ def test_larger_files_than_the_limit_are_refused(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileFormatError, match="is no plain file"):
+    with pytest.raises(FileFormatError, match="is not a regular file"):
         read_any(tmp_path / "pipe")
 
 
@@ -169,5 +169,5 @@ def test_a_native_table_ends_at_as_many_heads(tmp_path: Path, toy_scores) -> Non
 )
 def test_a_key_that_comes_twice_in_json_is_refused_whatever_the_format(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(FileFormatError, match="comes twice in one object"):
+    with pytest.raises(FileFormatError, match="occurs twice in one object"):
         read_any(tmp_path / "a.json")

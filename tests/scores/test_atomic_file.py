@@ -33,7 +33,7 @@ def test_a_file_that_comes_up_meanwhile_is_not_replaced(tmp_path, monkeypatch):
         (tmp_path / "file").write_bytes(b"theirs")
 
     monkeypatch.setattr(atomic_file, "_write_synced", slow)
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         write_atomically(tmp_path / "file", b"mine")
     assert (tmp_path / "file").read_bytes() == b"theirs"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
@@ -57,12 +57,12 @@ def test_a_link_is_followed_when_overwriting(tmp_path):
 
 def test_a_dangling_link_counts_as_there(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         write_atomically(tmp_path / "link", b"new")
 
 
 def test_a_folder_is_never_replaced(tmp_path):
-    with pytest.raises(OutputExistsError, match="is there and is no plain file"):
+    with pytest.raises(OutputExistsError, match="exists and is not a regular file"):
         write_atomically(tmp_path, b"data", overwrite=True)
 
 
@@ -128,7 +128,7 @@ def test_a_look_refuses_what_writing_would(tmp_path):
     with pytest.raises(OutputExistsError, match="--overwrite replaces it"):
         check_place(tmp_path / "file")
     check_place(tmp_path / "file", overwrite=True)
-    with pytest.raises(OutputExistsError, match="no plain file"):
+    with pytest.raises(OutputExistsError, match="not a regular file"):
         check_place(tmp_path, overwrite=True)
     with pytest.raises(FileAccessError, match=r"cannot write .*: (File exists|Not a directory)"):
         check_place(tmp_path / "file" / "below")

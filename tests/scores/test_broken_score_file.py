@@ -104,13 +104,13 @@ def test_twice_the_same_trial_is_refused(broken):
         payload["trials"] *= 2
         del payload["trial_scores"]
 
-    with pytest.raises(FileFormatError, match="trial ids come twice: 'a@64@0'"):
+    with pytest.raises(FileFormatError, match="repeated trial ids: 'a@64@0'"):
         read_score_file(broken(change))
 
 
 def test_changed_content_no_longer_has_its_id(broken):
     changed = broken(setting("trials", 0, "response", "another"), fix_id=False)
-    with pytest.raises(FileFormatError, match=r"is not that of the content .*changed or damaged"):
+    with pytest.raises(FileFormatError, match=r"does not match the content .*changed or damaged"):
         read_score_file(changed)
 
 
@@ -134,8 +134,8 @@ def test_non_finite_numbers_are_refused_in_the_environment_too(broken):
     [
         (b"", r"x.json:1: not JSON: Expecting value \(column 1\)"),
         (b"{\n\n  'a': 1}", r"x.json:3: not JSON: Expecting property name.*\(column 3\)"),
-        (b'{\n"a": 1,\n"a": 2}', "x.json: the key 'a' comes twice in one object"),
-        (b'{"b": {"k\\ney": 1, "k\\ney": 1}}', r"the key 'k\\ney' comes twice"),
+        (b'{\n"a": 1,\n"a": 2}', "x.json: the key 'a' occurs twice in one object"),
+        (b'{"b": {"k\\ney": 1, "k\\ney": 1}}', r"the key 'k\\ney' occurs twice"),
         (b'{"a":\n "\xff"}', "x.json:2: byte 8 is not UTF-8"),
         (b"\xef\xbb\xbf{}", "x.json:1: not JSON: Unexpected UTF-8 BOM"),
         (b"\xff\xfe{\x00}\x00", "x.json:1: byte 0 is not UTF-8"),

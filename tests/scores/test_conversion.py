@@ -47,7 +47,7 @@ def test_what_a_keyed_file_does_not_tell_is_named_as_placeholder(held) -> None:
     assert payload["method"]["name"] == "retrieval"
     assert payload["probes"]["placeholders"] == ["depth", "f1", "length", "needle", "num_steps", "response"]
     assert payload["probes"]["converted_from"]["format"] == "headkv"
-    assert "placeholders stand for them: depth, f1, length, needle, num_steps, response" in made.lost[0]
+    assert "placeholders are used: depth, f1, length, needle, num_steps, response" in made.lost[0]
 
 
 def test_equal_trials_share_a_needle_so_that_they_are_drawn_together(held) -> None:
@@ -64,8 +64,8 @@ def test_keyed_to_duo_joins_query_heads_and_says_so(held) -> None:
     config = json.loads(made.files["config.json"])
     assert config == {"model_name": "org/toy", "sink_size": 128, "recent_size": 256}
     assert made.lost == (
-        "lost: single query heads; a KV head has the mean of the 2 that share it",
-        "lost: the trials and everything known of them",
+        "lost: single query heads; each KV head has the mean of the 2 that share it",
+        "lost: the trials and everything known about them",
     )
 
 
@@ -101,7 +101,7 @@ def test_a_native_file_loses_its_provenance_in_keyed_json(tmp_path: Path, toy_sc
     made = convert(source, "headkv", StatedFacts())
     assert json.loads(table_of(made))["0-1"] == [0.2, 0.4, 0.6]
     assert made.lost == (
-        "lost: model, method, tokenizer, probes, environment; of each trial all but the scores",
+        "lost: model, method, tokenizer, probes, environment; everything about a trial except its scores",
         "lost: 1 trials that did not pass",
     )
 
@@ -123,7 +123,7 @@ def test_a_ranking_fills_the_models_shape_and_stays_a_ranking(held) -> None:
     assert native.is_ranking
     assert native.mean.tolist() == [[1.0, 0.0, 2.0, 0.0], [0.0] * 4]
     keyed = convert(held("attn_head_set: 0-2,0-0"), "headkv", TOY)
-    assert "points for the place in the ranking stand where scores belong" in keyed.lost
+    assert "points for the place in the ranking are used as scores" in keyed.lost
     assert held(table_of(keyed)).mean.tolist() == native.mean.tolist()
 
 
@@ -135,9 +135,9 @@ def test_a_ranking_fills_the_models_shape_and_stays_a_ranking(held) -> None:
             KEYED,
             "headprobe",
             StatedFacts(),
-            "does not tell which query heads share a KV head; --model or --num-kv-heads does",
+            "does not state which query heads share a KV head; give --model or --num-kv-heads",
         ),
-        ("1\t0\n", "headkv", StatedFacts(), "does not tell which query heads share a KV head; --model does"),
+        ("1\t0\n", "headkv", StatedFacts(), "does not state which query heads share a KV head; give --model"),
         ('{"0-0": [1]}', "duo", TOY, "has 1 x 1 heads, org/toy has 2 x 4"),
         ("attn_head_set: 5-0", "headprobe", TOY, "has 6 x 1 heads, org/toy has 2 x 4"),
     ],

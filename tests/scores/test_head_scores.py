@@ -125,7 +125,7 @@ def test_scores_need_two_axes():
 
 def test_a_trial_that_comes_twice_is_refused(make_scores):
     same = tuple(Trial(f"t{i % 2}", "n", 64, 0.0, True, 1.0, "", 3, np.zeros((1, 1))) for i in range(3))
-    with pytest.raises(ValueError, match="trial ids come twice: 't0'"):
+    with pytest.raises(ValueError, match="repeated trial ids: 't0'"):
         make_scores([[[0.0]]], [True], trials=same)
 
 

@@ -185,6 +185,6 @@ def test_the_command_writes_the_joint_file_and_says_how_many_trials(cli, file, f
     assert read_score_file(tmp_path / "ab.json").num_passed == 3
     again = cli("scores", "merge", *paths, "-o", tmp_path / "ab.json")
     assert (again.code, again.out) == (10, "")
-    assert "ab.json is there already; --overwrite replaces it" in again.err
+    assert "ab.json already exists; --overwrite replaces it" in again.err
     replaced = cli("scores", "merge", *paths, "-o", tmp_path / "ab.json", "--overwrite")
     assert replaced.out == f"2 files, 3 of 4 trials passed; written to {tmp_path / 'ab.json'}\n"

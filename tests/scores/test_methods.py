@@ -91,7 +91,7 @@ def test_a_file_of_another_method_is_checked_by_what_it_states(
     ("kind", "trial", "told"),
     [
         (MASS, [0.25, 0.5, 0.75, 1.0], "in every trial the scores are multiples of 1/N (here of 1/4)"),
-        (COUNT, [0.123456, 0.5, 0.777771, 0.31], "the scores are no multiples of 1/N"),
+        (COUNT, [0.123456, 0.5, 0.777771, 0.31], "the scores are not multiples of 1/N"),
         (COUNT, [0.25, 0.5, 0.75, 1.0], None),
         ("peaks", [0.25, 0.5, 0.75, 1.0], None),
         (None, [0.25, 0.5, 0.75, 1.0], None),

@@ -27,7 +27,7 @@ def test_spellings_of_one_file_are_seen_through(tmp_path: Path, first: str, seco
     assert same_place(first, second)
     with pytest.raises(OptionError) as caught:
         refuse_one_place({"-o": first, "--dump-prompts": second, "--other": None})
-    assert str(caught.value) == f"-o {first} and --dump-prompts {second} are one file: give each a name of its own"
+    assert str(caught.value) == f"-o {first} and --dump-prompts {second} are the same file: give each its own name"
 
 
 def test_different_files_go_through() -> None:
@@ -38,5 +38,5 @@ def test_different_files_go_through() -> None:
 
 
 def test_an_output_in_the_place_of_an_input_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"^-o x/../a.json and IN a.json are one file: the input would be lost$"):
+    with pytest.raises(OptionError, match=r"^-o x/../a.json and IN a.json are the same file: the input would be lost$"):
         refuse_one_place({"-o": "x/../a.json"}, {"IN": "a.json"})

@@ -193,7 +193,7 @@ def test_scores_without_a_passing_trial_are_never_written(make_scores, tmp_path)
 def test_nothing_is_overwritten_unless_asked(toy_scores, tmp_path):
     path = tmp_path / "s.json"
     path.write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"s.json is there already; --overwrite replaces it"):
+    with pytest.raises(OutputExistsError, match=r"s.json already exists; --overwrite replaces it"):
         write_score_file(path, toy_scores)
     assert path.read_text() == "mine"
     write_score_file(path, toy_scores, overwrite=True)

@@ -19,7 +19,7 @@ def test_heads_far_apart_are_stable():
     found = stability(trials_of(np.arange(40, 0, -1.0), 30, 0.1), top=20)
     assert (found.stable_top, found.more_trials, found.is_stable) == (20, 0, True)
     assert found.overlap == (1.0,) * 20
-    assert found.verdict == "the top 20 are stable; about 20.0 of the top 20 would come again"
+    assert found.verdict == "the top 20 are stable; about 20.0 of the top 20 would be reproduced"
 
 
 def test_heads_that_differ_by_noise_only_are_not_stable():
@@ -34,7 +34,7 @@ def test_the_verdict_names_stable_ranks_and_the_trials_that_are_missing():
     found = stability(trials_of(means, 30, 1.0), top=30)
     assert 10 <= found.stable_top < 30
     assert found.more_trials is not None
-    again = f"about {30 * found.overlap[29]:.1f} of the top 30 would come again"
+    again = f"about {30 * found.overlap[29]:.1f} of the top 30 would be reproduced"
     assert found.verdict == (
         f"the top {found.stable_top} are stable, ranks {found.stable_top + 1} to 30 are not; {again}; "
         f"about {found.more_trials} more passing trials would settle them"
@@ -113,7 +113,7 @@ def test_few_trials_are_too_few_to_tell():
     found = stability(trials_of([9.0, 5.0, 1.0], 9, 0.01), top=1)
     assert not found.is_stable
     assert found.more_trials is None
-    assert found.verdict == "9 independent trials are too few to tell what is stable: have at least 10"
+    assert found.verdict == "9 independent trials are too few to tell what is stable: need at least 10"
 
 
 def test_copies_of_a_trial_do_not_make_it_sure():

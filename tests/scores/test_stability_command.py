@@ -23,7 +23,7 @@ def test_json_holds_all_that_was_found(cli, path):
     done = cli("scores", "stability", path, "--top", 10, "--show", 3, "--json")
     assert done.code == 0
     record = json.loads(done.out)
-    assert record["verdict"] == "the top 10 are stable; about 10.0 of the top 10 would come again"
+    assert record["verdict"] == "the top 10 are stable; about 10.0 of the top 10 would be reproduced"
     wanted = {"num_trials": 24, "num_passed": 23, "num_clusters": 12, "stable_top": 10, "more_trials": 0, "top": 10}
     assert {name: record[name] for name in wanted} == wanted
     assert record["is_stable"] is True
@@ -44,7 +44,7 @@ def test_the_text_says_verdict_intervals_and_groups(cli, path):
     out = cli("scores", "stability", path).out
     assert "23 of 24 trials passed, 12 independent (trials of one needle count once)" in out
     assert "the top 12 are stable" in out  # half of the 24 heads
-    for part in ("rank interval", "how much of the top would come again", "by length:", "by depth:", "by needle:"):
+    for part in ("rank interval", "how much of the top would be reproduced", "by length:", "by depth:", "by needle:"):
         assert part.replace("by needle:", "the 10 of 12 needles that differ most:") in out
 
 
@@ -53,8 +53,8 @@ def test_a_foreign_file_is_taken_with_the_trials_it_has(cli, tmp_path):
     file.write_text(json.dumps({"0-0": [0.9, 0.7, 0.9], "0-1": [0.5, 0.6, 0.5], "1-0": [0, 0, 0], "1-1": [0, 0, 0]}))
     out = cli("scores", "stability", file, "--top", 1).out
     assert "3 of 3 trials passed, 2 independent (trials with equal scores count once)" in out
-    assert "2 independent trials are too few to tell what is stable: have at least 10" in out
-    assert "lengths, depths and needles are not told by this file" in out
+    assert "2 independent trials are too few to tell what is stable: need at least 10" in out
+    assert "this file does not state lengths, depths and needles" in out
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,4 @@ def test_a_file_without_trial_scores_cannot_tell(cli, tmp_path, toy_scores):
     path = write_score_file(tmp_path / "bare.json", toy_scores, with_trial_scores=False)
     done = cli("scores", "stability", path)
     assert done.code == 2
-    assert "holds no trial scores: how sure its ranks are cannot be told" in done.err
+    assert "holds no trial scores: the certainty of its ranks is unknown" in done.err

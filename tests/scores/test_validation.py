@@ -136,11 +136,11 @@ def test_many_heads_at_the_bound_are_a_warning(keyed) -> None:
 def test_few_noisy_trials_cannot_rank_the_top(keyed) -> None:
     report = check(keyed(RNG.random((6, 4, 16)) ** 4))
     assert found(report)["too-few-trials"] == "warning"
-    assert "when 6 independent trials are drawn anew (200 times); 9 are needed" in detail(report, "too-few-trials")
+    assert "when 6 independent trials are resampled (200 times); 9 are needed" in detail(report, "too-few-trials")
 
 
 def test_one_trial_tells_nothing_about_the_ranking(keyed) -> None:
-    assert "1 independent trial: too few to tell how far the top 8 heads would change; 5 would do" in detail(
+    assert "1 independent trial: too few to tell how far the top 8 heads would change; 5 would be enough" in detail(
         check(keyed(SOUND[:1])), "too-few-trials"
     )
 
@@ -160,7 +160,7 @@ def test_counted_hits_are_multiples_of_one_fraction(keyed) -> None:
     assert found(check(keyed(hits), method="r2"))["impossible-values"] == "warning"
     assert "multiples of 1/N (here of 1/26)" in detail(check(keyed(hits), method="r2"), "impossible-values")
     told = detail(check(keyed(SOUND), method="retrieval"), "impossible-values")
-    assert told.startswith("in 40 of 40 trials the scores are no multiples of 1/N for any N up to 256")
+    assert told.startswith("in 40 of 40 trials the scores are not multiples of 1/N for any N up to 256")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_one_content_under_two_models_is_an_error_in_both(keyed) -> None:
     pair = [Suspect(keyed(SOUND, f"{name}.json"), model=name) for name in ("llama", "mistral")]
     reports = validate(pair)
     assert [found(report)["identical-scores"] for report in reports] == ["error", "error"]
-    told = f"the same byte for byte as {pair[1].scores.path}: llama and mistral cannot have the same"
+    told = f"the same byte for byte as {pair[1].scores.path}: llama and mistral cannot have the same scores"
     assert detail(reports[0], "identical-scores") == told
 
 

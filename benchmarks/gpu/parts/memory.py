@@ -30,7 +30,7 @@ def run(bench: Bench, note: Any) -> None:
         "cache": held, "peak_beyond_weights": peak, "left_beyond_weights": left, "full_cache": full,
     })  # fmt: skip
     if chunk is None or peak is None:
-        note("remark", "the system does not tell the peak")
+        note("remark", "the system does not report the peak")
         return
     bench.record.target("peak_over_parts", (weights + peak) / (weights + chunk + full // shape.layers + held))
     if left is not None:

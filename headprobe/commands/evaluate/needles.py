@@ -49,7 +49,7 @@ from headprobe.probes.plan import parse_lengths
 def needles_command(
     model: ModelOption = "demo",
     policies: Annotated[
-        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
+        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; separated by commas; all for every named one.")
     ] = "full,snapkv,ada-snapkv,headkv-r2",
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
     lengths: Annotated[
@@ -66,12 +66,12 @@ def needles_command(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Score file; several by naming it again. Default: those in scores/.",
+            help="Score file; can be repeated. Default: those in scores/.",
             show_default=False,
         ),
     ] = None,
     baselines: Annotated[
-        str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
+        str, typer.Option(help="Besides real scores: random, shuffled, both separated by a comma, or none.")
     ] = "random,shuffled",
     query_agnostic: QueryAgnosticOption = False,
     together: Annotated[
@@ -84,7 +84,7 @@ def needles_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
-    seed: Annotated[int, typer.Option(help="Choice of needles, haystack's beginning, baselines.")] = 0,
+    seed: Annotated[int, typer.Option(help="Choice of needles, start of the haystack, baselines.")] = 0,
     chat: ChatTemplateOption = True,
     output: Annotated[
         Path | None,
@@ -93,9 +93,10 @@ def needles_command(
         ),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin no new prompt after so long; --resume goes on.", show_default=False)
+        float | None,
+        typer.Option(help="Start no new prompt after this many minutes; --resume continues.", show_default=False),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

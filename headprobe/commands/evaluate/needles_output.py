@@ -31,11 +31,11 @@ COLUMNS = (
 )  # fmt: skip
 PIVOTS = {"exact_match": "exact, %", "answer_f1": "F1, %"}
 PLANNED = {
-    "depths_reached": "where the needles stand, on average",
-    "prompts": "one needle at one depth in one length",
+    "depths_reached": "where the needles are, on average",
+    "prompts": "one needle at one depth and one length",
     "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
-    "trials": "rows in all",
-    "tokens": "of all prompts of all trials",
+    "trials": "rows in total",
+    "tokens": "in all prompts of all trials",
 }
 
 
@@ -202,14 +202,14 @@ def heading(record: dict[str, Any]) -> str:
 def legend(record: dict[str, Any]) -> str:
     """How to read the tables."""
     return (
-        "exact: the answer's sentence word for word; F1: of its words; in brackets, and as minus full: points of "
-        "difference to the full cache on the same prompts, * where its 95 % interval leaves out 0; distractor: the "
-        "wrong sentence was chosen"
+        "exact: the answer's sentence word for word; F1: of its words; in parentheses, and as minus full: "
+        "difference in points from the full cache on the same prompts, * where its 95 % interval excludes 0; "
+        "distractor: the wrong sentence was chosen"
     )
 
 
 def pivot(summary: GridSummary, metric: str = "exact_match") -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:
-    """`metric` in percent, a row a policy, a column a budget, with the difference to the full cache."""
+    """`metric` in percent, one row per policy, one column per budget, with the difference to the full cache."""
     cells = {(cell.key.name, cell.key.budget): cell for cell in summary.cells}
     rows: list[tuple[str | None, ...]] = []
     for name in summary.names:

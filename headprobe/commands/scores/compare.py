@@ -25,7 +25,7 @@ MOST_FILES = 26
 def compare_command(
     files: Annotated[list[Path], typer.Argument(help="Two or more score files of any format.", show_default=False)],
     gqa: Annotated[
-        str, typer.Option("--gqa", help="How query heads become KV heads where files differ: mean or max.")
+        str, typer.Option("--gqa", help="How query heads are combined into KV heads where files differ: mean or max.")
     ] = "mean",
     moved: Annotated[int, typer.Option("--moved", help="How many of the heads that moved most to list.")] = 10,
     output: Annotated[
@@ -34,7 +34,7 @@ def compare_command(
             "-o",
             "--output",
             metavar="FILE",
-            help="Draw ranks and scores into this .png, .svg or .pdf.",
+            help="Draw ranks and scores to this .png, .svg or .pdf.",
             show_default=False,
         ),
     ] = None,

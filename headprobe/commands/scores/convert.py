@@ -31,19 +31,21 @@ def convert_command(
         typer.Option("--model", help="Whose scores these are: an alias, a hub id of the catalog or a folder."),
     ] = None,
     num_kv_heads: Annotated[
-        int | None, typer.Option("--num-kv-heads", help="KV heads of a layer, for models that the catalog lacks.")
+        int | None, typer.Option("--num-kv-heads", help="KV heads per layer, for models not in the catalog.")
     ] = None,
     head_dim: Annotated[
         int | None,
-        typer.Option("--head-dim", help="Width of a head, for models that the catalog lacks; 1 where it is left out."),
+        typer.Option("--head-dim", help="Width of a head, for models not in the catalog; default: 1."),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="The method, where the file does not tell it.")] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="The method, where the file does not state it.")
+    ] = None,
     gqa: Annotated[
-        str, typer.Option("--gqa", help="How query heads become a KV head with --to duo: mean or max.")
+        str, typer.Option("--gqa", help="How query heads are combined into a KV head with --to duo: mean or max.")
     ] = "mean",
     sink_size: Annotated[int | None, typer.Option("--sink-size", help="For Duo's config.json.")] = None,
     recent_size: Annotated[int | None, typer.Option("--recent-size", help="For Duo's config.json.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths and notes as JSON.")] = False,
 ) -> None:
     """Write a score file in another format, and say what that format cannot hold."""

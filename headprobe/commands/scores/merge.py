@@ -20,7 +20,7 @@ def merge_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Join score files of one model and method into one; what does not belong together is refused."""
+    """Join score files of one model and method into one; files that do not belong together are refused."""
     refuse_one_place({"-o": output}, {f"input {number}": path for number, path in enumerate(files, 1)})
     check_place(output, overwrite)
     merged = merge([read_any(path) for path in files])
@@ -39,6 +39,6 @@ def merge_command(
             }
         )
         return
-    once = f", {merged.num_repeated} that came twice taken once" if merged.num_repeated else ""
+    once = f", {merged.num_repeated} repeated and used once" if merged.num_repeated else ""
     total = f"{merged.scores.num_passed} of {merged.scores.num_trials} trials passed"
     stdout_console().print(f"{len(files)} files, {total}{once}; written to {output}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`headprobe scores pull`: score files from the hub, looked at before they come into the folder."""
+"""`headprobe scores pull`: score files from the hub, checked before they are put into the folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_SCORES = ("config.json", "dataset_infos.json", "dataset_info.json")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where pulled files go, whether they may replace others there, and whether errors in them are put up with."""
+    """Where pulled files go, whether they may replace others there, and whether errors in them are accepted."""
 
     folder: Path
     overwrite: bool
@@ -51,14 +51,15 @@ def pull_command(
     max_mib: Annotated[int, typer.Option("--max-mib", min=1, help="Most MiB for all files together.")] = 256,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other files of these names.")] = False,
     with_errors: Annotated[
-        bool, typer.Option("--with-errors", help="Keep files too in which the checks find errors, if they can be read.")
+        bool,
+        typer.Option("--with-errors", help="Also keep files in which the checks find errors, if they can be read."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files, and fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Fetch score files from the Hugging Face hub; each is checked first, and kept only if the checks find no error."""
     if not repo and files and files[0].count("/") == 1:
-        raise OptionError(f"which repository? Say --repo {files[0]}")
+        raise OptionError(f"which repository? Give --repo {files[0]}")
     with quiet_downloads():
         there = find_repository(repo, revision)
         if there is None:
@@ -95,7 +96,7 @@ def chosen_files(there: RemoteRepository, names: list[str]) -> tuple[RemoteFile,
             raise OptionError(f"{there.repo_id} holds no .json file; it holds {_some(there)}")
     if len(chosen) > MAX_FILES:
         raise OptionError(
-            f"{there.repo_id} holds {len(chosen):,} .json files, the most is {MAX_FILES}: name the wanted"
+            f"{there.repo_id} holds {len(chosen):,} .json files, the limit is {MAX_FILES}: name the ones you want"
         )
     return tuple(chosen)
 
@@ -111,12 +112,14 @@ def check_sizes(there: RemoteRepository, chosen: tuple[RemoteFile, ...], max_byt
 def refuse_conflicts(chosen: tuple[RemoteFile, ...], folder: Path, overwrite: bool) -> None:
     """Raise `OutputExistsError` before anything is fetched when another file of such a name is in `folder`.
 
-    `FileFormatError` when two of the names are one where upper and lower case are not told apart.
+    `FileFormatError` when two of the names are one where upper and lower case are not distinguished.
     """
     names = [file.name.casefold() for file in chosen]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise FileFormatError(f"two files are called {twice[0]!r:.80} but for upper and lower case: pull one of them")
+        raise FileFormatError(
+            f"two files are called {twice[0]!r:.80} apart from upper and lower case: pull one of them"
+        )
     for file in chosen:
         if name_fault(file.name) is None and not _holds(folder / file.name, file):
             check_place(folder / file.name, overwrite)
@@ -211,4 +214,4 @@ def _outcome(record: dict[str, Any], dry_run: bool) -> str:
         return f"refused: {record['refused']}"
     if dry_run:
         return "not fetched"
-    return f"was there: {record['path']}" if record["was_there"] else f"written to {record['path']}"
+    return f"already there: {record['path']}" if record["was_there"] else f"written to {record['path']}"

@@ -26,17 +26,19 @@ UNKNOWN = "unknown"
 def push_command(
     file: Annotated[Path, typer.Argument(help="The score file, in headprobe's format.", show_default=False)],
     repo: Annotated[
-        str, typer.Option("--repo", metavar="USER/NAME", help="The dataset repository; made if missing.")
+        str, typer.Option("--repo", metavar="USER/NAME", help="The dataset repository; created if missing.")
     ] = "",
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     message: Annotated[str, typer.Option("--message", "-m", help="What the commit says.", show_default=False)] = "",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another file of that name in the repository.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would go, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show everything that would be sent, and send nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Put a score file on the Hugging Face hub, with its picture and a card that tells where it comes from."""
+    """Put a score file on the Hugging Face hub, with its picture and a card that says where it comes from."""
     check_score_name(file.name)
     check_repository(repo)
     with quiet_downloads():
@@ -63,7 +65,7 @@ def _look(repo: str, dry_run: bool) -> tuple[RemoteRepository | None, str | None
 
 def _check_private(repo: str, remote: RemoteRepository | None, private: bool) -> None:
     if private and remote is not None and not remote.private:
-        raise OptionError(f"--private: {repo} is there already and public; make it private on its page first")
+        raise OptionError(f"--private: {repo} already exists and is public; make it private on its page first")
 
 
 def _packed(file: Path, repo: str, remote: RemoteRepository | None, overwrite: bool) -> tuple[Parcel, FileReport]:
@@ -134,6 +136,6 @@ def _print(record: dict[str, Any]) -> None:
             typer.echo("you are not logged in to the hub: `hf auth login`, or HF_TOKEN")
         typer.echo("dry run: nothing was sent")
     elif all(file["change"] == "same" for file in record["files"]):
-        typer.echo(f"\nall of it is there already, at {record['revision']}")
+        typer.echo(f"\neverything is already there, at {record['revision']}")
     else:
         typer.echo(f"\npushed as {record['revision']}")

@@ -45,7 +45,7 @@ def show_command(
 
 
 def show_record(scores: AnyScores, summary: ScoreSummary, stated: StatedModel | None) -> dict[str, Any]:
-    """What `--json` prints. A value that the file does not tell is null."""
+    """What `--json` prints. A value that the file does not state is null."""
     geometry = None if stated is None else stated.geometry
     return {
         "path": str(scores.path),

@@ -1,4 +1,4 @@
-"""`headprobe scores stability`: are there enough trials to trust the ranks."""
+"""`headprobe scores stability`: are there enough trials to trust the ranks?"""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ MOST_RESAMPLES = 1_000_000
 
 def stability_command(
     file: Annotated[Path, typer.Argument(help="A score file that holds its trials.", show_default=False)],
-    top: Annotated[int, typer.Option("--top", help="How many of the best heads are to be settled.")] = 50,
+    top: Annotated[int, typer.Option("--top", help="How many of the best heads should be stable.")] = 50,
     show: Annotated[int, typer.Option("--show", help="How many heads to list with their intervals.")] = 20,
     agreement: Annotated[
-        float, typer.Option("--agreement", help="The share of a top that has to come again to be called stable.")
+        float,
+        typer.Option("--agreement", help="The share of the top heads that must be reproduced to count as stable."),
     ] = 0.95,
     clusters: Annotated[
         str, typer.Option("--clusters", help="Trials drawn together: needle, needle-length or trial (native files).")
     ] = "needle",
-    resamples: Annotated[int, typer.Option("--resamples", help="How many times to draw anew.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+    resamples: Annotated[int, typer.Option("--resamples", help="Number of bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles."""
+    """Check whether a score file has enough trials: rank intervals, split halves, odd lengths, depths and needles."""
     if show < 0:
         raise OptionError(f"--show is {show}, need at least 0")
     if seed < 0:
@@ -115,7 +116,7 @@ def _print(record: dict[str, Any]) -> None:
     for kind, groups in (record["groups"] or {}).items():
         _print_groups(kind, groups)
     if record["groups"] is None:
-        console.print("\nlengths, depths and needles are not told by this file")
+        console.print("\nthis file does not state lengths, depths and needles")
 
 
 def _print_heads(heads: list[dict[str, Any]]) -> None:
@@ -137,7 +138,7 @@ def _print_tops(shares: list[dict[str, Any]]) -> None:
     shown = [entry for entry in shares if entry["k"] in TOPS or entry["k"] == len(shares)]
     if not shown:
         return
-    stdout_console().print("\nhow much of the top would come again:\n")
+    stdout_console().print("\nhow much of the top would be reproduced:\n")
     columns = ("top", *(str(entry["k"]) for entry in shown))
     print_table(columns, [("share", *(f"{entry['share']:.0%}" for entry in shown))], right=columns[1:])
 

@@ -24,16 +24,18 @@ def validate_command(
     files: Annotated[list[Path], typer.Argument(help="Score files, native or foreign.", show_default=False)],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Whose scores these ought to be: an alias, a hub id of the catalog or a folder."),
+        typer.Option("--model", help="Whose scores these should be: an alias, a hub id of the catalog or a folder."),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", help=f"The method that is said to have made them, where a file does not: {KNOWN}."),
+        typer.Option(
+            "--method", help=f"The method said to have produced them, where a file does not state it: {KNOWN}."
+        ),
     ] = None,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Refuse larger files.")] = MAX_BYTES,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list, an object for each file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list with one object per file.")] = False,
 ) -> None:
-    """Check score files for what is wrong with many that circulate. Ends with 3 when a file has an error."""
+    """Check score files for common faults. Exits with code 3 when a file has an error."""
     _check_method(method)
     reports = reports_on(files, model, method, max_bytes)
     if as_json:

@@ -107,9 +107,9 @@ class Kernel:
             (self.newest is not None and needs.capability is None, "needs to know the compute capability"),
             (self.dtypes is not None and needs.dtype not in self.dtypes, f"takes {self._takes}, not {needs.dtype}"),
             (needs.softcap and not self.softcap, "cannot cap scores (softcap)"),
-            (needs.sinks and not self.sinks, "knows no attention sinks"),
-            (needs.bias and not self.bias, "takes no bias (compensation entries)"),
-            (needs.weights and self.weigh is None, "gives no weights, from which entries are evicted while decoding"),
+            (needs.sinks and not self.sinks, "does not support attention sinks"),
+            (needs.bias and not self.bias, "does not support a bias (compensation entries)"),
+            (needs.weights and self.weigh is None, "returns no attention weights, which eviction while decoding needs"),
         )
         return next((reason for holds, reason in reasons if holds), None) or self._refuses_widths(needs)
 
@@ -129,9 +129,9 @@ class Kernel:
             if self.max_head_dim is not None and width > self.max_head_dim:
                 return f"head width {width} is above {self.max_head_dim}"
             if width % self.head_dim_step != 0:
-                return f"head width {width} is no multiple of {self.head_dim_step}"
+                return f"head width {width} is not a multiple of {self.head_dim_step}"
         if self.one_width and key != value:
-            return f"takes keys and values of one width, not {key} and {value}"
+            return f"needs keys and values of the same width, not {key} and {value}"
         return None
 
     @property
@@ -257,7 +257,7 @@ def _first_that_serves(needs: KernelNeeds) -> tuple[Kernel, str]:
         if reason is None:
             return kernel, "; ".join([*refused, *_why_this_order(kernel, needs)]) or "the first choice"
         refused.append(f"{kernel.name} {reason}")
-    raise AssertionError("the torch kernel serves everything")
+    raise AssertionError("the torch kernel supports everything")
 
 
 def _why_this_order(kernel: Kernel, needs: KernelNeeds) -> list[str]:

@@ -53,7 +53,7 @@ class Tiling:
 
     @classmethod
     def of(cls, store: RaggedStore, rows: int) -> Tiling:
-        """The tiling for so many rows a segment."""
+        """The tiling for this many rows per segment."""
         key_pad, value_pad = (_padded(t.shape[-1]) for t in (store.keys, store.values))
         tile = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
         return cls(min(max(tile, 16), store.splits.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)

@@ -1,4 +1,4 @@
-"""What kernels need to know of a store's arrangement, made once and kept until the store is laid out anew."""
+"""What kernels need to know of a store's arrangement, made once and kept until the store is laid out again."""
 
 from __future__ import annotations
 

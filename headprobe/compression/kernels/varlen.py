@@ -67,7 +67,7 @@ class VarlenCall:
     """A ragged store as a varlen kernel wants it: each (sequence, KV head) is a sequence of one KV head.
 
     `query` `[S * T, H/G, d]`; `keys`, `values` `[total, 1, d]`; `cu_queries`, `starts` int32 `[S + 1]`; `used` int32
-    `[S]`; `longest` bounds the used lengths (one that is too small would drop keys in silence).
+    `[S]`; `longest` bounds the used lengths (one that is too small would silently drop keys).
     """
 
     query: torch.Tensor

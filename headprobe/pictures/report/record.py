@@ -28,7 +28,7 @@ Block = tuple[str, list[tuple[str, str]]]
 
 
 def provenance_blocks(scores: AnyScores) -> list[Block]:
-    """Titled blocks of names and values: the file, then what a native file tells of model, method, probes, machine."""
+    """Titled blocks of names and values: the file, then what a native file states: model, method, probes, machine."""
     file = [
         ("Name", printable(scores.path.name, LONGEST_VALUE)),
         ("Format", scores.family),
@@ -37,7 +37,7 @@ def provenance_blocks(scores: AnyScores) -> list[Block]:
     file += [("Model", printable(scores.model, LONGEST_VALUE))] if scores.model and scores.native is None else []
     file += [("Method", printable(scores.method, LONGEST_VALUE))] if scores.method and scores.native is None else []
     if scores.geometry is not None and scores.native is None:
-        file.append(("KV heads a layer", str(scores.geometry.num_key_value_heads)))
+        file.append(("KV heads per layer", str(scores.geometry.num_key_value_heads)))
     file += [("Note", printable(note, LONGEST_VALUE)) for note in scores.notes]
     return [("File", file), *([] if scores.native is None else _native_blocks(scores.native))]
 
@@ -205,7 +205,7 @@ def _tiles(scores: AnyScores, summary: ScoreSummary) -> list[tuple[str, str]]:
     return [
         *tiles,
         (f"{best[0]}-{best[1]}", f"best head, {best[2]:.4g}"),
-        (f"{summary.half_mass_heads:,}", "heads hold half of all score"),
+        (f"{summary.half_mass_heads:,}", "heads hold half of the total score"),
         (f"{100 * summary.zero_fraction:.1f} %", "of the heads score 0"),
     ]
 
@@ -240,7 +240,7 @@ def _coverage(scores: HeadScores) -> dict[str, Any]:
 
 
 def _answers(scores: HeadScores) -> list[list[Any]]:
-    """Failed trials first, since they tell more."""
+    """Failed trials first, since they are more informative."""
     trials: Iterable[Any] = sorted(scores.trials, key=lambda trial: trial.passed)
     return [
         [printable(t.needle), t.length, t.depth, t.passed, round(t.f1, 4), printable(t.response, LONGEST_ANSWER)]

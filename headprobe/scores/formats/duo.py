@@ -1,4 +1,4 @@
-"""DuoAttention: `full_attention_heads.tsv`, a row of KV heads a layer, beside `config.json`."""
+"""DuoAttention: `full_attention_heads.tsv`, a row of KV heads per layer, beside `config.json`."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def to_duo(scores: AnyScores, stated: StatedFacts) -> Converted:
         geometry = fitting(scores, stated)
         mean = grouped(query_heads(scores, geometry)[0], geometry.num_key_value_heads, stated.gqa)
         told.append(
-            f"lost: single query heads; a KV head has the {stated.gqa} of the {geometry.group_size} that share it"
+            f"lost: single query heads; each KV head has the {stated.gqa} of the {geometry.group_size} that share it"
         )
     if scores.trial_scores is not None:
-        told.append("lost: the trials and everything known of them")
+        told.append("lost: the trials and everything known about them")
     if mean.max() > 1.0 or mean.min() < 0.0:
         told.append(
             f"scores from {mean.min():.4g} to {mean.max():.4g} where Duo's lie between 0 and 1; kept as they are"

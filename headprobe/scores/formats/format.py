@@ -66,7 +66,7 @@ class Contents:
             told = f"the trials have the shape {list(trials.shape)}"
             raise FaultError("wrong-shape", f"{told}, need [trials, {mean.shape[0]}, {mean.shape[1]}]")
         if trials is not None and not np.isfinite(trials).all():
-            raise FaultError("not-finite", "a trial's score is no finite number")
+            raise FaultError("not-finite", "a trial's score is not a finite number")
         for name, table in (("mean", mean), ("trial_scores", trials)):
             if table is not None:
                 table.setflags(write=False)

@@ -81,10 +81,10 @@ def to_keyed(scores: AnyScores, stated: StatedFacts) -> Converted:
         told.append("not in the source: the trials' scores; each head has its mean as the only trial")
         trials = mean[None]
     if scores.is_ranking:
-        told.append("points for the place in the ranking stand where scores belong")
+        told.append("points for the place in the ranking are used as scores")
     if scores.native is not None:
         failed = scores.native.num_trials - scores.native.num_passed
-        told.append("lost: model, method, tokenizer, probes, environment; of each trial all but the scores")
+        told.append("lost: model, method, tokenizer, probes, environment; everything about a trial except its scores")
         told += [f"lost: {failed} trials that did not pass"] if failed else []
     return Converted({"": keyed_bytes(trials)}, tuple(told))
 
@@ -134,7 +134,7 @@ def _order_note(heads: list[tuple[int, int]]) -> list[str]:
         if found != due:
             told = f"key {index + 1} is {found[0]}-{found[1]}, in layer, head order it is {due[0]}-{due[1]}"
             moved = sum(a != b for a, b in zip(heads, ordered, strict=True))
-            return [f"keys-out-of-order: {told}; {moved} of {len(heads)} keys stand elsewhere"]
+            return [f"keys-out-of-order: {told}; {moved} of {len(heads)} keys are elsewhere"]
     return []
 
 

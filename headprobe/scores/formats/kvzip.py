@@ -46,7 +46,7 @@ def _parts(data: bytes) -> tuple[bytes, bytes]:
             names = archive.namelist()
             pickles = [name for name in names if name.endswith("/data.pkl")]
             if len(pickles) != 1 or len(names) > 32:
-                raise FaultError("unreadable", "a zip archive, but none that torch.save writes")
+                raise FaultError("unreadable", "a zip archive, but not one that torch.save writes")
             folder = pickles[0].removesuffix("data.pkl")
             stored = [name for name in names if name.startswith(f"{folder}data/")]
             if len(stored) != 1:
@@ -79,7 +79,7 @@ def _refuse_code(pickled: bytes) -> None:
             if code.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "BUILD"):
                 raise FaultError("unsafe-pickle", f"the pickle uses {code.name}, which a tensor does not need")
             if code.name == "GLOBAL" and argument not in _ALLOWED:
-                raise FaultError("unsafe-pickle", f"the pickle names {argument!r:.60}, which is no part of a tensor")
+                raise FaultError("unsafe-pickle", f"the pickle names {argument!r:.60}, which is not part of a tensor")
     except FaultError:
         raise
     except Exception as error:

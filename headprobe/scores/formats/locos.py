@@ -28,7 +28,9 @@ def read_locos(value: Mapping[str, Any]) -> Contents:
     """
     scores, meta = value["scores"], value.get("meta")
     if not isinstance(scores, dict) or not scores:
-        raise FaultError("missing-heads", 'scores is no object with a list for each head, as in {"13-18": [0.5, 0.25]}')
+        raise FaultError(
+            "missing-heads", 'scores is not an object with a list for each head, as in {"13-18": [0.5, 0.25]}'
+        )
     table = read_keyed(scores)
     ids, trials = value.get("trial_ids"), table.trial_scores
     notes = list(table.notes)

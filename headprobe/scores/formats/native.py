@@ -1,4 +1,4 @@
-"""headprobe's own score file, as one format among the others, and what it makes of a file that tells less."""
+"""headprobe's own score file, as one format among the others, and what it makes of a file that states less."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_native(source: Source) -> Contents:
 
 
 def to_native(scores: AnyScores, stated: StatedFacts) -> Converted:
-    """A native file. What the format asks for and the source does not tell gets a placeholder, named in `probes`."""
+    """A native file. What the format asks for and the source does not state gets a placeholder, named in `probes`."""
     if scores.native is not None:
         return Converted({"": score_file_bytes(scores.native)}, ())
     geometry = fitting(scores, stated)
@@ -52,9 +52,9 @@ def to_native(scores: AnyScores, stated: StatedFacts) -> Converted:
         ModelIdentity(stated.model or scores.model or "unknown"), None, probes, {"headprobe": __version__}
     )
     made = HeadScores(geometry, _method(scores), rows, provenance, table)
-    told = [f"not in the source, placeholders stand for them: {', '.join(sorted(PLACEHOLDERS))} of the trials"]
+    told = [f"not in the source, placeholders are used: {', '.join(sorted(PLACEHOLDERS))} of the trials"]
     if not stated.knows_width:
-        told.append(f"not in the source: the width of a head; {geometry.head_dim} stands for it")
+        told.append(f"not in the source: the width of a head; {geometry.head_dim} is used")
     if trials is None:
         told.append("not in the source: the trials' scores; one trial without scores stands for all of them")
     if scores.heads == "kv":

@@ -59,7 +59,7 @@ def _fields(text: str) -> dict[str, str]:
     for found in _FIELD.finditer(text):
         key, line = found["key"], text.count("\n", 0, found.start()) + 1
         if key in fields:
-            raise FaultError("repeated-key", f"line {line}: the key {key!r} comes twice")
+            raise FaultError("repeated-key", f"line {line}: the key {key!r} occurs twice")
         fields[key] = _scalar(found["value"], line)
     return fields
 
@@ -70,7 +70,7 @@ def _scalar(value: str, line: int) -> str:
     if value[:1] in ('"', "'"):
         found = _QUOTED.fullmatch(value)
         if found is None:
-            raise FaultError("unreadable", f"line {line}: {value[:40]!r} is no quoted text on one line")
+            raise FaultError("unreadable", f"line {line}: {value[:40]!r} is not a quoted text on one line")
         return found[1] or found[2] or ""
     return re.split(r"(?:^|[ \t])#", value, maxsplit=1)[0].strip()
 

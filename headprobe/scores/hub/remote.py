@@ -36,7 +36,7 @@ def check_repository(name: str) -> str:
     'lena/head-scores'
     """
     if not name:
-        raise OptionError("which repository? Say --repo USER/NAME")
+        raise OptionError("which repository? Give --repo USER/NAME")
     if _REPOSITORY.fullmatch(name) is None or "--" in name or ".." in name or name.endswith((".git", "-", ".")):
         rule = "USER/NAME of letters, digits, '-', '_' and '.', each at most 96 long, without '--' and '..'"
         raise OptionError(f"--repo is {name!r:.80}; a repository is called {rule}")
@@ -107,7 +107,7 @@ class RemoteFile:
     sha256: str | None = None
 
     def holds(self, data: bytes) -> bool:
-        """Whether this file consists of `data`, as far as the hub told its hash; without a hash it does not."""
+        """Whether this file consists of `data`, as far as the hub stated its hash; without a hash it does not."""
         if len(data) != self.size:
             return False
         if self.sha256 is not None:
@@ -260,7 +260,7 @@ def _told_in_one_line(what: str) -> Iterator[None]:
 def unreachable(error: Exception) -> str:
     """Why the hub gave no answer, in words."""
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE forbids to ask the hub"
+        return "HF_HUB_OFFLINE is set, so the hub is not contacted"
     return f"{endpoint()} cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
 
 

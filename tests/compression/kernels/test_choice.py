@@ -114,11 +114,11 @@ def test_kernels_are_ranked_by_what_was_measured_on_that_device_alone() -> None:
     [
         (KernelNeeds("cuda", "float32", 64), "torch-varlen", "takes half precision, not float32"),
         (KernelNeeds("cuda", "bfloat16", 512), "torch-varlen", "head width 512 is above 256"),
-        (KernelNeeds("cuda", "bfloat16", 84), "torch-varlen", "head width 84 is no multiple of 8"),
+        (KernelNeeds("cuda", "bfloat16", 84), "torch-varlen", "head width 84 is not a multiple of 8"),
         (KernelNeeds("cuda", "bfloat16", 64, softcap=True), "torch-varlen", "cannot cap scores"),
-        (KernelNeeds("cuda", "bfloat16", 64, sinks=True), "torch-varlen", "knows no attention sinks"),
-        (KernelNeeds("cuda", "bfloat16", 64, bias=True), "torch-varlen", "takes no bias"),
-        (KernelNeeds("cuda", "bfloat16", 64, weights=True), "torch-varlen", "gives no weights"),
+        (KernelNeeds("cuda", "bfloat16", 64, sinks=True), "torch-varlen", "does not support attention sinks"),
+        (KernelNeeds("cuda", "bfloat16", 64, bias=True), "torch-varlen", "does not support a bias"),
+        (KernelNeeds("cuda", "bfloat16", 64, weights=True), "torch-varlen", "returns no attention weights"),
         (KernelNeeds("cuda", "bfloat16", 64), "flash4", "flash_attn.cute is not installed"),
         (KernelNeeds("cuda", "float64", 64), "triton", "takes float16, bfloat16, float32, not float64"),
     ],
@@ -164,12 +164,12 @@ def test_flash_attn_2_needs_ampere_or_newer(name: str) -> None:
     ("name", "widths", "card", "reason"),
     [
         ("flash4", (256, None), HOPPER, "head width 256 is above 128"),
-        ("flash4", (64, 100), HOPPER, "head width 100 is no multiple of 8"),
+        ("flash4", (64, 100), HOPPER, "head width 100 is not a multiple of 8"),
         ("flash4", (64, 128), HOPPER, None),
         ("flash4", (192, 128), HOPPER, "head width 192 is above 128"),
         ("flash4", (192, 128), BLACKWELL, None),
-        ("flash2", (192, 128), HOPPER, "takes keys and values of one width, not 192 and 128"),
-        ("torch-varlen", (24, 16), HOPPER, "takes keys and values of one width, not 24 and 16"),
+        ("flash2", (192, 128), HOPPER, "needs keys and values of the same width, not 192 and 128"),
+        ("torch-varlen", (24, 16), HOPPER, "needs keys and values of the same width, not 24 and 16"),
         ("torch-varlen", (128, 512), HOPPER, "head width 512 is above 256"),
         ("triton", (192, 128), HOPPER, None),
         ("torch", (576, 512), HOPPER, None),
@@ -186,7 +186,9 @@ def test_a_kernel_is_asked_for_both_widths(
 def test_no_flash_kernel_serves_a_model_with_sinks() -> None:
     needs = KernelNeeds("cuda", "bfloat16", 64, sinks=True, capability=HOPPER)
     assert pick_kernel("auto", needs)[0].name == "triton"
-    with pytest.raises(OptionError, match="the attention kernel flash4 cannot be used here: knows no attention sinks"):
+    with pytest.raises(
+        OptionError, match="the attention kernel flash4 cannot be used here: does not support attention sinks"
+    ):
         pick_kernel("flash4", needs)
 
 

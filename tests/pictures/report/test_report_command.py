@@ -29,7 +29,7 @@ def test_a_report_is_not_replaced_unasked(cli, tmp_path):
     refused = cli("report", "a.json")
     assert (refused.code, refused.err) == (
         10,
-        "headprobe: error: report.html is there already; --overwrite replaces it\n",
+        "headprobe: error: report.html already exists; --overwrite replaces it\n",
     )
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
     assert cli("report", "a.json", "--overwrite").code == 0

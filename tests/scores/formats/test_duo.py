@@ -26,7 +26,9 @@ def test_the_model_is_named_by_the_config_beside_the_table(tmp_path: Path) -> No
     assert read_duo(b"1\t0\n", tmp_path / "full_attention_heads.tsv").model == "Toy-1B"
 
 
-@pytest.mark.parametrize(("text", "told"), [('{"a": 1, "a": 2}', "the key 'a' comes twice"), ("[]", "holds no object")])
+@pytest.mark.parametrize(
+    ("text", "told"), [('{"a": 1, "a": 2}', "the key 'a' occurs twice"), ("[]", "holds no object")]
+)
 def test_a_broken_config_is_noted_and_the_table_still_read(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "config.json").write_text(text)
     table = read_duo(b"1\t0\n", tmp_path / "full_attention_heads.tsv")

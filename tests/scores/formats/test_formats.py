@@ -22,7 +22,7 @@ def test_the_formats_to_write_are_those_that_can_be_written() -> None:
         ({"mean": np.zeros(3)}, "the scores have the shape [3], need [layers, heads]"),
         ({"mean": np.array([[0.0, np.nan]])}, "the score of head 0-1 is nan"),
         ({"trial_scores": np.zeros((2, 1, 3))}, "the trials have the shape [2, 1, 3], need [trials, 1, 2]"),
-        ({"trial_scores": np.full((1, 1, 2), np.inf)}, "a trial's score is no finite number"),
+        ({"trial_scores": np.full((1, 1, 2), np.inf)}, "a trial's score is not a finite number"),
     ],
 )
 def test_what_a_reader_hands_on_is_a_table_of_finite_numbers(fields: dict, reason: str) -> None:

@@ -21,7 +21,7 @@ def test_heads_are_found_by_key_and_not_by_order() -> None:
 
 def test_the_first_key_that_stands_elsewhere_is_noted() -> None:
     notes = read_keyed({"0-1": [1], "0-0": [1]}).notes
-    told = "key 1 is 0-1, in layer, head order it is 0-0; 2 of 2 keys stand elsewhere"
+    told = "key 1 is 0-1, in layer, head order it is 0-0; 2 of 2 keys are elsewhere"
     assert notes == (f"keys-out-of-order: {told}",)
 
 

@@ -54,7 +54,7 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
-@pytest.mark.parametrize(("protocol", "told"), [(2, "names '.* system', which is no part"), (4, "uses STACK_GLOBAL")])
+@pytest.mark.parametrize(("protocol", "told"), [(2, "names '.* system', which is not part"), (4, "uses STACK_GLOBAL")])
 def test_a_pickle_that_would_run_code_is_refused_before_it_runs(tmp_path: Path, protocol: int, told: str) -> None:
     with pytest.raises(FaultError, match=told) as error:
         read_kvzip(archive(pickle.dumps(Evil(), protocol)))
@@ -80,7 +80,7 @@ def test_a_tensor_that_states_more_numbers_than_there_are_is_refused() -> None:
         ([HALVES, HALVES + 1], "wrong-shape", "the archive holds 2 tensors, need one"),
         (torch.zeros(4), "wrong-shape", "the scores have the shape \\[4\\]"),
         (torch.full((1, 2), float("nan")), "not-finite", "the score of head 0-0 is nan"),
-        (torch.nn.Linear(1, 1), "unsafe-pickle", "which is no part of a tensor|which a tensor does not need"),
+        (torch.nn.Linear(1, 1), "unsafe-pickle", "which is not part of a tensor|which a tensor does not need"),
     ],
 )
 def test_other_contents_are_refused_by_name(value: Any, check: str, reason: str) -> None:
@@ -111,5 +111,5 @@ def test_another_archive_is_refused() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as made:
         made.writestr("a.txt", b"x")
-    with pytest.raises(FaultError, match="a zip archive, but none that torch.save writes"):
+    with pytest.raises(FaultError, match="a zip archive, but not one that torch.save writes"):
         read_kvzip(buffer.getvalue())

@@ -30,5 +30,5 @@ def test_another_number_of_ids_than_of_trials_is_noted() -> None:
 
 @pytest.mark.parametrize("scores", [[], {}, None, "0-0"])
 def test_scores_must_be_there(scores: object) -> None:
-    with pytest.raises(FaultError, match="scores is no object with a list for each head"):
+    with pytest.raises(FaultError, match="scores is not an object with a list for each head"):
         read_locos({"meta": {}, "scores": scores})

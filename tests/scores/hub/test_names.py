@@ -26,7 +26,7 @@ def test_other_names_of_repositories_are_refused(name: str) -> None:
 
 
 def test_a_missing_repository_is_asked_for() -> None:
-    with pytest.raises(OptionError, match=r"which repository\? Say --repo USER/NAME"):
+    with pytest.raises(OptionError, match=r"which repository\? Give --repo USER/NAME"):
         check_repository("")
 
 

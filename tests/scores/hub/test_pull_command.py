@@ -75,7 +75,7 @@ def test_a_file_that_is_there_is_not_fetched_again(hub: Hub, cli: RunCli, score_
     hub.repo(REPO, {"a.json": score_bytes})
     pull(cli)
     hub.requests.clear()
-    assert pull(cli).out.splitlines()[-1].endswith("was there: scores/a.json")
+    assert pull(cli).out.splitlines()[-1].endswith("already there: scores/a.json")
     assert len(hub.requests) == 1
 
 
@@ -87,7 +87,7 @@ def test_another_file_of_that_name_is_replaced_only_when_told(
     (tmp_path / "scores" / "b.json").write_bytes(b"mine")
     result = pull(cli)
     assert (result.code, result.err) == (
-        10, "headprobe: error: scores/b.json is there already; --overwrite replaces it\n",
+        10, "headprobe: error: scores/b.json already exists; --overwrite replaces it\n",
     )  # fmt: skip
     assert written(tmp_path) == ["scores/b.json"]
     assert len(hub.requests) == 1
@@ -211,7 +211,7 @@ def test_a_hub_that_sends_more_than_it_announced_is_cut_off(
         ({}, [], "holds no .json file; it holds nothing"),
         ({"config.json": b"{}"}, [], "holds no .json file; it holds config.json"),
         ({"a.json": b""}, ["b.json"], "holds no file 'b.json'; it holds a.json"),
-        ({f"{i}.json": b"" for i in range(65)}, [], "holds 65 .json files, the most is 64: name the wanted"),
+        ({f"{i}.json": b"" for i in range(65)}, [], "holds 65 .json files, the limit is 64: name the ones you want"),
     ],
 )
 def test_what_cannot_be_chosen_is_told(
@@ -225,7 +225,7 @@ def test_what_cannot_be_chosen_is_told(
 def test_names_that_differ_in_case_only_are_refused(hub: Hub, cli: RunCli, score_bytes: bytes) -> None:
     hub.repo(REPO, {"a.json": score_bytes, "A.json": score_bytes})
     result = pull(cli)
-    assert (result.code, "two files are called 'a.json' but for upper and lower case" in result.err) == (3, True)
+    assert (result.code, "two files are called 'a.json' apart from upper and lower case" in result.err) == (3, True)
     assert pull(cli, "A.json").code == 0
 
 
@@ -233,5 +233,5 @@ def test_a_repository_that_is_not_there_is_told(hub: Hub, cli: RunCli) -> None:
     told = f"headprobe: error: the hub has no dataset repository {REPO}, or a private one (`hf auth login`)\n"
     result = pull(cli)
     assert (result.code, result.err) == (2, told)
-    assert "Say --repo lena/head-scores" in cli("scores", "pull", REPO).err
-    assert "Say --repo USER/NAME" in cli("scores", "pull").err
+    assert "Give --repo lena/head-scores" in cli("scores", "pull", REPO).err
+    assert "Give --repo USER/NAME" in cli("scores", "pull").err

@@ -77,7 +77,7 @@ def test_a_dry_run_works_without_the_hub_and_says_so(
     monkeypatch.setenv("HF_TOKEN", "")
     lines = push(cli, score_file, "--dry-run").out.splitlines()
     assert lines[3].split() == ["toy--r2.json", f"{score_file.stat().st_size:,}", "unknown"]
-    assert lines[-3].endswith("HF_HUB_OFFLINE forbids to ask the hub")
+    assert lines[-3].endswith("HF_HUB_OFFLINE is set, so the hub is not contacted")
     assert lines[-2] == "you are not logged in to the hub: `hf auth login`, or HF_TOKEN"
     assert push(cli, score_file).code == 11
 
@@ -86,7 +86,7 @@ def test_what_is_there_already_is_not_sent_again(hub: Hub, cli: RunCli, score_fi
     push(cli, score_file)
     commits = len(hub.repos[REPO].commits)
     again = push(cli, score_file)
-    assert again.out.splitlines()[-1] == f"all of it is there already, at {hub.repos[REPO].head}"
+    assert again.out.splitlines()[-1] == f"everything is already there, at {hub.repos[REPO].head}"
     assert (again.code, len(hub.repos[REPO].commits)) == (0, commits)
 
 
@@ -123,7 +123,7 @@ def test_private_holds_for_new_repositories_only(hub: Hub, cli: RunCli, score_fi
     hub.repo(REPO)
     result = push(cli, score_file, "--private")
     assert result.code == 2
-    assert "--private: lena/head-scores is there already and public" in result.err
+    assert "--private: lena/head-scores already exists and is public" in result.err
     assert hub.repos[REPO].files == {}
 
 

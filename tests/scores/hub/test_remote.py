@@ -176,6 +176,6 @@ def test_a_hub_that_is_not_there_is_told_with_its_address(hub: Hub, monkeypatch:
 
 def test_without_the_hub_the_variable_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileAccessError, match="HF_HUB_OFFLINE forbids to ask the hub"):
+    with pytest.raises(FileAccessError, match="HF_HUB_OFFLINE is set, so the hub is not contacted"):
         find_repository(REPO)
     assert hub.requests == []

@@ -16,7 +16,7 @@ export function budgetsSection(page) {
   const state = { size: 128, beta: 1.2, prompt: 8192, window: 8, how: "mean", groups: null };
   const told = make("p", { class: "outcome", role: "status" });
   const map = make("div", { class: "grid-host" });
-  const card = make("aside", { class: "card", "aria-label": "The KV head that is looked at" });
+  const card = make("aside", { class: "card", "aria-label": "The selected KV head" });
   const key = make("div");
 
   function slider(id, name, values, field, tell, hint) {
@@ -35,7 +35,7 @@ export function budgetsSection(page) {
   function rebuild() {
     const file = page.file();
     if (file.ranking) {
-      refill(host, make("p", { class: "note" }, "The file is a ranking. It has no scores, by which memory could be given out."));
+      refill(host, make("p", { class: "note" }, "The file is a ranking. It has no scores, by which to allocate memory."));
       return;
     }
     const isKv = file.heads === "kv";
@@ -47,8 +47,8 @@ export function budgetsSection(page) {
       isKv ? null : labelled("A KV head scores as", chooser([["mean", "the mean of its query heads"], ["max", "its best query head"]], state.how, (value) => { state.how = value; redraw(); })));
     refill(host,
       make("div", { class: "sliders" },
-        slider("size", "Tokens kept for a KV head, on average", SIZES, "size", (value) => whole.format(value), `the latest ${state.window} of them for every head`),
-        slider("beta", "Beta", BETAS, "beta", String, "nearer 1: more is given out by score"),
+        slider("size", "Tokens kept per KV head, on average", SIZES, "size", (value) => whole.format(value), `the latest ${state.window} of them for every head`),
+        slider("beta", "Beta", BETAS, "beta", String, "closer to 1 gives head scores more weight"),
         slider("prompt", "Tokens of the prompt", PROMPTS, "prompt", (value) => whole.format(value), "the most that one head can keep")),
       choices, told, make("div", { class: "split" }, make("div", { class: "grow" }, map, key), card));
     redraw();

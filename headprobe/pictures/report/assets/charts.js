@@ -42,7 +42,7 @@ function distributionChart(file) {
   const points = positive.map((value, i) => `${chartX(x(i + 1)).toFixed(1)},${chartY(y(value)).toFixed(1)}`);
   const half = file.half;
   const area = half ? [`${chartX(x(1))},${chartY(0)}`, ...points.slice(0, half), `${chartX(x(half))},${chartY(0)}`] : [];
-  const note = `${whole.format(half)} of ${whole.format(sorted.length)} heads hold half of all score; ${percent(file.zeroFraction)} score 0.`;
+  const note = `${whole.format(half)} of ${whole.format(sorted.length)} heads hold half of the total score; ${percent(file.zeroFraction)} score 0.`;
   const picture = chartFrame(`Scores from best to worst. ${note}`, ...rules.flat(),
     draw("polygon", { class: "half-area", points: area.join(" ") }),
     draw("line", { class: "half-line", x1: chartX(x(half || 1)), x2: chartX(x(half || 1)), y1: chartY(0), y2: chartY(1) }),
@@ -64,8 +64,8 @@ function layersChart(file) {
   const view = viewOf(file, false);
   const rows = layerRows(view);
   const most = Math.max(...rows.map((row) => row.share)) || 1;
-  const table = make("table", { class: "layers" }, make("caption", { class: "hidden" }, "Share of all score and best head of each layer"),
-    make("thead", {}, make("tr", {}, ["Layer", "Share of all score", "Best head"].map((name) => make("th", { scope: "col" }, name)))),
+  const table = make("table", { class: "layers" }, make("caption", { class: "hidden" }, "Share of the total score and best head of each layer"),
+    make("thead", {}, make("tr", {}, ["Layer", "Share of the total score", "Best head"].map((name) => make("th", { scope: "col" }, name)))),
     make("tbody", {}, rows.map((row) => {
       const bar = make("td", { class: "bar" }, percent(row.share));
       bar.style.setProperty("--share", `${(100 * row.share) / most}%`);
@@ -80,7 +80,7 @@ export function shapeSection(page) {
   const rebuild = () => {
     const file = page.file();
     const told = file.ranking
-      ? make("p", { class: "note" }, "The file is a ranking. It has no scores, so their spread cannot be told.")
+      ? make("p", { class: "note" }, "The file is a ranking. It has no scores, so their spread is unknown.")
       : make("div", { class: "halves" }, distributionChart(file), layersChart(file));
     refill(byId("shape-body"), told);
   };

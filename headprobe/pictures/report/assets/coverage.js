@@ -7,7 +7,7 @@ export function coverageSection(page) {
   const rebuild = () => {
     const file = page.file();
     if (!file.coverage) {
-      const trials = file.trials === null ? "The file holds no trials." : `The file holds ${whole.format(file.trials)} trials, ${whole.format(file.distinct)} of them distinct, and does not tell their lengths and depths.`;
+      const trials = file.trials === null ? "The file holds no trials." : `The file holds ${whole.format(file.trials)} trials, ${whole.format(file.distinct)} of them distinct, and does not state their lengths and depths.`;
       refill(byId("coverage-body"), make("p", { class: "note" }, trials));
       return;
     }

@@ -8,7 +8,7 @@ import { exploreGrid, legend } from "./grid.js";
 export function headsSection(page) {
   const host = byId("heads-body");
   const map = make("div", { class: "grid-host" });
-  const card = make("aside", { class: "card", "aria-label": "The head that is looked at" });
+  const card = make("aside", { class: "card", "aria-label": "The selected head" });
   const key = make("div");
   const controls = make("div", { class: "controls" });
   refill(host, controls, make("div", { class: "split" }, make("div", { class: "grow" }, map, key), card));
@@ -28,7 +28,7 @@ export function headsSection(page) {
     const facts = (index) => (other ? differenceFacts(view, other, values[index], index) : factsOf(view, index));
     const grid = {
       rows: view.layers, columns: view.columns, group: view.group, noun: view.noun, values, rings: true, kept: () => page.picked,
-      start: best[0] ?? 0, label: other ? `Difference to ${DATA.files[state.against].name}` : "Scores of all heads",
+      start: best[0] ?? 0, label: other ? `Difference from ${DATA.files[state.against].name}` : "Scores of all heads",
       fraction: (value) => bend(value / reach), text: (index) => marks.get(index) ?? "", title, facts,
       onshow: (index, spoken) => {
         const told = index ?? page.picked ?? grid.start;

@@ -54,7 +54,7 @@ export function factsOf(view, index) {
     facts.push(["95 % interval", range(sure.low[index], sure.high[index])]);
     facts.push(["Rank interval", `${plainRank(sure.rankLow[index])} to ${plainRank(sure.rankHigh[index])}`]);
   }
-  facts.push(["Share of all score", view.total ? percent(Math.max(values[index], 0) / view.total, 2) : "–"]);
+  facts.push(["Share of the total score", view.total ? percent(Math.max(values[index], 0) / view.total, 2) : "–"]);
   if (file.trials !== null) {
     const above = sure ? `above 0 in ${whole.format(sure.above[index])} of ${whole.format(file.trials)}` : whole.format(file.trials);
     facts.push(["Trials", above]);

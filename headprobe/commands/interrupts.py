@@ -23,7 +23,7 @@ CODES: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
 class InterruptedRunError(Exception):
-    """A command was ended by a signal and has put things in order; the message, if any, says how to go on."""
+    """A command was ended by a signal and has put things in order; the message, if any, says how to continue."""
 
     def __init__(self, hint: str = "", code: int = INTERRUPTED) -> None:
         super().__init__(hint)
@@ -33,7 +33,7 @@ class InterruptedRunError(Exception):
 class Orderly:
     """Around work that an interrupt must not cut off without putting things in order, such as a run with a journal.
 
-    `hint` says how to go on afterwards. Leaving the block raises `InterruptedRunError` if there was a signal, also
+    `hint` says how to continue afterwards. Leaving the block raises `InterruptedRunError` if there was a signal, also
     when something inside lost it or made another error of it. A second signal ends the process at once.
     """
 

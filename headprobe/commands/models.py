@@ -21,7 +21,7 @@ def models_command(
         bool, typer.Option("--clean-cache", help="Remove the folders that GGUF files were converted to, and stop.")
     ] = False,
 ) -> None:
-    """List the models that have a short name, and where they lie on this machine."""
+    """List the models that have a short name, and where they are on this machine."""
     if clean:
         _clean(as_json)
         return

@@ -119,7 +119,7 @@ def score_command(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="At most so many trials of each kind, spread evenly.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most N trials of each kind, spread evenly.")] = None,
     until_stable: Annotated[
         int | None, typer.Option(metavar="K", help="Stop early, once the best K heads are stable.")
     ] = None,

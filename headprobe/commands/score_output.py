@@ -29,14 +29,14 @@ def tell_prompts(job: ScoreJob) -> None:
     groups = duplicate_prompts(job.prompts)
     removed = dict.fromkeys(name for plan in job.plans.values() for name in plan.removed)
     if removed:
-        tell(f"given twice, taken once: {', '.join(removed)}")
+        tell(f"given twice, used once: {', '.join(removed)}")
     if groups:
         extra = sum(len(group) - 1 for group in groups)
         found = {prompt.trial_id: prompt for prompt in job.prompts}[groups[0][0]]
         is_needle = isinstance(found, Prompt)
-        told = f"of another depth ({_reason(found.depth_reached)})" if is_needle else "(the haystack has no other text)"
+        told = f"at another depth ({_reason(found.depth_reached)})" if is_needle else "(the haystack has no other text)"
         tell(
-            f"warning: {extra} of {len(job.prompts)} prompts are the same as one {told}, "
+            f"warning: {extra} of {len(job.prompts)} prompts are identical to one {told}, "
             f"such as {' and '.join(groups[0][:2])}"
         )
 
@@ -59,10 +59,10 @@ def depths_reached(job: ScoreJob) -> list[float | None]:
 
 TOP_HEADS = 10
 PLAN_NOTES = {
-    "num_trials": "one needle at one depth in one length, or one text",
+    "num_trials": "one needle at one depth and one length, or one text",
     "random_texts": f"random tokens, {COPIES} times over",
     "passage_texts": "passages of the haystack, to be repeated",
-    "depths_reached": "where the needles stand, on average",
+    "depths_reached": "where the needles are, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
     "kv_bytes": "cache of the longest prompt",

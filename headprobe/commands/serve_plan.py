@@ -36,7 +36,9 @@ def serve_plan_command(
     ] = "dense",
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Alias, folder or GGUF file, for files that do not tell.", show_default=False),
+        typer.Option(
+            "--model", help="Alias, folder or GGUF file, for files that do not state their model.", show_default=False
+        ),
     ] = None,
     gqa: GqaOption = "mean",
     dtype: Annotated[

@@ -59,7 +59,7 @@ class Policy:
     which take the place of others; else new entries are added. `compensates`: one entry of each shortened head is the
     mean of what it dropped, weighted by its number (Razor). `scores`: the method whose head scores it wants, or None;
     `scores_beside`: a second one whose best heads count too (`known_scores.with_best_of`).
-    `keeps_all`: nothing is ever evicted (`full`). Raises `OptionError` where the parts don't fit.
+    `keeps_all`: nothing is ever evicted (`full`). Raises `OptionError` where the parts do not fit together.
     """
 
     name: str

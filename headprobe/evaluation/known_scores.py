@@ -33,7 +33,7 @@ def known_scores(
     `given` comes first; else the newest file in `folder` that belongs to this model, one of the method that the policy
     wants before others; else those shipped with the bundled model. Where none is given, a policy with `scores_beside`
     gets the best heads of both methods (`with_best_of`). None for a policy that needs none. Raises
-    `OptionError`, which tells how to make them, where there are none.
+    `OptionError`, which says how to make them, where there are none.
     """
     if not policy.needs_scores:
         return None, None

@@ -170,7 +170,7 @@ def compressed_answers(
     Raises what `compress` and `generate` raise.
     """
     if options.query_agnostic and question.context_tokens is None:
-        raise OptionError("the context alone can only be compressed where a question stands apart: give --question")
+        raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     found = [_planned(loaded, question, policy, options) for policy in policies]
     answers = []
     with closing(_generations(loaded, question, found, options)) as generations:

@@ -43,9 +43,9 @@ class ScoreOptions:
     (None: the one that suits the first method on needles); `haystack`: a name, file or folder; `lengths`: prompt and
     answer together, in tokens (None: `num_lengths` lengths spread evenly up to `max_length`, by default the model's
     window); `depths`: how many, spread evenly over 0..100 % (methods without needles: so many texts for each length);
-    `needles_per_cell`: needles tried at each length and depth; `limit`: at most so many trials of each kind of prompt,
+    `needles_per_cell`: needles tried at each length and depth; `limit`: the most trials of each kind of prompt,
     spread evenly over the grid; `chat`: use the tokenizer's chat template where it has one; `until_stable`: stop early,
-    once so many of the best heads are settled; `shard`: run only this part of the plan, and leave its journal for the
+    once this many of the best heads are stable; `shard`: run only this part of the plan, and leave its journal for the
     run that collects (`headprobe.profiling.shards`); `steps`: how many tokens are scored and read by the gate, one of
     `headprobe.profiling.steps.STEP_RULES`.
     """

@@ -143,7 +143,7 @@ class Skipped:
 class Profiler:
     """Measures prompts on one model with one or more estimators.
 
-    `prefill_chunk`: at most so many tokens go through the model at a time; halved when the device runs out of memory,
+    `prefill_chunk`: most tokens that go through the model at a time; halved when the device runs out of memory,
     down to 256, after which the trial is skipped. `window`: tokens that the model can see; None for no limit.
     `reads_on`: whether a trial that produced these tokens is to be read on behind the steps that are scored.
     """

@@ -204,7 +204,7 @@ def test_with_a_gpu_it_asks_for_flash_attention(
     kernels = {name: kernel["usable"] for name, kernel in kernels_of(report).items()}
     assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
-    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring has no use for it"
+    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring does not need it"
     assert report["packages"]["flash-attn"] is report["packages"]["flash-attn-4"] is None
 
 

@@ -16,7 +16,7 @@ from headprobe.commands.interrupts import InterruptedRunError, Orderly
 from tests.conftest import ROOT, CliResult
 
 LINE = "headprobe: interrupted\n"
-HOW_TO_GO_ON = ": finished trials are kept, the same command with --resume goes on\n"
+HOW_TO_GO_ON = ": finished trials are kept, the same command with --resume continues\n"
 ENDINGS = {signal.SIGINT: (130, "headprobe: interrupted"), signal.SIGTERM: (143, "headprobe: terminated")}
 STARTS = {
     "module": [sys.executable, "-m", "headprobe"],

@@ -43,7 +43,7 @@ export function budgetsSection(page) {
     state.groups = isKv ? file.width : file.groups ?? file.width;
     const asks = !isKv && !file.groups;
     const choices = make("div", { class: "controls" },
-      asks ? labelled("KV heads a layer (the file does not tell)", chooser(divisorsOf(file.width).map((count) => [String(count), String(count)]), String(state.groups), (value) => { state.groups = Number(value); redraw(); })) : null,
+      asks ? labelled("KV heads per layer (the file does not state it)", chooser(divisorsOf(file.width).map((count) => [String(count), String(count)]), String(state.groups), (value) => { state.groups = Number(value); redraw(); })) : null,
       isKv ? null : labelled("A KV head scores as", chooser([["mean", "the mean of its query heads"], ["max", "its best query head"]], state.how, (value) => { state.how = value; redraw(); })));
     refill(host,
       make("div", { class: "sliders" },

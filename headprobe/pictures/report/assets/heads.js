@@ -101,7 +101,7 @@ export function tellOf(file, other) {
 }
 
 export function scaleName(file, other, inShares, root) {
-  const name = other ? `difference of the ${inShares ? "shares of all score, in percent" : "scores"}` : file.ranking ? "place in the ranking" : "mean score";
+  const name = other ? `difference in the ${inShares ? "shares of the total score, in percent" : "scores"}` : file.ranking ? "place in the ranking" : "mean score";
   return name + (root ? ", square-root colours" : "");
 }
 

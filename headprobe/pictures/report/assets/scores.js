@@ -1,7 +1,7 @@
 // A file's heads, as everything on the page reads them.
 import { figure, percent, plainRank, range, whole } from "./numbers.js";
 
-// Ranks from 1, best first; equal scores go by layer, then head.
+// Ranks from 1, best first; ties are ordered by layer, then head.
 export function rankOrder(values) {
   return values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b);
 }

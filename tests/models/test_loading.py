@@ -168,7 +168,7 @@ def test_a_slow_tokenizer_is_refused(llama_folder: Path, monkeypatch: pytest.Mon
         return SimpleNamespace(is_fast=False)
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", slow)
-    with pytest.raises(ModelError, match="llama: SimpleNamespace is no fast tokenizer, so it gives no exact spans"):
+    with pytest.raises(ModelError, match="llama: SimpleNamespace is not a fast tokenizer, so it gives no exact spans"):
         load_model(str(llama_folder), device="cpu")
 
 

@@ -129,8 +129,8 @@ test("files share a unit where both state the same method", () => {
 test("the legend names what is shown, and its ends", () => {
   const [file, ranking] = [fileOf(), fileOf({ ranking: true })];
   assert.equal(scaleName(file, null, false, false), "mean score");
-  assert.equal(scaleName(file, file, true, true), "difference of the shares of all score, in percent, square-root colours");
-  assert.equal(scaleName(file, file, false, false), "difference of the scores");
+  assert.equal(scaleName(file, file, true, true), "difference in the shares of the total score, in percent, square-root colours");
+  assert.equal(scaleName(file, file, false, false), "difference in the scores");
   assert.equal(scaleName(ranking, null, false, false), "place in the ranking");
   assert.deepEqual([tellOf(file, null)(0.5), tellOf(file, file)(0.5), tellOf(ranking, null)(1), tellOf(ranking, null)(0)], ["0.5000", "+0.5000", "first", "not ranked"]);
 });

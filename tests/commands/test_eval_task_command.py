@@ -157,7 +157,7 @@ def test_a_run_that_was_killed_or_interrupted_goes_on_where_it_stopped(
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert code != 130 or "interrupted: finished trials are kept, the same command with --resume goes on" in err
+    assert code != 130 or "interrupted: finished trials are kept, the same command with --resume continues" in err
     assert journal.read_bytes().count(b"\n") == 1 + 3
     assert cli(*given, "-o", "cut", "--resume").code == 0
     assert cli(*given, "-o", "whole").code == 0

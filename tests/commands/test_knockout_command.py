@@ -230,7 +230,7 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
     _, told = process.communicate(timeout=100)
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)
     if sent == signal.SIGINT:
-        hint = b"headprobe: interrupted: finished trials are kept, the same command with --resume goes on\n"
+        hint = b"headprobe: interrupted: finished trials are kept, the same command with --resume continues\n"
         assert told.endswith(hint)
     assert journal.read_bytes().count(b"\n") == 1 + 12
     assert not (tmp_path / "ended" / "summary.json").exists()

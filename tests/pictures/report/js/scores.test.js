@@ -43,14 +43,14 @@ test("scores below 0 take nothing from the sum", () => {
 test("all that is known of a head, in one order", () => {
   assert.deepEqual(factsOf(toyView({ intervals: INTERVALS }), 0), [
     ["Score", "0.2500"], ["Rank", "2 of 4"], ["95 % interval", "0.1250 to 0.3750"], ["Rank interval", "2 to 3.5"],
-    ["Share of all score", "25.00 %"], ["Trials", "above 0 in 2 of 3"],
+    ["Share of the total score", "25.00 %"], ["Trials", "above 0 in 2 of 3"],
   ]);
 });
 
 test("what a file does not hold is left out, not made up", () => {
-  assert.deepEqual(factsOf(toyView({ intervals: INTERVALS }), 3).map(([name]) => name), ["Score", "Rank", "Share of all score", "Trials"]);
-  assert.deepEqual(factsOf(toyView({ trials: null }), 2), [["Score", "0.5000"], ["Rank", "1 of 4"], ["Share of all score", "50.00 %"]]);
-  assert.deepEqual(factsOf(toyView({ mean: [0, 0, 0, 0] }), 1).at(-2), ["Share of all score", "–"]);
+  assert.deepEqual(factsOf(toyView({ intervals: INTERVALS }), 3).map(([name]) => name), ["Score", "Rank", "Share of the total score", "Trials"]);
+  assert.deepEqual(factsOf(toyView({ trials: null }), 2), [["Score", "0.5000"], ["Rank", "1 of 4"], ["Share of the total score", "50.00 %"]]);
+  assert.deepEqual(factsOf(toyView({ mean: [0, 0, 0, 0] }), 1).at(-2), ["Share of the total score", "–"]);
 });
 
 test("a ranking has places and no scores", () => {

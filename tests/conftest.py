@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -83,6 +84,11 @@ def begin_with_the_same_chance() -> None:
     for module, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
         if module in sys.modules:
             attrgetter(seed)(sys.modules[module])(0)
+
+
+def heed_interrupts() -> None:
+    """In a new process, before its program runs: background jobs of a shell ignore SIGINT, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

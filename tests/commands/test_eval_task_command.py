@@ -18,7 +18,7 @@ from headprobe.commands.evaluate.run_output import notes, pivot, points, publish
 from headprobe.evaluation.task import TASKS
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.scores.uncertainty import Estimate
-from tests.conftest import ROOT, CliResult
+from tests.conftest import ROOT, CliResult, heed_interrupts
 from tests.evaluation.task_parts import own_file, row, write_lines
 from tests.tiny_models import build_tiny_model
 
@@ -147,8 +147,9 @@ def test_a_run_that_was_killed_or_interrupted_goes_on_where_it_stopped(
     command = [sys.executable, "-c", HANGING, *given, "-o", "cut"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
+    )  # fmt: skip
     journal, deadline = tmp_path / "cut" / "rows.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > 3:  # the plan stands first

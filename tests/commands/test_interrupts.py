@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from headprobe.commands.interrupts import InterruptedRunError, Orderly
-from tests.conftest import ROOT, CliResult
+from tests.conftest import ROOT, CliResult, heed_interrupts
 
 LINE = "headprobe: interrupted\n"
 HOW_TO_GO_ON = ": finished trials are kept, the same command with --resume continues\n"
@@ -40,13 +40,8 @@ sys.exit(run())
 def start(command: list[str], *arguments: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
-        [*command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed
+        [*command, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
     )
-
-
-def _heed() -> None:
-    """Background jobs of a shell ignore SIGINT, and what they start does too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ending(process: subprocess.Popen[bytes]) -> tuple[int, str]:

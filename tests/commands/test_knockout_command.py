@@ -32,7 +32,7 @@ from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.score_file import read_score_file, write_score_file
-from tests.conftest import ROOT, CliResult
+from tests.conftest import ROOT, CliResult, heed_interrupts
 from tests.tiny_models import build_tiny_model
 
 Cli = Callable[..., CliResult]
@@ -220,7 +220,9 @@ def test_a_run_that_was_ended_goes_on_where_it_stopped(
              "--draws", "1", "--device", "cpu"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", HANGING, *given, "-o", "ended"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
+    )
     journal, deadline = tmp_path / "ended" / "trials.jsonl", time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > 12:  # the plan stands first

@@ -87,7 +87,7 @@ def begin_with_the_same_chance() -> None:
 
 
 def heed_interrupts() -> None:
-    """In a new process before its program runs: a shell's background jobs ignore SIGINT, and so does what they start."""
+    """In a new process: the background jobs of a shell ignore SIGINT, and so would what they start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

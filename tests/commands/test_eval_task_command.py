@@ -169,7 +169,7 @@ def test_an_input_in_the_folder_is_not_written_over(cli: Cli) -> None:
     own_file(Path("out/rows.jsonl"), 1)
     done = cli("eval", "jsonl:out/rows.jsonl", "-o", "out", "--overwrite", *SMALL)
     assert done.code == 2
-    assert "out/rows.jsonl are one file: the input would be lost" in done.err
+    assert "out/rows.jsonl are the same file: the input would be lost" in done.err
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_the_planted_heads_matter_and_the_score_file_says_so_afterwards(cli: Cli
 
     again = cli("knockout", scores, *SMALL, "-o", "out")
     assert (again.code, again.err) == (
-        10, "headprobe: error: out/trials.jsonl holds a run: go on with --resume or start anew with --overwrite\n",
+        10, "headprobe: error: out/trials.jsonl holds a run: continue with --resume or start over with --overwrite\n",
     )  # fmt: skip
     before, rows = read_score_file(scores), Path("out/trials.jsonl").read_bytes()
     written = cli("knockout", scores, *SMALL, "-o", "out", "--resume", "--write")

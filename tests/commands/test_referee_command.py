@@ -40,7 +40,7 @@ def test_it_writes_result_table_picture_and_score_files(cli: Any, folder: Path) 
 def test_a_finished_run_is_kept_unless_it_is_to_be_replaced_or_gone_on_with(cli: Any, folder: Path) -> None:
     refused = cli("referee", *SMALL, "-o", folder)
     assert refused.code == 10
-    assert "holds a run: go on with --resume or start anew with --overwrite" in refused.err
+    assert "holds a run: continue with --resume or start over with --overwrite" in refused.err
     again = cli("referee", *SMALL, "-o", folder, "--resume", "--json")
     assert again.code == 0
     assert "scored by" not in again.err

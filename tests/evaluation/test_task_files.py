@@ -185,7 +185,7 @@ BROKEN = [
     ('{"context": "c", "question": "q", "answer": "a", "max_new_tokens": true}', r":2: 'max_new_tokens' is True, need"),
     ('{"context": "c", "question": "q", "answer": "a", "wobble": 1}', r"a\.jsonl:2: unknown field 'wobble': known are"),
     ('{"context": "\\ud800", "question": "q", "answer": "a"}', r":2: 'context' holds half of a surrogate pair"),
-    ('{"context": "c", "context": "d", "question": "q", "answer": "a"}', r"a\.jsonl:2: the key 'context' comes twice"),
+    ('{"context": "c", "context": "d", "question": "q", "answer": "a"}', r"a\.jsonl:2: the key 'context' occurs twice"),
 ]
 
 

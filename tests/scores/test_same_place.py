@@ -33,7 +33,7 @@ def test_spellings_of_one_file_are_seen_through(tmp_path: Path, first: str, seco
 def test_different_files_go_through() -> None:
     outputs = {"-o": "a.json", "--dump-prompts": "b.json"}
     assert refuse_one_place(outputs, {"--needles": "a.jsonl", "--haystack": None}) is None
-    with pytest.raises(OptionError, match=r"--dump-prompts b.json and --needles b.json are one file"):
+    with pytest.raises(OptionError, match=r"--dump-prompts b.json and --needles b.json are the same file"):
         refuse_one_place(outputs, {"--needles": "b.json", "--haystack": None})
 
 

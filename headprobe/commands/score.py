@@ -162,7 +162,7 @@ def score_command(
     inputs = {"--needles": needles, "--haystack": haystack}
     is_first = ranks is None or ranks.rank == 0
     if not dry_run:
-        parts = {options.shard, None} if ranks is not None and is_first else {options.shard}
+        parts = (options.shard, None) if ranks is not None and is_first else (options.shard,)
         for part in parts:  # rank 0 writes the whole, too
             check_outputs(
                 paths, resume=resume, overwrite=overwrite, prompts=dump_prompts if is_first else None, inputs=inputs,

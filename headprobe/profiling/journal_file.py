@@ -59,6 +59,10 @@ BEGINNING = b'{"schema":"' + SCHEMA.encode() + b'"'
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
+class HeldError(ResumeError):
+    """Another process is writing the journal."""
+
+
 def open_locked(path: Path) -> tuple[int, bytes]:
     """The descriptor of the file, made where it is missing and locked for this process, and all that it holds.
 
@@ -74,7 +78,7 @@ def open_locked(path: Path) -> tuple[int, bytes]:
             raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
         try:
             if not try_lock(descriptor):
-                raise ResumeError(f"another process is writing {path}: wait until it ends, or name another output")
+                raise HeldError(f"another process is writing {path}: wait until it ends, or name another output")
             if _is_at(descriptor, path):
                 return descriptor, _all_of(descriptor)
         except OSError as error:

@@ -144,9 +144,11 @@ def run_ranks(
 
 def _take_over(journal: Journal, records: Iterable[Record]) -> None:
     """Put the finished trials of other journals into this one."""
+    done = finished_trials(journal)
     for record in records:
-        if "skipped" not in record and record["trial"] not in finished_trials(journal):
+        if "skipped" not in record and record["trial"] not in done:
             journal.add(record)
+            done.add(record["trial"])
 
 
 def _check_replacing(paths: dict[str, Path], job: ScoreJob, journal: Journal, *, overwrite: bool) -> None:

@@ -20,9 +20,9 @@ import orjson
 import torch
 import torch.distributed as dist
 
-from headprobe.errors import OptionError, ResumeError, shown
+from headprobe.errors import OptionError, shown
 from headprobe.profiling.journal import Check, Journal, Record
-from headprobe.profiling.journal_file import open_locked
+from headprobe.profiling.journal_file import HeldError
 from headprobe.scores.files import LONGEST_NAME
 
 MOST_SHARDS = 100_000
@@ -98,20 +98,10 @@ def finished_elsewhere(
         try:
             with Journal.resume(path, plan, check) as journal:
                 found |= {trial: record for trial, record in journal.records.items() if "skipped" not in record}
-        except ResumeError:
-            if not (skip_held and _is_held(path)):
+        except HeldError:
+            if not skip_held:
                 raise
     return found
-
-
-def _is_held(path: Path) -> bool:
-    """Whether another process is writing the journal."""
-    try:
-        descriptor, _ = open_locked(path)
-    except ResumeError:
-        return True
-    os.close(descriptor)
-    return False
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from headprobe.compression.generation import generate
 from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.needle_trial import GridTrial, Row, Running, run_trials
+from headprobe.evaluation.needle_trial import GridTrial, run_trials
 from headprobe.evaluation.questions import context_end
+from headprobe.evaluation.trials import Row, Running
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.encoding import resolve_template

@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
-from headprobe.evaluation.needle_trial import Row
+from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
 from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
 

@@ -19,7 +19,7 @@ from headprobe.compression.session import on_kv_heads
 from headprobe.errors import DeviceMemoryError, NoPassingTrialError, OptionError
 from headprobe.evaluation.knockout import answers_without
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.needle_trial import GridTrial, Running, run_trials
+from headprobe.evaluation.needle_trial import GridTrial, run_trials
 from headprobe.evaluation.referee_result import (
     EVEN,
     NOISE,
@@ -30,6 +30,7 @@ from headprobe.evaluation.referee_result import (
     knockout_curve,
     recall_at,
 )
+from headprobe.evaluation.trials import Running
 from headprobe.evaluation.variants import RANDOM, REAL, Variant
 from headprobe.models.catalog import bundled_model_folder, planted_heads, short_name
 from headprobe.models.loading import LoadedModel

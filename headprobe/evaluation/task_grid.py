@@ -18,7 +18,8 @@ from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import WARM_UP_TOKENS, check_plans
 from headprobe.evaluation.task import Task, TaskRequest, TaskSet, load_sets
 from headprobe.evaluation.task_prompts import CUTS, TaskPrompt, prompts_of, prompts_sha256
-from headprobe.evaluation.task_trial import MEASURED, Row, Running, TaskTrial, answers_of
+from headprobe.evaluation.task_trial import MEASURED, TaskTrial, answers_of
+from headprobe.evaluation.trials import Row, Running
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from headprobe.evaluation.needle_summary import CellKey, key_of
-from headprobe.evaluation.task_trial import Row
+from headprobe.evaluation.trials import Row
 from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
 
 FULL = CellKey("full", None, None)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from headprobe.compression.generation import AnswerOptions, Generation, generate
-from headprobe.compression.many_answers import Asked, answer
-from headprobe.compression.policies import CompressionPlan
-from headprobe.compression.ragged_cache import RaggedCache
-from headprobe.compression.read_once import Reading, read_once
-from headprobe.compression.session import compress, make_plan
-from headprobe.errors import DeviceMemoryError, NonFiniteError
-from headprobe.evaluation.needle_trial import asked_entries
+from headprobe.errors import DeviceMemoryError
 from headprobe.evaluation.task_prompts import TaskPrompt
+from headprobe.evaluation.trials import Answered, AskedPrompt, Row, Running, answered, asked_entries, cost_of
 from headprobe.evaluation.variants import Variant
 from headprobe.models.loading import LoadedModel
 
-Row = dict[str, Any]
 MEASURED = (
     "response", "score", "new_tokens", "evicts", "kv_entries", "kv_entries_asked", "full_kv_entries", "kv_bytes",
     "full_kv_bytes", "peak_bytes", "ttft_s", "s_per_token", "seconds", "kernel",
@@ -69,98 +60,36 @@ class TaskTrial:
         }
 
 
-@dataclass(frozen=True)
-class Running:
-    """How trials are run: what ends an answer, the seed of baselines, and `attention`, `prefill_chunk` as in
-    `compress`."""
-
-    eos_token_ids: frozenset[int] = frozenset()
-    seed: int = 0
-    attention: str = "auto"
-    prefill_chunk: int | None = None
-
-
-def answers_of(loaded: LoadedModel, trials: Sequence[TaskTrial], running: Running) -> Iterator[tuple[TaskTrial, Row]]:
+def answers_of(
+    loaded: LoadedModel, trials: Sequence[TaskTrial], running: Running
+) -> Generator[tuple[TaskTrial, Row], None, None]:
     """The rows of `trials`, all of one prompt, which is read once for all of them.
 
-    Slack is what is read behind the compressed tokens and the new ones take, so that the bytes held are not those of
-    room that stays empty. Where memory runs out, everything that was to be measured is None and `error` says why.
-    Raises `NonFiniteError`, which names the trial, at NaN or infinity in the logits.
+    Where memory runs out, everything that was to be measured is None and `error` says why. Raises `NonFiniteError`,
+    which names the trial, at NaN or infinity in the logits.
     """
     if not trials:
         return
-    if len(trials) == 1:
-        yield trials[0], _row(loaded, trials[0], lambda: _answer(loaded, trials[0], running))
-        return
-    prompt, read = trials[0].prompt, trials[0].compressed_tokens
-    plans = [
-        make_plan(loaded.model, trial.variant.policy, budget=trial.budget, scores=scores)
-        for trial in trials
-        for scores in [trial.variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)]
-    ]
-    later = prompt.input_ids[read:]
-    options = AnswerOptions(prompt.max_new_tokens, running.eos_token_ids)
-    asked = Asked(options, later, slack=prompt.max_new_tokens + len(later))
-    policies = [plan.policy for plan in plans]
-    with read_once(loaded.model, policies, attention=running.attention, prefill_chunk=running.prefill_chunk) as reader:
-        reading = reader.read(prompt.input_ids[:read])
-        for trial, plan in zip(trials, plans, strict=True):
-            yield trial, _row(loaded, trial, partial(_read_answer, reading, plan, asked), reading.cost.seconds)
+    prompt = trials[0].prompt
+    asked = AskedPrompt(prompt.trial_id, prompt.input_ids, trials[0].compressed_tokens, prompt.max_new_tokens)
+    with closing(answered(loaded, asked, trials, running)) as found:
+        for trial, given in found:
+            if isinstance(given, DeviceMemoryError):
+                yield trial, trial.head() | dict.fromkeys(MEASURED) | {"error": str(given)}
+            else:
+                yield trial, row_of(loaded, trial, given)
 
 
-def _row(
-    loaded: LoadedModel, trial: TaskTrial, answered: Callable[[], tuple[Generation, RaggedCache]], read_s: float = 0.0
-) -> Row:
-    """The row of a trial that `answered` runs, of which `read_s` were spent on reading beforehand."""
-    started = time.perf_counter()
-    try:
-        made, cache = answered()
-    except NonFiniteError as error:
-        raise NonFiniteError(f"trial {trial.id}: {error}") from error
-    except DeviceMemoryError as error:
-        return trial.head() | dict.fromkeys(MEASURED) | {"error": str(error)}
-    return row_of(loaded, trial, made, cache, read_s + time.perf_counter() - started)
-
-
-def _read_answer(reading: Reading, plan: CompressionPlan, asked: Asked) -> tuple[Generation, RaggedCache]:
-    (made,), cache = answer(reading, plan, asked)
-    return made, cache
-
-
-def _answer(loaded: LoadedModel, trial: TaskTrial, running: Running) -> tuple[Generation, RaggedCache]:
-    prompt, variant = trial.prompt, trial.variant
-    scores = variant.scores_for(prompt.trial_id, running.seed, loaded.geometry)
-    later = len(prompt.input_ids) - trial.compressed_tokens
-    with compress(
-        loaded.model, variant.policy, budget=trial.budget, scores=scores,
-        slack=prompt.max_new_tokens + later, attention=running.attention, prefill_chunk=running.prefill_chunk,
-    ) as session:  # fmt: skip
-        made = generate(
-            session, prompt.input_ids, max_new_tokens=prompt.max_new_tokens, eos_token_ids=running.eos_token_ids,
-            context_tokens=trial.compressed_tokens if later else None,
-        )  # fmt: skip
-        assert session.cache is not None
-        return made, session.cache
-
-
-def row_of(loaded: LoadedModel, trial: TaskTrial, made: Generation, cache: RaggedCache, seconds: float) -> Row:
-    """The row of a trial that has run; `seconds` it took, reading the prompt included."""
-    response = str(loaded.tokenizer.decode(list(made.tokens), skip_special_tokens=True))
-    asked = asked_entries(cache, trial.budget, trial.compressed_tokens)
-    return trial.head() | {
+def row_of(loaded: LoadedModel, trial: TaskTrial, given: Answered) -> Row:
+    """The row of a trial that has run."""
+    response = str(loaded.tokenizer.decode(list(given.made.tokens), skip_special_tokens=True))
+    found = cost_of(given.made) | {
         "response": response,
         "score": trial.prompt.score(response),
-        "new_tokens": len(made.tokens),
+        "new_tokens": len(given.made.tokens),
         "evicts": trial.budget is not None and trial.budget < trial.compressed_tokens,
-        "kv_entries": made.kv_entries,
-        "kv_entries_asked": asked,
-        "full_kv_entries": asked_entries(cache, None, trial.compressed_tokens),
-        "kv_bytes": made.kv_bytes,
-        "full_kv_bytes": made.full_kv_bytes,
-        "peak_bytes": made.peak_bytes,
-        "ttft_s": made.ttft_s,
-        "s_per_token": None if made.tokens_per_s is None else 1.0 / made.tokens_per_s,
-        "seconds": seconds,
-        "kernel": made.kernel,
-        "error": None,
+        "kv_entries_asked": asked_entries(given.cache, trial.budget, trial.compressed_tokens),
+        "full_kv_entries": asked_entries(given.cache, None, trial.compressed_tokens),
+        "seconds": given.seconds,
     }
+    return trial.head() | {name: found[name] for name in MEASURED} | {"error": None}

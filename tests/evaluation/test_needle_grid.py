@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError, ResumeError
-from headprobe.evaluation import needle_grid, needle_trial
+from headprobe.evaluation import needle_grid, trials
 from headprobe.evaluation.needle_folder import RowCheck
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
-from headprobe.evaluation.needle_trial import MEASURED, Running, run_trials
+from headprobe.evaluation.needle_trial import MEASURED, run_trials
+from headprobe.evaluation.trials import Running
 from headprobe.evaluation.variants import PolicyOptions
 from headprobe.models.loading import load_model
 from headprobe.probes.needle import Needle
@@ -217,19 +218,19 @@ def test_what_does_not_fit_is_null_and_tried_again(
     tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     grid = NeedleGrid.build(llama, options(depths=1))
-    path, works = tmp_path / "rows.jsonl", needle_trial.answer_together
+    path, works = tmp_path / "rows.jsonl", trials.answer_together
 
     def fails(reading: Any, plans: Any, asked: Any) -> Any:
         if any(plan.policy.name == "snapkv" for plan in plans):
             raise DeviceMemoryError("413 tokens do not fit")
         return works(reading, plans, asked)
 
-    monkeypatch.setattr(needle_trial, "answer_together", fails)
+    monkeypatch.setattr(trials, "answer_together", fails)
     full, snapkv = run(llama, path, grid, together=together)
     assert full["error"] is None
     assert snapkv["error"] == "413 tokens do not fit"
     assert {snapkv[name] for name in MEASURED} == {None}
-    monkeypatch.setattr(needle_trial, "answer_together", works)
+    monkeypatch.setattr(trials, "answer_together", works)
     with Journal.resume(path, grid.describe(llama)) as journal:
         assert [row["error"] for row in run_grid(llama, grid, journal)] == [None, None]
 

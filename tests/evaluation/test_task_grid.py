@@ -11,7 +11,7 @@ import pytest
 from headprobe.compression.generation import generate
 from headprobe.compression.session import compress
 from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError
-from headprobe.evaluation import task_trial
+from headprobe.evaluation import trials
 from headprobe.evaluation.needle_summary import CellKey
 from headprobe.evaluation.published_scores import SETS, published_for
 from headprobe.evaluation.task import TaskRequest, parse_tasks
@@ -101,20 +101,20 @@ def test_a_run_goes_on_where_it_stopped_and_tries_again_what_did_not_fit(
 ) -> None:
     grid = built(llama, tmp_path)
     whole = rows_of(llama, grid, tmp_path / "whole.jsonl")
-    path, works = tmp_path / "rows.jsonl", task_trial.answer
+    path, works = tmp_path / "rows.jsonl", trials.answer_together
 
-    def fails(reading: Any, plan: Any, asked: Any) -> Any:
-        if plan.policy.name == "snapkv":
+    def fails(reading: Any, plans: Any, asked: Any) -> Any:
+        if any(plan.policy.name == "snapkv" for plan in plans):
             raise DeviceMemoryError("413 tokens do not fit")
-        return works(reading, plan, asked)
+        return works(reading, plans, asked)
 
-    monkeypatch.setattr(task_trial, "answer", fails)
+    monkeypatch.setattr(trials, "answer_together", fails)
     broken = rows_of(llama, grid, path)
     assert [row["error"] for row in broken] == [None, "413 tokens do not fit"] * 2
     assert {broken[1][name] for name in MEASURED} == {None}
     for each in broken:
         TaskRowCheck(grid)(each)
-    monkeypatch.setattr(task_trial, "answer", works)
+    monkeypatch.setattr(trials, "answer_together", works)
     ran: list[str] = []
     with Journal.resume(path, grid.describe(llama), TaskRowCheck(grid)) as journal:
         rows = run_tasks(llama, grid, journal, on_trial=lambda trial, _: ran.append(trial.id))

@@ -17,9 +17,10 @@ from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import Cell, GridSummary
-from headprobe.evaluation.needle_trial import GridTrial, Row
+from headprobe.evaluation.needle_trial import GridTrial
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_trial import TaskTrial
+from headprobe.evaluation.trials import Row
 from headprobe.models.loading import LoadedModel
 from headprobe.pictures.style import told_bytes
 from headprobe.scores.files import write_atomically

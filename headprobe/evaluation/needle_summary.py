@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
+from headprobe.evaluation.summaries import FULL, CellKey, RowSummary, cell_record, key_of, mean_of, median_of
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
 from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
 
 METRICS = ("exact_match", "answer_f1")
-
-
-@dataclass(frozen=True)
-class CellKey:
-    """A policy with the source of its scores (None, `real`, `random`, `shuffled`) at a budget (None: `full`)."""
-
-    policy: str
-    scores: str | None
-    budget: int | None
-
-    @property
-    def name(self) -> str:
-        """The policy, and behind it what its scores are where they are a baseline's."""
-        return self.policy if self.scores in (None, REAL) else f"{self.policy} ({self.scores})"
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether its scores mean nothing."""
-        return self.scores in (RANDOM, SHUFFLED)
 
 
 @dataclass(frozen=True)
@@ -63,27 +45,12 @@ class Cell:
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        plain: dict[str, Any] = {**vars(self.key)}
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            if isinstance(value, Estimate):
-                value = value.record()
-            elif isinstance(value, dict):
-                value = {name: found.record() for name, found in value.items()}
-            plain[field.name] = value
-        return plain
+        return cell_record(self)
 
 
 @dataclass(frozen=True, eq=False)
-class GridSummary:
+class GridSummary(RowSummary):
     """Statistics over `rows`, as far as they are there."""
-
-    rows: tuple[Row, ...]
-
-    @cached_property
-    def keys(self) -> tuple[CellKey, ...]:
-        """Policies and budgets in the order in which the rows have them."""
-        return tuple(dict.fromkeys(key_of(row) for row in self.rows))
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -94,21 +61,6 @@ class GridSummary:
     def depths(self) -> tuple[float, ...]:
         """Depths in percent, rising."""
         return tuple(sorted({row["depth"] for row in self.rows}))
-
-    @cached_property
-    def budgets(self) -> tuple[int, ...]:
-        """Budgets, rising."""
-        return tuple(sorted({row["budget"] for row in self.rows if row["budget"] is not None}))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Names of the variants, each once."""
-        return tuple(dict.fromkeys(key.name for key in self.keys))
-
-    @cached_property
-    def num_prompts(self) -> int:
-        """Prompts that have at least one row."""
-        return len({row["prompt"] for row in self.rows})
 
     @cached_property
     def _by_key(self) -> dict[CellKey, list[Row]]:
@@ -144,12 +96,12 @@ class GridSummary:
             minus_full=self._difference(good, self._full(length)),
             minus_random=self._minus(key, RANDOM, good, length),
             minus_shuffled=self._minus(key, SHUFFLED, good, length),
-            kv_entries=_mean(good, "kv_entries"),
-            kv_bytes_asked=_mean(good, "kv_bytes_asked"),
-            kv_bytes=_mean(good, "kv_bytes"),
-            full_kv_bytes=_mean(good, "full_kv_bytes"),
-            ttft_s=_median(good, "ttft_s"),
-            s_per_token=_median(good, "s_per_token"),
+            kv_entries=mean_of(good, "kv_entries"),
+            kv_bytes_asked=mean_of(good, "kv_bytes_asked"),
+            kv_bytes=mean_of(good, "kv_bytes"),
+            full_kv_bytes=mean_of(good, "full_kv_bytes"),
+            ttft_s=median_of(good, "ttft_s"),
+            s_per_token=median_of(good, "s_per_token"),
         )
 
     def place(self, key: CellKey, length: int, depth: float, metric: str = "exact_match") -> float | None:
@@ -178,7 +130,7 @@ class GridSummary:
         return [row for row in self._by_key.get(key, []) if length is None or row["length"] == length]
 
     def _full(self, length: int | None) -> list[Row]:
-        rows = self._rows(CellKey("full", None, None), length)
+        rows = self._rows(FULL, length)
         return [row for row in rows if row["error"] is None]
 
     def _minus(self, key: CellKey, source: str, good: list[Row], length: int | None) -> dict[str, Estimate] | None:
@@ -198,18 +150,3 @@ class GridSummary:
             )
             for metric in METRICS
         }
-
-
-def key_of(row: Row) -> CellKey:
-    """The cell that a row belongs to."""
-    return CellKey(row["policy"], row["scores"], row["budget"])
-
-
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return fmean(values) if values else None
-
-
-def _median(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return median(values) if values else None

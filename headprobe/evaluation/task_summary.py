@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean, median
 from typing import Any
 
-from headprobe.evaluation.needle_summary import CellKey, key_of
+from headprobe.evaluation.summaries import FULL, CellKey, RowSummary, cell_record, key_of, mean_of, median_of
 from headprobe.evaluation.trials import Row
 from headprobe.scores.uncertainty import Estimate, estimate, paired_difference
-
-FULL = CellKey("full", None, None)
 
 
 @dataclass(frozen=True)
@@ -42,43 +39,17 @@ class TaskCell:
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        plain: dict[str, Any] = {**vars(self.key)}
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            plain[field.name] = value.record() if isinstance(value, Estimate) else value
-        return plain
+        return cell_record(self)
 
 
 @dataclass(frozen=True, eq=False)
-class TaskSummary:
+class TaskSummary(RowSummary):
     """Statistics over `rows`, as far as they are there."""
-
-    rows: tuple[Row, ...]
-
-    @cached_property
-    def keys(self) -> tuple[CellKey, ...]:
-        """Policies and budgets in the order in which the rows have them."""
-        return tuple(dict.fromkeys(key_of(row) for row in self.rows))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Names of the variants, each once."""
-        return tuple(dict.fromkeys(key.name for key in self.keys))
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
         """Names of the sets, each once."""
         return tuple(dict.fromkeys(row["set"] for row in self.rows))
-
-    @cached_property
-    def budgets(self) -> tuple[int, ...]:
-        """Budgets, rising."""
-        return tuple(sorted({row["budget"] for row in self.rows if row["budget"] is not None}))
-
-    @cached_property
-    def num_prompts(self) -> int:
-        """Prompts that have at least one row."""
-        return len({row["prompt"] for row in self.rows})
 
     @cached_property
     def cells(self) -> tuple[TaskCell, ...]:
@@ -103,13 +74,13 @@ class TaskSummary:
             num_unevicted=sum(not row["evicts"] for row in good) if key.budget is not None else 0,
             score=estimate([weights[row["set"]] * row["score"] for row in good], [row["cluster"] for row in good]),
             minus_full=_difference(good, [row for row in self._rows(FULL, name) if row["error"] is None]),
-            kv_entries=_mean(good, "kv_entries"),
-            full_kv_entries=_mean(good, "full_kv_entries"),
-            kv_bytes=_mean(good, "kv_bytes"),
-            full_kv_bytes=_mean(good, "full_kv_bytes"),
-            ttft_s=_median(good, "ttft_s"),
-            s_per_token=_median(good, "s_per_token"),
-            seconds=_median(good, "seconds"),
+            kv_entries=mean_of(good, "kv_entries"),
+            full_kv_entries=mean_of(good, "full_kv_entries"),
+            kv_bytes=mean_of(good, "kv_bytes"),
+            full_kv_bytes=mean_of(good, "full_kv_bytes"),
+            ttft_s=median_of(good, "ttft_s"),
+            s_per_token=median_of(good, "s_per_token"),
+            seconds=median_of(good, "seconds"),
         )
 
     def record(self) -> dict[str, Any]:
@@ -156,13 +127,3 @@ def _difference(rows: Sequence[Row], others: Sequence[Row]) -> Estimate:
         {row["prompt"]: weights[row["set"]] * known[row["prompt"]] for row in shared},
         {row["prompt"]: row["cluster"] for row in shared},
     )
-
-
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return fmean(values) if values else None
-
-
-def _median(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return median(values) if values else None

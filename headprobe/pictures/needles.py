@@ -14,7 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from headprobe.errors import OptionError
-from headprobe.evaluation.needle_summary import Cell, CellKey, GridSummary
+from headprobe.evaluation.needle_summary import Cell, GridSummary
+from headprobe.evaluation.summaries import CellKey
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.evaluation.variants import RANDOM, SHUFFLED
 from headprobe.pictures.page import GRID, LEFT, Sheet, head_line, label_axes

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from headprobe.commands.evaluate.run_output import notes, pivot, points, published_table
+from headprobe.commands.evaluate.needles_output import points
+from headprobe.commands.evaluate.run_output import TENTHS, notes, pivot, published_table
 from headprobe.evaluation.task import TASKS
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.scores.uncertainty import Estimate
@@ -187,7 +188,7 @@ def test_the_table_puts_policies_down_and_budgets_across() -> None:
     assert pivot(summary, record, None) == (
         ("mean of 2 sets", "16", "32"), [("full", "75.0", "75.0"), ("snapkv", "62.5 (-12.5)", "50.0 (-50.0)")],
     )  # fmt: skip
-    assert points(Estimate(-0.25, -0.5, -0.1, 9)) == "-25.0*"
+    assert points(Estimate(-0.25, -0.5, -0.1, 9), TENTHS) == "-25.0*"
     assert points(Estimate()) == "?"
 
 

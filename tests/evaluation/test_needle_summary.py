@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from headprobe.evaluation.needle_summary import CellKey, GridSummary
+from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.summaries import CellKey
 from headprobe.scores.uncertainty import Estimate
 from tests.evaluation.grid_rows import row, small_grid
 

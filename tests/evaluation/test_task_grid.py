@@ -12,8 +12,8 @@ from headprobe.compression.generation import generate
 from headprobe.compression.session import compress
 from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError
 from headprobe.evaluation import trials
-from headprobe.evaluation.needle_summary import CellKey
 from headprobe.evaluation.published_scores import SETS, published_for
+from headprobe.evaluation.summaries import CellKey
 from headprobe.evaluation.task import TaskRequest, parse_tasks
 from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, TaskRowCheck, run_tasks
 from headprobe.evaluation.task_summary import TaskSummary

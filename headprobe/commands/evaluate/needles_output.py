@@ -249,25 +249,25 @@ def cell_row(cell: Cell) -> tuple[object, ...]:
     )
 
 
-def percent(share: float | None) -> str | None:
-    """A share as a whole percent."""
-    return None if share is None else f"{100 * share:.0f}"
+def percent(share: float | None, digits: int = 0) -> str | None:
+    """A share in percent."""
+    return None if share is None else f"{100 * share:.{digits}f}"
 
 
-def span(found: Estimate, *, signed: bool = False) -> str | None:
+def span(found: Estimate, *, signed: bool = False, digits: int = 0) -> str | None:
     """The interval in percent."""
     if found.low is None or found.high is None:
         return None
     sign = "+" if signed else ""
-    return f"{100 * found.low:{sign}.0f} to {100 * found.high:{sign}.0f}"
+    return f"{100 * found.low:{sign}.{digits}f} to {100 * found.high:{sign}.{digits}f}"
 
 
-def points(found: Estimate) -> str:
+def points(found: Estimate, digits: int = 0) -> str:
     """A difference in points, with a star where the interval leaves out 0; `?` where nothing is to be compared."""
     if found.mean is None:
         return "?"
     apart = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
-    return f"{100 * found.mean:+.0f}{'*' if apart else ''}"
+    return f"{100 * found.mean:+.{digits}f}{'*' if apart else ''}"
 
 
 def size(number: float | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from headprobe.commands.evaluate.needles_output import markdown_table, size, told_seconds
+from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span, told_seconds
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.needle_folder import told_windows
@@ -15,8 +15,8 @@ from headprobe.evaluation.task_grid import CURVE, SUMMARY, TABLE, TaskFolder, Ta
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import write_atomically
-from headprobe.scores.uncertainty import Estimate
 
+TENTHS = 1  # digits: tasks differ by less than needles do
 SCHEMA = "headprobe-tasks/1"
 COLUMNS = (
     "policy", "budget", "prompts", "score", "95 %", "minus full", "95 %", "entries", "of full", "KV held",
@@ -162,7 +162,7 @@ def pivot(summary: TaskSummary, record: dict[str, Any], name: str | None) -> Tab
     for policy in summary.names:
         full = cells.get((policy, None))
         if full is not None:
-            rows.append((policy, *([percent(full.score.mean)] * max(1, len(summary.budgets)))))
+            rows.append((policy, *([percent(full.score.mean, TENTHS)] * max(1, len(summary.budgets)))))
         else:
             rows.append((policy, *(_pivot_cell(cells.get((policy, budget))) for budget in summary.budgets)))
     return (title, *(str(budget) for budget in summary.budgets or ("full",))), rows
@@ -171,7 +171,7 @@ def pivot(summary: TaskSummary, record: dict[str, Any], name: str | None) -> Tab
 def _pivot_cell(cell: TaskCell | None) -> str | None:
     if cell is None or cell.score.mean is None:
         return None
-    return f"{percent(cell.score.mean)} ({points(cell.minus_full)})"
+    return f"{percent(cell.score.mean, TENTHS)} ({points(cell.minus_full, TENTHS)})"
 
 
 def cell_row(cell: TaskCell) -> tuple[object, ...]:
@@ -182,10 +182,10 @@ def cell_row(cell: TaskCell) -> tuple[object, ...]:
         cell.key.name,
         cell.key.budget,
         cell.num_prompts,
-        percent(cell.score.mean),
-        span(cell.score),
-        None if is_full else points(cell.minus_full),
-        None if is_full else span(cell.minus_full, signed=True),
+        percent(cell.score.mean, TENTHS),
+        span(cell.score, digits=TENTHS),
+        None if is_full else points(cell.minus_full, TENTHS),
+        None if is_full else span(cell.minus_full, signed=True, digits=TENTHS),
         None if cell.kv_entries is None else f"{cell.kv_entries:,.0f}",
         None if share is None else f"{100 * share:.1f} %",
         size(cell.kv_bytes),
@@ -238,24 +238,3 @@ def markdown(summary: TaskSummary, record: dict[str, Any]) -> str:
     parts = [f"{record['model']}, {heading(record)}."]
     parts += [markdown_table(columns, rows) for columns, rows in tables(summary, record)]
     return "\n\n".join([*parts, f"{LEGEND}.", *(f"{note}." for note in notes(record))]) + "\n"
-
-
-def percent(share: float | None) -> str | None:
-    """A share in percent, to a tenth: tasks differ by less than needles do."""
-    return None if share is None else f"{100 * share:.1f}"
-
-
-def span(found: Estimate, *, signed: bool = False) -> str | None:
-    """The interval in percent."""
-    if found.low is None or found.high is None:
-        return None
-    sign = "+" if signed else ""
-    return f"{100 * found.low:{sign}.1f} to {100 * found.high:{sign}.1f}"
-
-
-def points(found: Estimate) -> str:
-    """A difference in points, with a star where the interval leaves out 0; `?` where nothing is to be compared."""
-    if found.mean is None:
-        return "?"
-    apart = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
-    return f"{100 * found.mean:+.1f}{'*' if apart else ''}"

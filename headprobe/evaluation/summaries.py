@@ -1,0 +1,92 @@
+"""What all summaries of rows share: policies at budgets, the cells of their tables, means of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from statistics import fmean, median
+from typing import Any
+
+from headprobe.evaluation.trials import Row
+from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
+from headprobe.scores.uncertainty import Estimate
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """A policy with the source of its scores (None, `real`, `random`, `shuffled`) at a budget (None: `full`)."""
+
+    policy: str
+    scores: str | None
+    budget: int | None
+
+    @property
+    def name(self) -> str:
+        """The policy, and behind it what its scores are where they are a baseline's."""
+        return self.policy if self.scores in (None, REAL) else f"{self.policy} ({self.scores})"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether its scores mean nothing."""
+        return self.scores in (RANDOM, SHUFFLED)
+
+
+FULL = CellKey("full", None, None)
+
+
+def key_of(row: Row) -> CellKey:
+    """The cell that a row belongs to."""
+    return CellKey(row["policy"], row["scores"], row["budget"])
+
+
+def cell_record(cell: Any) -> dict[str, Any]:
+    """A cell, a dataclass whose first field is its key, as JSON."""
+    plain: dict[str, Any] = {**vars(cell.key)}
+    for field in fields(cell)[1:]:
+        value = getattr(cell, field.name)
+        if isinstance(value, Estimate):
+            value = value.record()
+        elif isinstance(value, dict):
+            value = {name: found.record() for name, found in value.items()}
+        plain[field.name] = value
+    return plain
+
+
+@dataclass(frozen=True, eq=False)
+class RowSummary:
+    """What `rows` are about."""
+
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def keys(self) -> tuple[CellKey, ...]:
+        """Policies and budgets in the order in which the rows have them."""
+        return tuple(dict.fromkeys(key_of(row) for row in self.rows))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the variants, each once."""
+        return tuple(dict.fromkeys(key.name for key in self.keys))
+
+    @cached_property
+    def budgets(self) -> tuple[int, ...]:
+        """Budgets, rising."""
+        return tuple(sorted({row["budget"] for row in self.rows if row["budget"] is not None}))
+
+    @cached_property
+    def num_prompts(self) -> int:
+        """Prompts that have at least one row."""
+        return len({row["prompt"] for row in self.rows})
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float | None:
+    """The mean of what was measured; None where nothing was."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return fmean(values) if values else None
+
+
+def median_of(rows: Sequence[Row], name: str) -> float | None:
+    """The median of what was measured; None where nothing was."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return median(values) if values else None

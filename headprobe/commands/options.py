@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from headprobe.compression.policies import ALLOCATORS, POLICIES, SELECTORS
+from headprobe.errors import OptionError
 
 # -- model and machine ----------------------------------------------------------------------------------------------
 
@@ -43,3 +45,30 @@ SinksOption = Annotated[int | None, typer.Option(help="First entries that every 
 QueryAgnosticOption = Annotated[
     bool, typer.Option("--query-agnostic", help="Compress the context before the question is seen.")
 ]
+
+# -- runs of an evaluation ------------------------------------------------------------------------------------------
+
+PoliciesOption = Annotated[
+    str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; separated by commas; all for every named one.")
+]
+BudgetsOption = Annotated[str, typer.Option(help="Mean entries per KV head, window included.")]
+ScoreFilesOption = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Score file; can be repeated. Default: those in scores/.", show_default=False),
+]
+BaselinesOption = Annotated[
+    str, typer.Option(help="Besides real scores: random, shuffled, both separated by a comma, or none.")
+]
+OverwriteRunOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(help="Start no new prompt after this many minutes; --resume continues.", show_default=False),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")]
+SummaryJsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise `OptionError` for minutes in which nothing could run."""
+    if minutes is not None and not minutes > 0:
+        raise OptionError(f"--minutes is {minutes:g}, need more than 0")

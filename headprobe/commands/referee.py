@@ -18,6 +18,7 @@ from headprobe.commands.options import (
     GqaOption,
     HaystackOption,
     ModelOption,
+    OverwriteRunOption,
     ResumeOption,
 )
 from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
@@ -72,7 +73,7 @@ def referee_command(
         ),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    overwrite: OverwriteRunOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,

@@ -16,28 +16,34 @@ from headprobe.commands.evaluate.needles_output import (
 )
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
-    PAIRS,
     AttentionOption,
+    BaselinesOption,
     BetaOption,
+    BudgetsOption,
     ChatTemplateOption,
     DepthsOption,
     DeviceOption,
+    DryRunOption,
     DtypeOption,
     GqaOption,
     HaystackOption,
     LayerChunkOption,
+    MinutesOption,
     ModelOption,
     NeedlesPerCellOption,
+    OverwriteRunOption,
+    PoliciesOption,
     PoolOption,
     QueryAgnosticOption,
     ResumeOption,
+    ScoreFilesOption,
     SinksOption,
+    SummaryJsonOption,
     WindowOption,
+    check_minutes,
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.score_output import tell_prompts
-from headprobe.compression.policies import POLICIES
-from headprobe.errors import OptionError
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
@@ -48,10 +54,8 @@ from headprobe.probes.plan import parse_lengths
 
 def needles_command(
     model: ModelOption = "demo",
-    policies: Annotated[
-        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; separated by commas; all for every named one.")
-    ] = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
+    policies: PoliciesOption = "full,snapkv,ada-snapkv,headkv-r2",
+    budgets: BudgetsOption = "16,32,64,128",
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -62,17 +66,8 @@ def needles_command(
     needles: Annotated[str, typer.Option(help="Needle set or .jsonl file.")] = "reasoning",
     needles_per_cell: NeedlesPerCellOption = 1,
     haystack: HaystackOption = "all",
-    scores: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Score file; can be repeated. Default: those in scores/.",
-            show_default=False,
-        ),
-    ] = None,
-    baselines: Annotated[
-        str, typer.Option(help="Besides real scores: random, shuffled, both separated by a comma, or none.")
-    ] = "random,shuffled",
+    scores: ScoreFilesOption = None,
+    baselines: BaselinesOption = "random,shuffled",
     query_agnostic: QueryAgnosticOption = False,
     together: Annotated[
         bool, typer.Option("--together", help="Decode a prompt's policies and budgets in batches; no time per token.")
@@ -93,19 +88,15 @@ def needles_command(
         ),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")] = False,
-    minutes: Annotated[
-        float | None,
-        typer.Option(help="Start no new prompt after this many minutes; --resume continues.", show_default=False),
-    ] = None,
+    overwrite: OverwriteRunOption = False,
+    minutes: MinutesOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    dry_run: DryRunOption = False,
+    as_json: SummaryJsonOption = False,
 ) -> None:
     """Compare policies at equal budgets: who still finds the needle, and what it costs."""
-    if minutes is not None and not minutes > 0:
-        raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    check_minutes(minutes)
     options = GridOptions(
         policies=policy_names(policies),
         budgets=parse_budgets(budgets),

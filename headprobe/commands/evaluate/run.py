@@ -12,24 +12,31 @@ from headprobe.commands.evaluate.needles_output import GridProgress, tell_remark
 from headprobe.commands.evaluate.run_output import print_plan, print_results, record_of, write_results
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.options import (
-    PAIRS,
     AttentionOption,
+    BaselinesOption,
     BetaOption,
+    BudgetsOption,
     ChatTemplateOption,
     DeviceOption,
+    DryRunOption,
     DtypeOption,
     GqaOption,
     HaystackOption,
     LayerChunkOption,
+    MinutesOption,
     ModelOption,
+    OverwriteRunOption,
+    PoliciesOption,
     PoolOption,
     QueryAgnosticOption,
     ResumeOption,
+    ScoreFilesOption,
     SinksOption,
+    SummaryJsonOption,
     WindowOption,
+    check_minutes,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
-from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
 from headprobe.evaluation.task_grid import (
@@ -56,10 +63,8 @@ def run_command(
         typer.Argument(help=f"{', '.join(TASKS)}; with commas, and sets behind a colon: longbench:qasper+lcc,ruler."),
     ],
     model: ModelOption = "demo",
-    policies: Annotated[
-        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
-    ] = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "64,128",
+    policies: PoliciesOption = "full,snapkv,ada-snapkv,headkv-r2",
+    budgets: BudgetsOption = "64,128",
     limit: Annotated[
         int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
     ] = None,
@@ -85,17 +90,8 @@ def run_command(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Of each answer, in place of the tasks' own.", show_default=False)
     ] = None,
-    scores: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Score file; several by naming it again. Default: those in scores/.",
-            show_default=False,
-        ),
-    ] = None,
-    baselines: Annotated[
-        str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
-    ] = "none",
+    scores: ScoreFilesOption = None,
+    baselines: BaselinesOption = "none",
     query_agnostic: QueryAgnosticOption = False,
     window: WindowOption = None,
     pool: PoolOption = None,
@@ -113,18 +109,15 @@ def run_command(
         ),
     ] = None,
     resume: ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
-    minutes: Annotated[
-        float | None, typer.Option(help="Begin no new prompt after so long; --resume goes on.", show_default=False)
-    ] = None,
+    overwrite: OverwriteRunOption = False,
+    minutes: MinutesOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+    dry_run: DryRunOption = False,
+    as_json: SummaryJsonOption = False,
 ) -> None:
     """Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost."""
-    if minutes is not None and not minutes > 0:
-        raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    check_minutes(minutes)
     chosen = parse_tasks(tasks)
     if lengths is not None and not any(task.name in MADE for task, _ in chosen):
         raise OptionError(f"--lengths is for tasks whose prompts are made ({', '.join(MADE)})")

@@ -91,6 +91,10 @@ COMMANDS: Table = {
         "headprobe.commands.budgets:budgets_command",
         "Show what each KV head would keep of a prompt: no model is loaded.",
     ),
+    "bench": Command(
+        "headprobe.commands.bench:bench_command",
+        "Measure what compressed caches cost: prefill, time per token, peak memory, against the full cache.",
+    ),
     "norms": Command(
         "headprobe.commands.norms:norms_command",
         "Draw attention and value norm per token, and tell how far the sinks' values fall below the median.",

@@ -19,15 +19,16 @@ from headprobe.scores.files import write_atomically
 RUNS, RESULT, TABLE, PICTURE = "runs.jsonl", "bench.json", "table.md", "bench.png"
 DERIVED = (RESULT, TABLE, PICTURE)
 COLUMNS = (
-    "policy", "budget", "length", "batch", "kernel", "prefill", "x full", "compression", "answer", "in all", "x full",
-    "per token", "x full", "x floor", "peak", "x full", "KV", "x full",
+    "policy", "budget", "length", "batch", "kernel", "prefill", "spread", "x full", "compression", "answer", "in all",
+    "x full", "per token", "x full", "x floor", "peak", "x full", "KV", "x full",
 )  # fmt: skip
 BUDGET_COLUMNS = ("policy", "budget", "this model's heads", "80 x 64 heads")
 LEGEND = (
-    "prefill: until the first token is known; compression: what that is more than the full cache's; in all: prefill "
-    "and an answer of so many tokens; per token: of its last part; x full: over the full cache on the same kernel; "
-    "x floor: over the time in which weights and kept entries can be copied; peak: memory beyond the weights; KV: keys "
-    "and values held behind the prompt, room for new ones included"
+    "prefill: until the first token is known; spread: the slowest repeat's over the fastest's; compression: what the "
+    "prefill takes longer than the full cache's; in all: prefill and an answer of so many tokens; per token: of its "
+    "last part; x full: over the full cache on the same kernel; x floor: over the time in which weights and kept "
+    "entries can be copied; peak: memory beyond the weights; KV: keys and values held behind the prompt, room for new "
+    "ones included"
 )
 
 
@@ -128,6 +129,7 @@ def cell_row(cell: Mapping[str, Any]) -> tuple[str | None, ...]:
         f"{cell['batch']:,}",
         cell["kernel"],
         seconds(cell["prefill_s"]),
+        spread(cell["prefill_range_s"]),
         times(over.get("prefill_s")),
         seconds(cell["compression_s"], signed=True),
         f"{cell['new_tokens'][-1]:,}",
@@ -177,6 +179,11 @@ def seconds(value: float | None, *, signed: bool = False) -> str | None:
     if abs(value) >= 1:
         return f"{value:{sign}.2f} s" if abs(value) < 100 else f"{value:{sign}.0f} s"
     return f"{1e3 * value:{sign}.3g} ms" if abs(value) >= 1e-4 else f"{1e6 * value:{sign}.3g} µs"
+
+
+def spread(ends: Sequence[float] | None) -> str | None:
+    """The slowest over the fastest of several runs: near 1 on a quiet machine."""
+    return None if ends is None or not ends[0] else times(ends[1] / ends[0])
 
 
 def times(ratio: float | None) -> str | None:

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,11 +29,8 @@ def tiny_bench(*policies: str, clock: Any = None, **options: Any) -> Bench:
     given: dict[str, Any] = {"budgets": (16,), "lengths": (40,), "new_tokens": (1, 3), "repeats": 2} | options
     contenders = contenders_of_shape(TINY, [make_policy(name) for name in policies or POLICIES], (), "mean", 0)
     seconds = count()
-    return Bench(
-        Subject.of_shape(TINY, CPU, "float32", contenders),
-        BenchOptions(**given),
-        clock or (lambda: float(next(seconds))),
-    )
+    subject = Subject.of_shape(TINY, CPU, "float32", contenders)
+    return Bench(subject, BenchOptions(**given), clock or (lambda: float(next(seconds))))
 
 
 def made_row(cell: Cell, repeat: int, prefill: float, latency: list[float], **more: Any) -> Row:
@@ -204,11 +202,11 @@ def test_budgets_are_timed_for_the_model_and_for_a_table_of_80_by_64_heads() -> 
 def test_random_scores_stand_for_missing_ones_of_a_shape_and_the_same_seed_gives_the_same() -> None:
     policies = [make_policy(name) for name in POLICIES]
     one, again, other = (contenders_of_shape(TINY, policies, (), "mean", seed)[2] for seed in (3, 3, 4))
-    assert one.table is not None and again.table is not None and other.table is not None
-    assert (one.table == again.table).all()
+    assert np.array_equal(one.table, again.table)
+    assert not np.array_equal(one.table, other.table)
+    assert np.array_equal(one.table, uneven_scores(2, 2, 3))
     assert one.source == "random, seed 3"
     assert one.remark == "headkv-r2 runs on random head scores (seed 3): a shape has none of its own"
-    assert (uneven_scores(8, 8, 3) != uneven_scores(8, 8, 4)).any()
     assert [each.remark for each in contenders_of_shape(TINY, policies[:2], (), "mean", 0)] == [None, None]
 
 

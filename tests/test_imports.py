@@ -140,6 +140,7 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
         (("heatmap", "report", "scores show", "scores validate", "scores convert"), {"numpy"}),
         (("scores compare", "scores stability", "scores merge"), {"numpy"}),
         (("scores push", "scores pull"), {"numpy", "huggingface_hub"}),
+        (("bench",), HEAVY - {"matplotlib"}),
         (("score", "compress", "budgets", "norms", "serve-plan", "doctor", "eval needles"), HEAVY - {"matplotlib"}),
     ],
 )

@@ -62,6 +62,16 @@ def test_only_some_prompts_have_long_answers_where_that_is_asked_for() -> None:
     assert options.most_tokens == 53
 
 
+def test_the_full_cache_runs_once_more_on_a_kernel_that_only_another_policy_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bench, "_kernel", lambda self, each: "torch" if each.policy.evicts_while_decoding else "flash4")
+    found = tiny_bench("full", "snapkv", "h2o", "scissorhands").cells()
+    assert [(cell.policy, cell.kernel) for cell in found] == [
+        (STOCK, None), (FULL, "auto"), (FULL, "torch"), ("snapkv", "auto"), ("h2o", "auto"), ("scissorhands", "auto"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("policy", ["full", "snapkv", "headkv-r2", "h2o", "ada-snapkv", STOCK])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_run_looks_at_its_clock_when_the_first_token_and_each_part_of_the_answer_is_there(

@@ -25,10 +25,10 @@ COLUMNS = (
 BUDGET_COLUMNS = ("policy", "budget", "this model's heads", "80 x 64 heads")
 LEGEND = (
     "prefill: until the first token is known; spread: the slowest repeat's over the fastest's; compression: what the "
-    "prefill takes longer than the full cache's; in all: prefill and an answer of so many tokens; per token: of its "
-    "last part; x full: over the full cache on the same kernel; x floor: over the time in which weights and kept "
-    "entries can be copied; peak: memory beyond the weights; KV: keys and values held behind the prompt, room for new "
-    "ones included"
+    "prefill takes longer than the full cache's of the same repeat, with ? where repeats differ in its sign; in all: "
+    "prefill and an answer of so many tokens; per token: of its last part; x full: over the full cache on the same "
+    "kernel; x floor: over the time in which weights and kept entries can be copied; peak: memory beyond the weights; "
+    "KV: keys and values held behind the prompt, room for new ones included"
 )
 
 
@@ -131,7 +131,7 @@ def cell_row(cell: Mapping[str, Any]) -> tuple[str | None, ...]:
         seconds(cell["prefill_s"]),
         spread(cell["prefill_range_s"]),
         times(over.get("prefill_s")),
-        seconds(cell["compression_s"], signed=True),
+        unsure(cell["compression_s"], cell["compression_range_s"]),
         f"{cell['new_tokens'][-1]:,}",
         seconds(_last(cell["latency_s"])),
         times(_last(over.get("latency_s"))),
@@ -184,6 +184,16 @@ def seconds(value: float | None, *, signed: bool = False) -> str | None:
 def spread(ends: Sequence[float] | None) -> str | None:
     """The slowest over the fastest of several runs: near 1 on a quiet machine."""
     return None if ends is None or not ends[0] else times(ends[1] / ends[0])
+
+
+def unsure(added: float | None, ends: Sequence[float] | None) -> str | None:
+    """A difference, with a `?` where some repeats found it above 0 and others below.
+
+    >>> unsure(0.25, [0.125, 0.5]), unsure(0.25, [-0.125, 0.5])
+    ('+250 ms', '+250 ms?')
+    """
+    told = seconds(added, signed=True)
+    return told if told is None or ends is None or ends[0] > 0 or ends[1] < 0 else f"{told}?"
 
 
 def times(ratio: float | None) -> str | None:

@@ -158,25 +158,33 @@ def summarize(cells: Sequence[Cell], rows: Sequence[Row], speed: Speed) -> list[
 
     What was not measured is None; `error` says why.
     """
-    found = [_medians(cell, [row for row in rows if _is_of(row, cell)]) for cell in cells]
+    by_cell = [[row for row in rows if _is_of(row, cell)] for cell in cells]
+    found = [_medians(cell, own) for cell, own in zip(cells, by_cell, strict=True)]
+    prefills = {id(cell): {r["repeat"]: r["prefill_s"] for r in own} for cell, own in zip(found, by_cell, strict=True)}
     for cell in found:
         peers = [other for other in found if (other["length"], other["batch"]) == (cell["length"], cell["batch"])]
         full = next((o for o in peers if o["policy"] == FULL and o["kernel"] == cell["kernel"]), None)
         stock = next((o for o in peers if o["policy"] == STOCK), None)
         cell["over_full"] = None if cell["policy"] in (FULL, STOCK) else _ratios(cell, full)
         cell["over_transformers"] = None if cell["policy"] == STOCK else _ratios(cell, stock)
-        cell["compression_s"] = None
-        if (
-            cell["policy"] not in (FULL, STOCK)
-            and full is not None
-            and None not in (cell["prefill_s"], full["prefill_s"])
-        ):
-            cell["compression_s"] = cell["prefill_s"] - full["prefill_s"]
+        added = [] if cell["over_full"] is None or full is None else _added(prefills[id(cell)], prefills[id(full)])
+        cell["compression_s"] = _median(added)
+        cell["compression_range_s"] = [min(added), max(added)] if added else None
         floor = None if cell["kept_bytes"] is None else speed.floor_s(cell["kept_bytes"])
         step = cell["s_per_token"][-1] if cell["s_per_token"] else None
         cell["floor_s"] = floor
         cell["over_floor"] = None if floor is None or step is None else step / floor
     return found
+
+
+def _added(prefills: Mapping[int, float | None], full: Mapping[int, float | None]) -> list[float]:
+    """What each repeat's prefill took longer than the full cache's in the same repeat.
+
+    >>> _added({0: 5.0, 1: 7.0, 2: None}, {0: 4.0, 1: 5.0, 2: 1.0})
+    [1.0, 2.0]
+    """
+    both = [(own, full.get(repeat)) for repeat, own in prefills.items()]
+    return [own - base for own, base in both if own is not None and base is not None]
 
 
 def _is_of(row: Row, cell: Cell) -> bool:

@@ -136,7 +136,7 @@ def _draw_peak(axes: Axes, cells: Sequence[Mapping[str, Any]], looks: Mapping[Ke
     if len(lengths) > 1:
         axes.set_xscale("log", base=2)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(lengths, [f"{length / 1024:g}k" if length >= 1024 else str(length) for length in lengths])
+    axes.set_xticks(lengths, [f"{length:,}" if length % 1024 else f"{length // 1024}k" for length in lengths])
     label_axes(axes, "tokens of the prompt", unit)
 
 

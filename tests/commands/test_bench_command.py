@@ -108,7 +108,8 @@ def test_an_output_over_a_score_file_is_refused(cli: Cli) -> None:
 UNMEASURED = {
     "policy": "snapkv", "budget": 16, "length": 40, "batch": 1, "kernel": None, "repeats": 0, "prefill_s": None,
     "prefill_range_s": None, "new_tokens": [1, 2], "latency_s": None, "s_per_token": None, "peak_bytes": None,
-    "kv_bytes": None, "over_full": None, "compression_s": None, "over_floor": None, "error": "no memory",
+    "kv_bytes": None, "over_full": None, "compression_s": None, "compression_range_s": None,
+    "over_floor": None, "error": "no memory",
 }  # fmt: skip
 
 

@@ -25,10 +25,10 @@ COLUMNS = (
 BUDGET_COLUMNS = ("policy", "budget", "this model's heads", "80 x 64 heads")
 LEGEND = (
     "prefill: until the first token is known; spread: the slowest repeat's over the fastest's; compression: what the "
-    "prefill takes longer than the full cache's of the same repeat, with ? where repeats differ in its sign; in all: "
-    "prefill and an answer of so many tokens; per token: of its last part; x full: over the full cache on the same "
-    "kernel; x floor: over the time in which weights and kept entries can be copied; peak: memory beyond the weights; "
-    "KV: keys and values held behind the prompt, room for new ones included"
+    "prefill takes longer than the full cache's of the same repeat, with ? where repeats differ in its sign or there "
+    "is only one; in all: prefill and an answer of so many tokens; per token: of its last part; x full: over the full "
+    "cache on the same kernel; x floor: over the time in which weights and kept entries can be copied; peak: memory "
+    "beyond the weights; KV: keys and values held behind the prompt, room for new ones included"
 )
 
 
@@ -129,7 +129,7 @@ def cell_row(cell: Mapping[str, Any]) -> tuple[str | None, ...]:
         f"{cell['batch']:,}",
         cell["kernel"],
         seconds(cell["prefill_s"]),
-        spread(cell["prefill_range_s"]),
+        None if cell["repeats"] < 2 else spread(cell["prefill_range_s"]),
         times(over.get("prefill_s")),
         unsure(cell["compression_s"], cell["compression_range_s"]),
         f"{cell['new_tokens'][-1]:,}",
@@ -187,13 +187,15 @@ def spread(ends: Sequence[float] | None) -> str | None:
 
 
 def unsure(added: float | None, ends: Sequence[float] | None) -> str | None:
-    """A difference, with a `?` where some repeats found it above 0 and others below.
+    """A difference, with a `?` where some repeats found it above 0 and others below, or there is only one.
 
-    >>> unsure(0.25, [0.125, 0.5]), unsure(0.25, [-0.125, 0.5])
-    ('+250 ms', '+250 ms?')
+    >>> unsure(0.25, [0.125, 0.5]), unsure(0.25, [-0.125, 0.5]), unsure(0.25, [0.25, 0.25])
+    ('+250 ms', '+250 ms?', '+250 ms?')
     """
     told = seconds(added, signed=True)
-    return told if told is None or ends is None or ends[0] > 0 or ends[1] < 0 else f"{told}?"
+    if told is None or ends is None:
+        return told
+    return told if ends[0] < ends[1] and (ends[0] > 0 or ends[1] < 0) else f"{told}?"
 
 
 def times(ratio: float | None) -> str | None:

@@ -232,7 +232,8 @@ class Bench:
         peak, began = self._begin()
         tokens = _next(model(input_ids=ids, **given, use_cache=True, logits_to_keep=1))
         marks = [self._mark(tokens) - began]
-        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        held = sum(tensor.nbytes for tensor in tensors if tensor is not None)  # linear layers have neither
         for done, count in zip((1, *counts), counts, strict=False):
             for _ in range(count - done):
                 tokens = _next(model(input_ids=tokens, **given, use_cache=True, logits_to_keep=1))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from headprobe.compression.policies import CompressionPlan
-from headprobe.errors import DeviceMemoryError, NonFiniteError
+from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError
 from headprobe.evaluation.bench import FULL, STOCK, UNMEASURED, Bench, Cell, Row
 from headprobe.evaluation.shapes import uneven_scores
 from headprobe.profiling.journal import Journal, is_number, number, text, whole
 
 SCHEMA = "headprobe-bench/1"
+UNMEASURABLE = (DeviceMemoryError, NonFiniteError, OptionError, ModelError)  # of one cell; the others go on
 WARM_TOKENS = {"cuda": 16, "cpu": 2}  # behind the first: enough for a step to be captured
 LARGE_TABLE = (80, 64)  # layers and heads of the table whose budgets are timed beside the model's own
 
@@ -24,7 +25,8 @@ def run_bench(bench: Bench, journal: Journal, on_sample: Callable[[Cell, Row], N
 
     Of each length and batch every cell runs once unmeasured; then come the repeats, in which the cells take turns,
     every other time in reverse, so that a machine that grows slower or faster favours none. A cell that does not fit
-    into memory is a row of nulls with the reason. Rows with an error are measured again when a run is resumed.
+    into memory, or that the model or a kernel can't do, is a row of nulls with the reason. Rows with an error are
+    measured again when a run is resumed.
     """
     old = {trial for trial, row in journal.records.items() if row["error"] is None}
     for group in bench.groups():
@@ -35,7 +37,7 @@ def run_bench(bench: Bench, journal: Journal, on_sample: Callable[[Cell, Row], N
             if cell not in failed:
                 try:
                     row = cell.head(repeat) | bench.measure(cell).record()
-                except (DeviceMemoryError, NonFiniteError) as error:
+                except UNMEASURABLE as error:
                     failed[cell] = str(error)
             if cell in failed:
                 row = cell.head(repeat) | UNMEASURED | {"error": failed[cell]}
@@ -65,7 +67,7 @@ def _warmed_up(bench: Bench, cells: list[Cell]) -> dict[Cell, str]:
     for cell in cells:
         try:
             bench.measure(cell, (1, min(1 + more, cell.new_tokens[-1])))
-        except (DeviceMemoryError, NonFiniteError) as error:
+        except UNMEASURABLE as error:
             failed[cell] = str(error)
     return failed
 

@@ -16,11 +16,12 @@ import transformers
 from headprobe._version import __version__
 from headprobe.compression.budgets import Floats
 from headprobe.compression.policies import Policy
-from headprobe.compression.session import kv_head_scores
+from headprobe.compression.session import kv_head_scores, make_plan
 from headprobe.errors import DeviceMemoryError
 from headprobe.evaluation.shapes import ModelShape, uneven_scores
 from headprobe.evaluation.variants import variants
 from headprobe.geometry import ModelGeometry
+from headprobe.models.catalog import short_name
 from headprobe.models.devices import is_out_of_memory, pick_dtype
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.any_scores import AnyScores, read_any
@@ -51,14 +52,15 @@ class Subject:
 
     @classmethod
     def of_model(cls, loaded: LoadedModel, policies: Sequence[Policy], files: Sequence[Path], gqa: str) -> Subject:
-        """A loaded model. Raises `OptionError` where a policy's scores are not there."""
+        """A loaded model. Raises `OptionError` where a policy's scores are not there, `ModelError` as `compress`."""
+        make_plan(loaded.model, "full")
         layers = list(loaded.geometry.full_attention_layers)
         found = []
         for variant in variants(loaded, policies, files, baselines=(), gqa=gqa):
             table = None if variant.table is None else variant.table[layers]
             source = None if variant.scores is None else variant.scores.path.name
             found.append(Contender(variant.policy, table, source, variant.remark))
-        return cls(loaded.model, loaded.name, False, loaded.window, tuple(found))
+        return cls(loaded.model, short_name(loaded.name), False, loaded.window, tuple(found))
 
     @classmethod
     def of_shape(cls, shape: ModelShape, device: torch.device, dtype: str, contenders: Sequence[Contender]) -> Subject:

@@ -107,6 +107,10 @@ COMMANDS: Table = {
         "headprobe.commands.knockout:knockout_command",
         "Switch the best heads off: what does that cost on needles and on plain text, against random heads?",
     ),
+    "bench": Command(
+        "headprobe.commands.bench:bench_command",
+        "Measure what compressed caches cost: prefill, time per token, peak memory, against the full cache.",
+    ),
     "norms": Command(
         "headprobe.commands.norms:norms_command",
         "Draw attention and value norm per token, and report how far the sinks' values fall below the median.",

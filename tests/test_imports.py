@@ -149,6 +149,7 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
                 "knockout",
                 "serve-plan",
                 "doctor",
+                "bench",
                 "eval needles",
                 "eval ruler",
             ),

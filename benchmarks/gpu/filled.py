@@ -11,26 +11,16 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.shapes import Shape
-from headprobe.compression.budgets import Floats, Ints
+from headprobe.compression.budgets import Ints
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.kernels.choice import Kernel
 from headprobe.compression.policies import CompressionPlan, make_policy
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.ragged_store import RaggedStore, Segment
 from headprobe.compression.session import CompressionSession, compress
+from headprobe.evaluation.shapes import uneven_scores
 
 UNEVEN_BETA = 1.01  # all but a hundredth of the budget is shared by score
-
-
-def uneven_scores(layers: int, kv_heads: int) -> Floats:
-    """Head scores `[L, G]` `exp(-8 u^0.7)`, `u` evenly in [0, 1), shuffled: as uneven as those of real models.
-
-    With 32 x 8 heads, beta 1.01 and a floor of 8, budget 128 gives a median of 22 entries and a maximum of 1,786;
-    budget 1,024 a maximum of 15,059.
-    """
-    count = layers * kv_heads
-    scores = np.exp(-8.0 * (np.arange(count) / count) ** 0.7)
-    return np.random.default_rng(0).permutation(scores).reshape(layers, kv_heads)
 
 
 def uneven_plan(shape: Shape, budget: int) -> CompressionPlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headprobe.pictures.bench import bench_figure as bench_figure
 from headprobe.pictures.budgets import budget_map_figure as budget_map_figure
 from headprobe.pictures.comparison import PictureOfPair as PictureOfPair
 from headprobe.pictures.comparison import comparison_figure as comparison_figure

@@ -69,6 +69,14 @@ EVALUATION: Table = {
         "headprobe.commands.evaluate.needles:needles_command",
         "Compare policies at equal budgets: who still finds the needle, and what it costs.",
     ),
+    "TASK": Command(
+        "headprobe.commands.evaluate.run:run_command",
+        "Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost.",
+    ),
+    "tasks": Command(
+        "headprobe.commands.evaluate.tasks:tasks_command",
+        "List the tasks, their sets and metrics, and where their texts come from.",
+    ),
 }
 COMMANDS: Table = {
     "score": Command(
@@ -116,7 +124,7 @@ COMMANDS: Table = {
         "Tell versions, devices, attention kernels, the cache folder, and what is missing for what.",
     ),
     "scores": Group("Look at score files, native or foreign: show, check, convert, compare and share them.", SCORES),
-    "eval": Group("Measure what a model still answers on a compressed cache.", EVALUATION),
+    "eval": Group("Measure what a model still answers on a compressed cache.", EVALUATION, otherwise="TASK"),
 }
 
 app = App(

@@ -38,6 +38,9 @@ def check_call(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     name = "headprobe"
     while arguments and hasattr(command, "commands"):
+        otherwise = getattr(command, "otherwise", None)
+        if otherwise is not None and arguments[0] not in command.commands and not arguments[0].startswith("-"):
+            arguments = [otherwise, *arguments]
         name, *arguments = arguments
         assert name in command.commands, f"no command is called {name}"
         command = command.commands[name]

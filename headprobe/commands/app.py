@@ -71,10 +71,14 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Several commands under one name, which print their list where none of them is named."""
+    """Several commands under one name, which print their list where none of them is named.
+
+    `otherwise`: the command of the table that takes any name that is none of theirs, as its first argument.
+    """
 
     help: str
     table: Table
+    otherwise: str | None = None
 
 
 Table = Mapping[str, Command | Group]
@@ -83,9 +87,9 @@ Table = Mapping[str, Command | Group]
 class App(typer.Typer):
     """A `typer.Typer` whose commands are those of `table`."""
 
-    def __init__(self, table: Table, **options: Any) -> None:
+    def __init__(self, table: Table, otherwise: str | None = None, **options: Any) -> None:
         super().__init__(
-            cls=type("Group", (TableGroup,), {"table": table}),
+            cls=type("Group", (TableGroup,), {"table": table, "otherwise": otherwise}),
             add_completion=False,
             pretty_exceptions_enable=False,
             context_settings={"help_option_names": ["-h", "--help"]},
@@ -97,6 +101,7 @@ class TableGroup(TyperGroup):
     """A group whose list of commands is read from the table; `commands` loads what is taken from it."""
 
     table: ClassVar[Table]
+    otherwise: ClassVar[str | None] = None
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -113,6 +118,8 @@ class TableGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that `args` name, loaded."""
+        if self.otherwise is not None and args[0] not in self.table and not args[0].startswith("-"):
+            return self.otherwise, self.commands[self.otherwise], args
         name, found, rest = super().resolve_command(ctx, args)
         return name, None if found is None else self.commands[str(found.name)], rest
 
@@ -136,7 +143,7 @@ def _command(name: str, line: Command) -> TyperCommand:
 
 
 def _group(name: str, line: Group) -> TableGroup:
-    app = App(line.table, name=name, help=line.help)
+    app = App(line.table, line.otherwise, name=name, help=line.help)
     app.callback(invoke_without_command=True)(_print_help)
     group: Any = typer.main.get_command(app)
     return group

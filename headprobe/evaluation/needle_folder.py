@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headprobe.compression.policies import parameters
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED
+from headprobe.evaluation.variants import Variant
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.profiling.journal import (
@@ -86,6 +87,8 @@ class GridFolder:
     """Where a run is written. `trials.jsonl` is the run itself; all else is made from it, and made anew each time."""
 
     path: Path
+    rows: ClassVar[str] = ROWS
+    derived: ClassVar[tuple[str, ...]] = DERIVED
 
     @classmethod
     def default(cls, model: str, query_agnostic: bool) -> GridFolder:
@@ -103,17 +106,27 @@ class GridFolder:
         `inputs`: files that the run reads, by what they are called in a message. Raises `OptionError` where one of them
         would be written over, `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
         """
-        rows = self.file(ROWS)
-        refuse_one_place({"the output": rows} | {f"the output's {name}": self.file(name) for name in DERIVED}, inputs)
+        rows = self.file(self.rows)
+        refuse_one_place(
+            {"the output": rows} | {f"the output's {name}": self.file(name) for name in self.derived}, inputs
+        )
         goes_on = check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") and resume
-        for name in DERIVED:
+        for name in self.derived:
             check_place(self.file(name), overwrite or goes_on)
 
     def journal(
         self, description: dict[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
     ) -> Journal:
         """The rows so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""
-        return Journal.open(self.file(ROWS), description, resume=resume, overwrite=overwrite, check=check)
+        return Journal.open(self.file(self.rows), description, resume=resume, overwrite=overwrite, check=check)
+
+
+class Compared(Protocol):
+    """What compares variants."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Policies with their scores."""
 
 
 def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) -> dict[str, Any]:
@@ -137,7 +150,7 @@ def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) 
     }
 
 
-def told_windows(grid: NeedleGrid) -> list[str]:
+def told_windows(grid: Compared) -> list[str]:
     """Window and pooling of the policies that look through one: they decide much, and a model may recommend its own."""
     selectors = (variant.policy.selector for variant in grid.variants if not variant.policy.keeps_all)
     looking = (s for s in selectors if "window" in parameters(s))

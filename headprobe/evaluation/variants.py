@@ -16,6 +16,7 @@ from headprobe.compression.session import kv_head_scores
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import known_scores
 from headprobe.geometry import ModelGeometry
+from headprobe.models.catalog import bundled_model_folder, resolve
 from headprobe.models.loading import LoadedModel
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.scores.any_scores import AnyScores, read_any
@@ -98,6 +99,35 @@ def policy_names(text: str) -> tuple[str, ...]:
     for name in names:
         make_policy(name)
     return tuple(dict.fromkeys(["full", *names]))
+
+
+def parse_budgets(text: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `16,32`.
+
+    >>> parse_budgets("16, 32")
+    (16, 32)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isdecimal() and part.isascii() and len(part) < 10):
+            raise OptionError(f"budget {part!r} is not a number of entries (write 16 or 16,32)")
+    return tuple(int(part) for part in parts)
+
+
+def check_scores_exist(
+    policies: Sequence[str], given: Sequence[Path], model: str, folder: Path = Path("scores")
+) -> None:
+    """Raise `OptionError` where a policy needs head scores and there can be none, before the model is loaded.
+
+    `variants` knows more, once it is: whether the files that are there fit.
+    """
+    lacking = next((name for name in policies if make_policy(name).needs_scores), None)
+    if lacking is None or given or any(folder.glob("*.json")) or resolve(model).source == str(bundled_model_folder()):
+        return
+    raise OptionError(
+        f"no head scores in {folder}/, which {lacking} needs: `headprobe score --model {model}` makes them, --scores "
+        "FILE names others"
+    )
 
 
 def variants(

@@ -15,6 +15,7 @@ from matplotlib.ticker import NullLocator
 
 from headprobe.errors import OptionError
 from headprobe.evaluation.needle_summary import Cell, CellKey, GridSummary
+from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.evaluation.variants import RANDOM, SHUFFLED
 from headprobe.pictures.page import GRID, LEFT, Sheet, head_line, label_axes
 from headprobe.pictures.style import BELOW_ZERO, INK, ON_PAPER, PAPER, QUIET, RING, along, count, hexadecimal, printable
@@ -25,6 +26,7 @@ NAMES, GAP_X, GAP_Y, HEAD, FOOT, SCALE = 1.55, 0.12, 0.15, 0.34, 0.46, 0.1  # in
 ROW = 0.19  # inches of a length
 MOST_ROWS = 60
 METRICS = {"exact_match": "share of exact answers", "answer_f1": "mean F1 of the answers"}
+CURVES = {"exact_match": "exact", "answer_f1": "F1", "score": "score"}
 
 
 def needle_grid_figure(
@@ -144,13 +146,15 @@ OWN: dict[str, Any] = {"color": hexadecimal(ON_PAPER[4]), "linewidth": 1.9, "mar
 FULL: dict[str, Any] = {"color": hexadecimal(INK), "linewidth": 0.9, "linestyle": (0, (5, 3))}
 
 
-def recall_curve_figure(summary: GridSummary, title: str, subtitle: str, *, metric: str = "exact_match") -> Figure:
-    """The picture: `metric` over all lengths and depths by budget (logarithmic), with 95 % intervals.
+def recall_curve_figure(
+    summary: GridSummary | TaskSummary, title: str, subtitle: str, *, metric: str = "exact_match"
+) -> Figure:
+    """The picture: `metric` over all prompts by budget (logarithmic), with 95 % intervals; a `score` of tasks too.
 
     Raises `OptionError` for an unknown metric, or where nothing but `full` was measured.
     """
-    if metric not in METRICS:
-        raise OptionError(f"no metric is called {metric!r}; there are {', '.join(METRICS)}")
+    if metric not in CURVES:
+        raise OptionError(f"no metric is called {metric!r}; there are {', '.join(CURVES)}")
     names = [name for name in dict.fromkeys(cell.key.policy for cell in summary.cells) if name != "full"]
     if not names:
         raise OptionError("only the full cache was measured: there is no budget to draw a curve over")
@@ -169,16 +173,19 @@ def recall_curve_figure(summary: GridSummary, title: str, subtitle: str, *, metr
     return sheet.page.figure
 
 
-def curve(summary: GridSummary, policy: str, sources: Sequence[str | None]) -> list[Cell]:
+def curve(summary: GridSummary | TaskSummary, policy: str, sources: Sequence[str | None]) -> list[Cell | TaskCell]:
     """Cells of a policy with scores of these sources, by rising budget."""
-    found = [cell for cell in summary.cells if cell.key.policy == policy and cell.key.scores in sources]
+    found: list[Cell | TaskCell] = [
+        cell for cell in summary.cells if cell.key.policy == policy and cell.key.scores in sources
+    ]
     return sorted((cell for cell in found if cell.key.budget is not None), key=lambda cell: cell.key.budget or 0)
 
 
-def _draw_panel(axes: Axes, summary: GridSummary, policy: str, metric: str) -> None:
+def _draw_panel(axes: Axes, summary: GridSummary | TaskSummary, policy: str, metric: str) -> None:
     budgets = summary.budgets
     axes.set_xscale("log", base=2)
-    axes.set(xlim=(budgets[0] / 1.25, budgets[-1] * 1.25), ylim=(-0.03, 1.03))
+    top = _top(summary, metric)
+    axes.set(xlim=(budgets[0] / 1.25, budgets[-1] * 1.25), ylim=(-0.03 * top, 1.03 * top))
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     for other in dict.fromkeys(cell.key.policy for cell in summary.cells):
@@ -194,13 +201,22 @@ def _draw_panel(axes: Axes, summary: GridSummary, policy: str, metric: str) -> N
     _line(axes, own, metric, zorder=5, clip_on=False, **OWN)
 
 
-def _line(axes: Axes, cells: Sequence[Cell], metric: str, **style: Any) -> None:
+def _top(summary: GridSummary | TaskSummary, metric: str) -> float:
+    """Where the scale ends: at 1, and where all that is drawn stays far below it, as scores of tasks do, earlier."""
+    if metric != "score":
+        return 1.0
+    drawn = [getattr(cell, metric) for cell in summary.cells]
+    most = max((found.high or found.mean or 0.0 for found in drawn), default=1.0)
+    return next((top for top in (0.1, 0.2, 0.4, 0.6, 0.8) if most <= top), 1.0)
+
+
+def _line(axes: Axes, cells: Sequence[Cell | TaskCell], metric: str, **style: Any) -> None:
     """A line through what was measured; a gap stays a gap."""
     values = [getattr(cell, metric).mean for cell in cells]
     axes.plot([cell.key.budget or 0 for cell in cells], [float("nan") if v is None else v for v in values], **style)
 
 
-def _whiskers(axes: Axes, cells: Sequence[Cell], metric: str) -> None:
+def _whiskers(axes: Axes, cells: Sequence[Cell | TaskCell], metric: str) -> None:
     for cell in cells:
         found = getattr(cell, metric)
         if found.low is not None:
@@ -208,18 +224,19 @@ def _whiskers(axes: Axes, cells: Sequence[Cell], metric: str) -> None:
             axes.vlines(cell.key.budget or 0, found.low, found.high, **style)
 
 
-def _label_curve(axes: Axes, summary: GridSummary, *, is_first: bool, is_last: bool, metric: str) -> None:
+def _label_curve(axes: Axes, summary: GridSummary | TaskSummary, *, is_first: bool, is_last: bool, metric: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(summary.budgets, [f"{budget:,}" if is_last else "" for budget in summary.budgets])
-    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if is_first else ["", "", ""])
+    ticks = [0, _top(summary, metric) / 2, _top(summary, metric)]
+    axes.set_yticks(ticks, [f"{tick:g}" if is_first else "" for tick in ticks])
     axes.tick_params(labelsize=7.5)
     if is_last and is_first:
         label_axes(axes, "entries per KV head")
     if is_first:
-        axes.set_ylabel("exact" if metric == "exact_match" else "F1", fontsize=8.5, color=hexadecimal(INK), labelpad=2)
+        axes.set_ylabel(CURVES[metric], fontsize=8.5, color=hexadecimal(INK), labelpad=2)
 
 
-def _draw_legend(sheet: Sheet, summary: GridSummary) -> None:
+def _draw_legend(sheet: Sheet, summary: GridSummary | TaskSummary) -> None:
     sources = {cell.key.scores for cell in summary.cells}
     parts: list[tuple[str, dict[str, Any]]] = [("this policy, 95 % interval", dict(OWN))]
     parts += [(f"on {source} scores", dict(style)) for source, style in STYLES.items() if source in sources]

@@ -19,7 +19,7 @@ ARGUMENTS = {
     "headprobe scores show": ["a.json"], "headprobe scores validate": ["a.json"], "headprobe scores push": ["a.json"],
     "headprobe scores stability": ["a.json"], "headprobe scores compare": ["a.json", "b.json"],
     "headprobe scores merge": ["a.json", "b.json", "-o", "c.json"], "headprobe report": ["a.json"],
-    "headprobe scores convert": ["a.json", "b.json", "--to", "duo"],
+    "headprobe scores convert": ["a.json", "b.json", "--to", "duo"], "headprobe eval TASK": ["ruler"],
 }  # fmt: skip
 
 

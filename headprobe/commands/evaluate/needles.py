@@ -39,9 +39,9 @@ from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
-from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
-from headprobe.evaluation.variants import PolicyOptions, policy_names
+from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
@@ -107,7 +107,7 @@ def needles_command(
         raise OptionError(f"--minutes is {minutes:g}, need more than 0")
     options = GridOptions(
         policies=policy_names(policies),
-        budgets=_budgets(budgets),
+        budgets=parse_budgets(budgets),
         lengths=None if lengths is None else parse_lengths(lengths),
         depths=depths,
         needles=needles,
@@ -160,18 +160,10 @@ def run(
     ):
         if journal.was_cut:
             tell_cut(journal.path)
-        with GridProgress(grid, journal) as progress:
+        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
+        with GridProgress(grid, left) as progress:
             rows = run_grid(loaded, grid, journal, seconds=seconds, together=together, on_trial=progress.update)
         summary = GridSummary(tuple(rows))
         record = summary_record(loaded, grid, summary)
         write_files(folder, summary, record)
     print_summary(folder, summary, record, as_json)
-
-
-def _budgets(text: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `16,32`."""
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"budget {part!r} is not a number of entries (write 16 or 16,32)")
-    return tuple(int(part) for part in parts)

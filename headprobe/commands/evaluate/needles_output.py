@@ -15,12 +15,13 @@ from headprobe.commands.output import print_table, stdout_console, tell, write_j
 from headprobe.commands.picture_output import PictureFile
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
-from headprobe.evaluation.needle_grid import NeedleGrid, is_finished
+from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import Cell, GridSummary
 from headprobe.evaluation.needle_trial import GridTrial, Row
+from headprobe.evaluation.task_grid import TaskGrid
+from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.models.loading import LoadedModel
 from headprobe.pictures.style import told_bytes
-from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
 from headprobe.scores.uncertainty import Estimate
 
@@ -66,7 +67,7 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def tell_remarks(grid: NeedleGrid) -> None:
+def tell_remarks(grid: NeedleGrid | TaskGrid) -> None:
     """What is not quite right with the scores, once each, on stderr."""
     for remark in dict.fromkeys(variant.remark for variant in grid.variants if variant.remark):
         tell(f"note: {remark}")
@@ -76,10 +77,10 @@ class GridProgress:
     """Trials done and time left on stderr: a bar on a terminal, else a line whenever a prompt is through.
 
     The time left goes by tokens, since long prompts take longer; trials of an earlier run do not count for the pace.
+    `left`: the trials that are not finished.
     """
 
-    def __init__(self, grid: NeedleGrid, journal: Journal) -> None:
-        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
+    def __init__(self, grid: NeedleGrid | TaskGrid, left: Sequence[GridTrial | TaskTrial]) -> None:
         self._total, self._done = grid.num_trials, grid.num_trials - len(left)
         self._tokens_left = sum(len(trial.prompt.input_ids) for trial in left)
         self._tokens_done = 0
@@ -94,9 +95,9 @@ class GridProgress:
             TextColumn("{task.fields[left]} left  {task.fields[now]}"),
             console=Console(stderr=True), disable=not self._is_terminal,
         )  # fmt: skip
-        self._task = self._bar.add_task("needles", total=self._total, completed=self._done, left="-", now="")
+        self._task = self._bar.add_task("trials", total=self._total, completed=self._done, left="-", now="")
 
-    def update(self, trial: GridTrial, row: Row) -> None:
+    def update(self, trial: GridTrial | TaskTrial, row: Row) -> None:
         """Count a finished trial."""
         self._done += 1
         tokens = len(trial.prompt.input_ids)
@@ -277,12 +278,13 @@ def size(number: float | None) -> str | None:
 
 def markdown(summary: GridSummary, record: dict[str, Any]) -> str:
     """All tables as Markdown."""
-    parts = [f"{record['model']}, {heading(record)}.", *(_markdown(*pivot(summary, metric)) for metric in PIVOTS)]
-    parts += [_markdown(COLUMNS, [cell_row(cell) for cell in summary.cells]), f"{legend(record)}."]
+    parts = [f"{record['model']}, {heading(record)}.", *(markdown_table(*pivot(summary, metric)) for metric in PIVOTS)]
+    parts += [markdown_table(COLUMNS, [cell_row(cell) for cell in summary.cells]), f"{legend(record)}."]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as Markdown; all columns but the first are set flush right."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     lines += ["| " + " | ".join("" if cell is None else str(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)

@@ -1,0 +1,200 @@
+"""`headprobe eval TASK`: policies against each other, and against the full cache, on tasks with known answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headprobe.commands.evaluate.needles_output import GridProgress, tell_remarks
+from headprobe.commands.evaluate.run_output import print_plan, print_results, record_of, write_results
+from headprobe.commands.interrupts import Orderly
+from headprobe.commands.options import (
+    PAIRS,
+    AttentionOption,
+    BetaOption,
+    ChatTemplateOption,
+    DeviceOption,
+    DtypeOption,
+    GqaOption,
+    HaystackOption,
+    LayerChunkOption,
+    ModelOption,
+    PoolOption,
+    QueryAgnosticOption,
+    ResumeOption,
+    SinksOption,
+    WindowOption,
+)
+from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.compression.policies import POLICIES
+from headprobe.errors import OptionError
+from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
+from headprobe.evaluation.task_grid import (
+    TaskFolder,
+    TaskGrid,
+    TaskOptions,
+    TaskRowCheck,
+    check_trials,
+    is_finished,
+    run_tasks,
+)
+from headprobe.evaluation.task_summary import TaskSummary
+from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_budgets, policy_names
+from headprobe.home import in_home
+from headprobe.models.loading import LoadedModel, load_model
+from headprobe.probes.plan import parse_lengths
+
+MADE = ("needles", "ruler")  # tasks whose prompts are made to a length
+
+
+def run_command(
+    tasks: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(TASKS)}; with commas, and sets behind a colon: longbench:qasper+lcc,ruler."),
+    ],
+    model: ModelOption = "demo",
+    policies: Annotated[
+        str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
+    ] = "full,snapkv,ada-snapkv,headkv-r2",
+    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "64,128",
+    limit: Annotated[
+        int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where the tasks' files lie; else they come from the hub.", show_default=False
+        ),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Of made prompts (ruler, needles), such as 2k,4k; default: the window.", show_default=False),
+    ] = None,
+    haystack: HaystackOption = "all",
+    templates: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON of wordings by set, in place of ours.", show_default=False),
+    ] = None,
+    cut: Annotated[
+        str | None,
+        typer.Option(help="Prompts beyond the window lose their middle, left, or refuse.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Of each answer, in place of the tasks' own.", show_default=False)
+    ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score file; several by naming it again. Default: those in scores/.",
+            show_default=False,
+        ),
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option(help="Beside real scores: random, shuffled, both with a comma, or none.")
+    ] = "none",
+    query_agnostic: QueryAgnosticOption = False,
+    window: WindowOption = None,
+    pool: PoolOption = None,
+    beta: BetaOption = None,
+    sinks: SinksOption = None,
+    gqa: GqaOption = "mean",
+    attention: AttentionOption = "auto",
+    prefill_chunk: LayerChunkOption = None,
+    seed: Annotated[int, typer.Option(help="Of made prompts, and of baselines.")] = 0,
+    chat: ChatTemplateOption = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Folder; default evals/<tasks>--<model>.", show_default=False
+        ),
+    ] = None,
+    resume: ResumeOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="Begin no new prompt after so long; --resume goes on.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost."""
+    if minutes is not None and not minutes > 0:
+        raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    chosen = parse_tasks(tasks)
+    if lengths is not None and not any(task.name in MADE for task, _ in chosen):
+        raise OptionError(f"--lengths is for tasks whose prompts are made ({', '.join(MADE)})")
+    asked = TaskRequest(
+        data_dir=None if data_dir is None else in_home(data_dir),
+        limit=limit,
+        lengths=None if lengths is None else parse_lengths(lengths),
+        seed=seed,
+        haystack=haystack,
+        templates={} if templates is None else read_templates(in_home(templates)),
+        chat=chat,
+    )
+    options = TaskOptions(
+        tasks=chosen,
+        asked=asked,
+        policies=policy_names(policies),
+        budgets=parse_budgets(budgets),
+        scores=tuple(scores or ()),
+        baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
+        policy_options=PolicyOptions(window, pool, beta, sinks),
+        gqa=gqa,
+        cut=cut,
+        max_new_tokens=max_new_tokens,
+        query_agnostic=query_agnostic,
+        attention=attention,
+        prefill_chunk=prefill_chunk,
+    )
+    check_scores_exist(options.policies, options.scores, model)
+    folder = TaskFolder.of(model, chosen, query_agnostic) if output is None else TaskFolder(output)
+    if not dry_run:
+        read = {f"--scores ({number})": str(path) for number, path in enumerate(options.scores, 1)}
+        read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
+        folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
+    sets = options.sets()
+    loaded = load_model(model, device=device, dtype=dtype)
+    grid = TaskGrid.build(loaded, options, sets)
+    check_trials(grid)
+    tell_remarks(grid)
+    for remark in grid.remarks():
+        tell(f"note: {remark}")
+    if dry_run:
+        print_plan(loaded, grid, as_json)
+    else:
+        run(loaded, grid, folder, How(resume, overwrite, minutes, as_json))
+
+
+@dataclass(frozen=True)
+class How:
+    """How a run goes on or begins, how long it may take, and what is printed."""
+
+    resume: bool
+    overwrite: bool
+    minutes: float | None
+    as_json: bool
+
+
+def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, how: How) -> None:
+    """Measure what is left, write summary, table and picture, print the table."""
+    seconds = None if how.minutes is None else 60 * how.minutes
+    description = grid.describe(loaded)
+    with (
+        Orderly(RESUME_HINT),
+        folder.journal(description, resume=how.resume, overwrite=how.overwrite, check=TaskRowCheck(grid)) as journal,
+    ):
+        if journal.was_cut:
+            tell_cut(journal.path)
+        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
+        with GridProgress(grid, left) as progress:
+            rows = run_tasks(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
+        summary = TaskSummary(tuple(rows))
+        record = record_of(loaded, grid, summary)
+        write_results(folder, summary, record)
+    print_results(folder, summary, record, how.as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -196,7 +197,7 @@ def run_tasks(
 ) -> list[Row]:
     """Run every trial that `journal` does not hold, and give all rows that are there by then, in order.
 
-    Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `on_trial` is called
+    Each prompt is read once for all trials that are left of it. Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `on_trial` is called
     behind each new row.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -212,10 +213,11 @@ def run_tasks(
         if left and not warm:
             _warm_up(loaded, prompt, running)
             warm = True
-        for trial, row in answers_of(loaded, left, running):
-            journal.add(row)
-            if on_trial is not None:
-                on_trial(trial, row)
+        with closing(answers_of(loaded, left, running)) as rows:
+            for trial, row in rows:
+                journal.add(row)
+                if on_trial is not None:
+                    on_trial(trial, row)
     return [journal.records[trial.id] for trial in grid.trials() if trial.id in journal.records]
 
 

@@ -95,6 +95,10 @@ COMMANDS: Table = {
         "headprobe.commands.compress:compress_command",
         "Answer a long prompt from a cache that keeps a different number of entries for each head.",
     ),
+    "tune": Command(
+        "headprobe.commands.tune:tune_command",
+        "Find the smallest cache that keeps a share of the full cache's score, and prove it on prompts held out.",
+    ),
     "budgets": Command(
         "headprobe.commands.budgets:budgets_command",
         "Show what each KV head would keep of a prompt: no model is loaded.",

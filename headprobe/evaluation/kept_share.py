@@ -1,10 +1,12 @@
-"""The share of the full cache's score that a compressed one keeps, how sure that is, and what it proves."""
+"""The share of the full cache's score that a compressed one keeps, and what that proves; the smallest such cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from headprobe.errors import NoPassingTrialError
 from headprobe.evaluation.task_trial import Row
 from headprobe.scores.uncertainty import CONFIDENCE, SEED, draws, numbered
 
+FULL = "full"
 KEPT, LOST, UNKNOWN = "kept", "lost", "cannot tell"
 
 
@@ -97,3 +100,56 @@ def percent(share: float) -> str:
     ('97 %', '97.1 %')
     """
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy at a budget. `on_calibration`: what it keeps there, None where memory ran out; `evicts`: whether any of
+    those prompts is longer than the budget; `kv_bytes` and `kv_entries`: means over them, with their share of the full
+    cache's entries."""
+
+    label: str
+    budget: int
+    on_calibration: Kept | None
+    evicts: bool = True
+    kv_bytes: float | None = None
+    kv_entries: float | None = None
+    entries_share: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        kept = None if self.on_calibration is None else dict(vars(self.on_calibration))
+        return {**vars(self), "on_calibration": kept}
+
+
+def candidates_of(rows: Sequence[Row]) -> list[Candidate]:
+    """Policies and budgets in the rows of calibration prompts, the smallest cache first. Raises as `Kept.of`."""
+    full = in_order([row for row in rows if row["policy"] == FULL])
+    pairs = dict.fromkeys((row["policy"], row["budget"]) for row in rows if row["policy"] != FULL)
+    found = [_candidate(name, budget, rows, full) for name, budget in pairs]
+    return sorted(found, key=_by_size)
+
+
+def _by_size(candidate: Candidate) -> tuple[bool, float, float]:
+    kept = candidate.on_calibration
+    return kept is None, candidate.kv_bytes or 0.0, 0.0 if kept is None else -kept.share
+
+
+def _candidate(label: str, budget: int, rows: Sequence[Row], full: Sequence[Row]) -> Candidate:
+    own = in_order([row for row in rows if (row["policy"], row["budget"]) == (label, budget)])
+    if any(row["error"] is not None for row in (*own, *full)) or len(own) != len(full):
+        return Candidate(label, budget, None)
+    entries, whole, held = (fmean(row[name] for row in own) for name in ("kv_entries", "full_kv_entries", "kv_bytes"))
+    evicts = any(row["evicts"] for row in own)
+    return Candidate(label, budget, Kept.of(own, full), evicts, held, entries, entries / whole)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows by prompt."""
+    return sorted(rows, key=lambda row: str(row["prompt"]))
+
+
+def smallest(found: Sequence[Candidate], keep: float) -> Candidate | None:
+    """The first of the candidates, which rise in size, that evicts and keeps so much with 95 % confidence, or None."""
+    enough = (c for c in found if c.on_calibration is not None and c.on_calibration.low >= keep)
+    return next((candidate for candidate in enough if candidate.evicts), None)

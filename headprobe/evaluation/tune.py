@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from headprobe.compression.policies import Policy, has_option, make_policy, make_policy_with
 from headprobe.compression.session import make_plan
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
-from headprobe.evaluation.kept_share import UNKNOWN, Kept
+from headprobe.evaluation.kept_share import FULL, UNKNOWN, Candidate, Kept, candidates_of, in_order, smallest
 from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.policy_file import ModelNamed, PolicyFile, ScoresNamed
 from headprobe.evaluation.task import TaskSet
@@ -28,7 +28,6 @@ from headprobe.evaluation.variants import Variant, variants
 from headprobe.models.loading import LoadedModel
 from headprobe.profiling.journal import Journal
 
-FULL = "full"
 POLICY = "policy.json"
 LEAST_CLUSTERS = 5  # on either side of the split
 SEARCHED = ("window", "pool", "beta")
@@ -179,9 +178,8 @@ def split(
         first.setdefault(prompt.cluster, prompt.set)
     chosen: set[str] = set()
     for name in dict.fromkeys(first.values()):
-        own = sorted(
-            (c for c, of in first.items() if of == name), key=lambda c: sha256(f"{seed}/{c}".encode()).digest()
-        )
+        own = [cluster for cluster, of in first.items() if of == name]
+        own.sort(key=lambda cluster: sha256(f"{seed}/{cluster}".encode()).digest())
         chosen |= set(own[: round(share * len(own))])
     sides = len(chosen), len(first) - len(chosen)
     if min(sides) < LEAST_CLUSTERS:
@@ -207,61 +205,6 @@ def _impossible(
     if len(left_out) == len(pairs):
         raise OptionError(reason)
     return frozenset(left_out)
-
-
-# -- candidates ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A policy at a budget. `on_calibration`: what it keeps there, None where memory ran out; `evicts`: whether any of
-    those prompts is longer than the budget; `kv_bytes` and `kv_entries`: means over them, with their share of the full
-    cache's entries."""
-
-    label: str
-    budget: int
-    on_calibration: Kept | None
-    evicts: bool = True
-    kv_bytes: float | None = None
-    kv_entries: float | None = None
-    entries_share: float | None = None
-
-    def record(self) -> dict[str, Any]:
-        """As JSON."""
-        kept = None if self.on_calibration is None else dict(vars(self.on_calibration))
-        return {**vars(self), "on_calibration": kept}
-
-
-def candidates_of(rows: Sequence[Row]) -> list[Candidate]:
-    """Policies and budgets in the rows of calibration prompts, the smallest cache first. Raises as `Kept.of`."""
-    full = _sorted([row for row in rows if row["policy"] == FULL])
-    pairs = dict.fromkeys((row["policy"], row["budget"]) for row in rows if row["policy"] != FULL)
-    found = [_candidate(name, budget, rows, full) for name, budget in pairs]
-    return sorted(found, key=_by_size)
-
-
-def _by_size(candidate: Candidate) -> tuple[bool, float, float]:
-    kept = candidate.on_calibration
-    return kept is None, candidate.kv_bytes or 0.0, 0.0 if kept is None else -kept.share
-
-
-def _candidate(label: str, budget: int, rows: Sequence[Row], full: Sequence[Row]) -> Candidate:
-    own = _sorted([row for row in rows if (row["policy"], row["budget"]) == (label, budget)])
-    if any(row["error"] is not None for row in (*own, *full)) or len(own) != len(full):
-        return Candidate(label, budget, None)
-    entries, whole, held = (fmean(row[name] for row in own) for name in ("kv_entries", "full_kv_entries", "kv_bytes"))
-    evicts = any(row["evicts"] for row in own)
-    return Candidate(label, budget, Kept.of(own, full), evicts, held, entries, entries / whole)
-
-
-def _sorted(rows: Sequence[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: str(row["prompt"]))
-
-
-def smallest(found: Sequence[Candidate], keep: float) -> Candidate | None:
-    """The first of the candidates, which rise in size, that evicts and keeps so much with 95 % confidence, or None."""
-    enough = (c for c in found if c.on_calibration is not None and c.on_calibration.low >= keep)
-    return next((candidate for candidate in enough if candidate.evicts), None)
 
 
 # -- the search -----------------------------------------------------------------------------------------------------
@@ -300,7 +243,7 @@ def tune(loaded: LoadedModel, grid: TuneGrid, journal: Journal, on_trial: OnTria
     if chosen is None:
         return Tuned(found)
     rows = run_tasks(loaded, grid.proof(chosen), journal, together=True, on_trial=on_trial)
-    full, own = (_sorted([row for row in rows if (row["policy"] == FULL) is is_full]) for is_full in (True, False))
+    full, own = (in_order([row for row in rows if (row["policy"] == FULL) is is_full]) for is_full in (True, False))
     if any(row["error"] is not None for row in rows):
         return Tuned(found, chosen, unproved="memory ran out on the held-out prompts")
     try:

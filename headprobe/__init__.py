@@ -4,6 +4,7 @@ The names below are the public interface. Each is imported when it is first used
 
     score(model, ScoreOptions(...), output=...)   probe a model, write score files; `.scores["r2"]` is a `HeadScores`
     load_scores(path)                             read a score file
+    load_policy(path)                             read a policy file: `compress(model, **load_policy(path).arguments())`
     compress(model, policy, budget=...)           with it a model runs on a compressed cache: `session.generate(...)`
     heatmap(scores, path)                         draw a table of head scores
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
     from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
+    from headprobe.evaluation.policy_file import read_policy_file as load_policy
     from headprobe.geometry import ModelGeometry as ModelGeometry
     from headprobe.models.loading import LoadedModel as LoadedModel
     from headprobe.models.loading import geometry_of as geometry_of
@@ -57,6 +59,7 @@ __all__ = [
     "load_haystack",
     "load_model",
     "load_needles",
+    "load_policy",
     "load_scores",
     "make_policy",
     "score",
@@ -80,6 +83,7 @@ _PUBLIC = {
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
     "load_model": ("headprobe.models.loading", "load_model"),
     "load_needles": ("headprobe.probes.needle", "load_needles"),
+    "load_policy": ("headprobe.evaluation.policy_file", "read_policy_file"),
     "load_scores": ("headprobe.scores.score_file", "load_scores"),
     "make_policy": ("headprobe.compression.policies", "make_policy"),
     "score": ("headprobe.profiling.run", "score"),

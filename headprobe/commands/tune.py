@@ -62,7 +62,7 @@ def tune_command(
             show_default=False,
         ),
     ] = None,
-    calibration: Annotated[float, typer.Option(help="Share of the texts that the choice rests on.")] = 0.5,
+    calibration: Annotated[float, typer.Option(help="Share of the clusters that the choice rests on.")] = 0.5,
     limit: Annotated[
         int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
     ] = None,

@@ -20,7 +20,7 @@ SCHEMA = "headprobe-tune/1"
 COLUMNS = ("policy", "budget", "score", "of full", "at least", "KV held", "entries", "")
 LEGEND = (
     "measured on the prompts for the choice; of full: share of the full cache's score; at least: its bound with 95 % "
-    "confidence (bootstrap over texts); KV held: mean bytes of a cache, with room for the answer; entries: share of "
+    "confidence (bootstrap over clusters); KV held: mean bytes of a cache, with room for the answer; entries: share of "
     "those of the full cache"
 )
 
@@ -40,7 +40,8 @@ def record_of(loaded: LoadedModel, grid: TuneGrid, tuned: Tuned, made: PolicyFil
         "seed": options.task.asked.seed,
         "query_agnostic": options.task.query_agnostic,
         "split": {
-            side: {"prompts": len(own), "texts": len({prompt.cluster for prompt in own})} for side, own in sides.items()
+            side: {"prompts": len(own), "clusters": len({prompt.cluster for prompt in own})}
+            for side, own in sides.items()
         },
         "remarks": grid.remarks(),
         "candidates": [candidate.record() for candidate in tuned.candidates],
@@ -88,7 +89,9 @@ def _copy(source: Path, target: Path, overwrite: bool) -> None:
 def print_tuned(folder: TuneFolder, grid: TuneGrid, tuned: Tuned, record: dict[str, Any]) -> None:
     """The candidates by size, what was chosen, and what it keeps on the prompts held out."""
     console, split = stdout_console(), record["split"]
-    sides = [f"{own['prompts']} prompts of {own['texts']} texts" for own in (split["calibration"], split["held_out"])]
+    sides = [
+        f"{own['prompts']} prompts in {own['clusters']} clusters" for own in (split["calibration"], split["held_out"])
+    ]
     sets, verdict = ", ".join(record["sets"]), tuned.verdict(grid.options.keep)
     lines = [f"{record['model']}, {sets}: {sides[0]} for the choice, {sides[1]} held out", ""]
     for line in lines:

@@ -15,12 +15,13 @@ from headprobe.evaluation.task_trial import Row
 from headprobe.scores.uncertainty import CONFIDENCE, SEED, draws, numbered
 
 FULL = "full"
+ROUNDING = 1e-9  # 0.9 of ten prompts is 0.9
 KEPT, LOST, UNKNOWN = "kept", "lost", "cannot tell"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The share of the full cache's score that a cache keeps on `num_prompts` prompts of `num_clusters` texts.
+    """The share of the full cache's score that a cache keeps on `num_prompts` prompts in `num_clusters` clusters.
 
     `low`, `high`: each a one-sided bound with 95 % confidence; `score` and `full_score` in [0, 1], sets weighing alike.
     """
@@ -61,31 +62,35 @@ class Kept:
             len(whole),
         )  # fmt: skip
 
+    def keeps(self, keep: float) -> bool:
+        """Whether the lower bound reaches `keep`."""
+        return self.low >= keep - ROUNDING
+
     def verdict(self, keep: float) -> tuple[str, str]:
         """Whether `keep` of the score stays: `kept`, `lost` or `cannot tell`; and why, in words.
 
-        The bootstrap knows only of losses that were seen. Where one text in so many loses its answer, `n` texts show
-        none of it with a probability of `share ** n`: fewer than `least_clusters` cannot prove anything.
+        The bootstrap knows only of losses that were seen. Where a cluster loses all with the probability `1 - keep`, `n`
+        clusters show none of that with the probability `keep ** n`: fewer than `least_clusters` cannot prove anything.
         """
         seen = f"{percent(self.share)} of the full score, with {percent(CONFIDENCE)} confidence at least"
-        seen += f" {percent(self.low)}, on {self.num_prompts} prompts of {self.num_clusters} texts"
-        if self.high < keep:
+        seen += f" {percent(self.low)}, on {self.num_prompts} prompts in {self.num_clusters} clusters"
+        if self.high < keep - ROUNDING:
             return LOST, seen
-        if self.low < keep:
+        if not self.keeps(keep):
             return UNKNOWN, f"{seen}: less than {percent(keep)} cannot be ruled out; more prompts would narrow it"
         need = least_clusters(keep)
         if need is None:
             return UNKNOWN, f"{seen}; that nothing at all is ever lost no number of prompts can prove"
         if self.num_clusters < need:
             return UNKNOWN, (
-                f"{seen}; but a loss that is too rare to show up on {self.num_clusters} texts may be larger than "
-                f"{percent(1 - keep)}: {need} texts held out would prove it"
+                f"{seen}; but a loss that is too rare to show up on {self.num_clusters} clusters may be larger than "
+                f"{percent(1 - keep)}: {need} clusters held out would prove it"
             )
         return KEPT, seen
 
 
 def least_clusters(keep: float) -> int | None:
-    """How many texts without any loss it takes to rule out, with 95 % confidence, that more than `1 - keep` is lost.
+    """How many clusters without any loss it takes to rule out, with 95 % confidence, that more than `1 - keep` is lost.
 
     >>> least_clusters(0.97), least_clusters(0.9), least_clusters(1.0)
     (99, 29, None)
@@ -151,5 +156,5 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 def smallest(found: Sequence[Candidate], keep: float) -> Candidate | None:
     """The first of the candidates, which rise in size, that evicts and keeps so much with 95 % confidence, or None."""
-    enough = (c for c in found if c.on_calibration is not None and c.on_calibration.low >= keep)
+    enough = (c for c in found if c.on_calibration is not None and c.on_calibration.keeps(keep))
     return next((candidate for candidate in enough if candidate.evicts), None)

@@ -184,8 +184,8 @@ def split(
     sides = len(chosen), len(first) - len(chosen)
     if min(sides) < LEAST_CLUSTERS:
         raise PlanError(
-            f"{len(prompts)} prompts on {len(first)} texts are too few: {sides[0]} texts would be for the choice and "
-            f"{sides[1]} held out, need at least {LEAST_CLUSTERS} each"
+            f"{len(prompts)} prompts in {len(first)} clusters are too few: {sides[0]} clusters would be for the choice "
+            f"and {sides[1]} held out, need at least {LEAST_CLUSTERS} each"
         )
     return tuple(p for p in prompts if p.cluster in chosen), tuple(p for p in prompts if p.cluster not in chosen)
 

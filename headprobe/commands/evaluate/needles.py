@@ -35,6 +35,7 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
+from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
@@ -45,13 +46,16 @@ from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_n
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
+POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "16,32,64,128"
+
 
 def needles_command(
     model: ModelOption = "demo",
     policies: Annotated[
         str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
-    ] = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "16,32,64,128",
+    ] = POLICIES_ASKED,
+    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = BUDGETS_ASKED,
+    policy_file: PolicyFileOption = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -105,18 +109,22 @@ def needles_command(
     """Compare policies at equal budgets: who still finds the needle, and what it costs."""
     if minutes is not None and not minutes > 0:
         raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
+    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
+    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
+    chosen = named_policy(policy_file, given)
     options = GridOptions(
-        policies=policy_names(policies),
-        budgets=parse_budgets(budgets),
+        policies=policy_names(policies if chosen is None else chosen.policy.name),
+        budgets=parse_budgets(budgets) if chosen is None else (budget_of(chosen),),
         lengths=None if lengths is None else parse_lengths(lengths),
         depths=depths,
         needles=needles,
         needles_per_cell=needles_per_cell,
         haystack=haystack,
-        scores=tuple(scores or ()),
+        scores=tuple(scores or ()) if chosen is None else scores_of(chosen, scores),
         baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks),
-        gqa=gqa,
+        policy_options=PolicyOptions(window, pool, beta, sinks) if chosen is None else chosen.policy_options,
+        gqa=gqa if chosen is None else chosen.gqa,
         query_agnostic=query_agnostic,
         seed=seed,
         chat=chat,
@@ -129,6 +137,7 @@ def needles_command(
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         folder.check(resume=resume, overwrite=overwrite, inputs=read)
     loaded = load_model(model, device=device, dtype=dtype)
+    tell_other_model(chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
     tell_prompts(grid.prepared)

@@ -29,6 +29,7 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
@@ -47,6 +48,7 @@ from headprobe.home import in_home
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
+POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "64,128"
 MADE = ("needles", "ruler")  # tasks whose prompts are made to a length
 
 
@@ -58,8 +60,9 @@ def run_command(
     model: ModelOption = "demo",
     policies: Annotated[
         str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}; with commas; all for every named one.")
-    ] = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = "64,128",
+    ] = POLICIES_ASKED,
+    budgets: Annotated[str, typer.Option(help="Mean entries per KV head, window included.")] = BUDGETS_ASKED,
+    policy_file: PolicyFileOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
     ] = None,
@@ -125,6 +128,10 @@ def run_command(
     """Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost."""
     if minutes is not None and not minutes > 0:
         raise OptionError(f"--minutes is {minutes:g}, need more than 0")
+    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
+    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
+    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
+    named = named_policy(policy_file, given)
     chosen = parse_tasks(tasks)
     if lengths is not None and not any(task.name in MADE for task, _ in chosen):
         raise OptionError(f"--lengths is for tasks whose prompts are made ({', '.join(MADE)})")
@@ -140,12 +147,12 @@ def run_command(
     options = TaskOptions(
         tasks=chosen,
         asked=asked,
-        policies=policy_names(policies),
-        budgets=parse_budgets(budgets),
-        scores=tuple(scores or ()),
+        policies=policy_names(policies if named is None else named.policy.name),
+        budgets=parse_budgets(budgets) if named is None else (budget_of(named),),
+        scores=tuple(scores or ()) if named is None else scores_of(named, scores),
         baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks),
-        gqa=gqa,
+        policy_options=PolicyOptions(window, pool, beta, sinks) if named is None else named.policy_options,
+        gqa=gqa if named is None else named.gqa,
         cut=cut,
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
@@ -160,6 +167,7 @@ def run_command(
         folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
     sets = options.sets()
     loaded = load_model(model, device=device, dtype=dtype)
+    tell_other_model(named, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     tell_remarks(grid)

@@ -69,8 +69,8 @@ class Kept:
     def verdict(self, keep: float) -> tuple[str, str]:
         """Whether `keep` of the score stays: `kept`, `lost` or `cannot tell`; and why, in words.
 
-        The bootstrap knows only of losses that were seen. Where a cluster loses all with the probability `1 - keep`, `n`
-        clusters show none of that with the probability `keep ** n`: fewer than `least_clusters` cannot prove anything.
+        The bootstrap knows only of losses that were seen. Where a cluster loses all with the probability
+        `1 - keep`, `n` of them show no loss with `keep ** n`: fewer than `least_clusters` cannot prove anything.
         """
         seen = f"{percent(self.share)} of the full score, with {percent(CONFIDENCE)} confidence at least"
         seen += f" {percent(self.low)}, on {self.num_prompts} prompts in {self.num_clusters} clusters"

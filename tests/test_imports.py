@@ -140,7 +140,10 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
         (("heatmap", "report", "scores show", "scores validate", "scores convert"), {"numpy"}),
         (("scores compare", "scores stability", "scores merge"), {"numpy"}),
         (("scores push", "scores pull"), {"numpy", "huggingface_hub"}),
-        (("score", "compress", "budgets", "norms", "serve-plan", "doctor", "eval needles"), HEAVY - {"matplotlib"}),
+        (
+            ("score", "compress", "budgets", "norms", "serve-plan", "doctor", "eval needles", "tune"),
+            HEAVY - {"matplotlib"},
+        ),
     ],
 )
 def test_help_of_a_command_loads_what_the_command_needs(commands: tuple[str, ...], allowed: set[str]) -> None:

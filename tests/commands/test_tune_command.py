@@ -1,6 +1,6 @@
-"""`headprobe tune` from the outside: on the bundled model, and with answers that are made up where only the choice counts.
+"""`headprobe tune` from the outside: on the bundled model, and with made-up answers where only the choice counts.
 
-What is made up: the answers of `stand_in`. Whether the model is right goes by the budget and the prompt's number then.
+The answers of `stand_in` are made up: whether the model is right goes by the budget and the prompt's number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def number_of(loaded: Any, prompt: TaskPrompt) -> int:
 
 
 class StandIn:
-    """In place of `answers_of`: right where the budget is at least 32, at 16 with snapkv for all but every sixth text."""
+    """In place of `answers_of`: right where the budget is at least 32, and at 16 for all but every sixth text."""
 
     def __init__(self) -> None:
         self.ran: list[tuple[int, str, int | None]] = []

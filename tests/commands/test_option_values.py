@@ -20,6 +20,7 @@ ARGUMENTS = {
     "headprobe scores stability": ["a.json"], "headprobe scores compare": ["a.json", "b.json"],
     "headprobe scores merge": ["a.json", "b.json", "-o", "c.json"], "headprobe report": ["a.json"],
     "headprobe scores convert": ["a.json", "b.json", "--to", "duo"], "headprobe eval TASK": ["ruler"],
+    "headprobe tune": ["--task", "ruler"],
 }  # fmt: skip
 
 

@@ -13,11 +13,9 @@ from typing import Any
 
 import pytest
 
-from headprobe.errors import PlanError
 from headprobe.evaluation import task_grid
 from headprobe.evaluation.task_prompts import TaskPrompt
 from headprobe.evaluation.task_trial import Row, Running, TaskTrial
-from headprobe.evaluation.tune import split
 from tests.conftest import CliResult
 
 Cli = Callable[..., CliResult]
@@ -182,34 +180,6 @@ def test_an_interrupted_search_goes_on_and_ends_alike(cli: Cli, stand_in: StandI
     assert summary(cli(*SEARCH, "--keep", "0.9", "--json", "--resume")) == whole
     assert len(stand_in.ran) == total  # no trial ran twice
     assert cli(*SEARCH).code == 10
-
-
-# -- the split ------------------------------------------------------------------------------------------------------
-
-
-def prompts(clusters: Sequence[str], name: str = "s") -> list[TaskPrompt]:
-    return [TaskPrompt(f"{n}", name, (1,), ("a",), (), "qa_f1", 1, False, c) for n, c in enumerate(clusters)]
-
-
-def test_the_split_keeps_clusters_together_and_goes_by_the_seed() -> None:
-    given = prompts([f"c{n // 2}" for n in range(40)])
-    first, second = split(given, 0.5, 0)
-    assert (len(first), len(second)) == (20, 20)
-    assert {p.cluster for p in first} & {p.cluster for p in second} == set()
-    assert split(given, 0.5, 0) == (first, second)
-    assert {p.cluster for p in split(given, 0.5, 1)[0]} != {p.cluster for p in first}
-    assert {p.cluster for p in split(given[::-1], 0.5, 0)[0]} == {p.cluster for p in first}
-
-
-def test_every_set_is_split_by_itself() -> None:
-    given = [*prompts([f"a{n}" for n in range(10)], "a"), *prompts([f"b{n}" for n in range(30)], "b")]
-    first, second = split(given, 0.5, 3)
-    assert [sum(p.set == name for p in side) for side in (first, second) for name in "ab"] == [5, 15, 5, 15]
-
-
-def test_too_few_clusters_are_refused() -> None:
-    with pytest.raises(PlanError, match="18 prompts in 9 clusters are too few: 4 .* and 5 held out, need at least 5"):
-        split(prompts([f"c{n // 2}" for n in range(18)]), 0.5, 0)
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------

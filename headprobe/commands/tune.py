@@ -27,8 +27,10 @@ from headprobe.commands.output import RESUME_HINT, tell, tell_cut, write_json
 from headprobe.commands.tune_output import print_tuned, record_of, write_tuned
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import OptionError
+from headprobe.evaluation.kept_share import Candidate
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks
 from headprobe.evaluation.task_grid import TaskOptions, TaskRowCheck, is_finished
+from headprobe.evaluation.task_trial import Row, TaskTrial
 from headprobe.evaluation.tune import TuneFolder, TuneGrid, TuneOptions, policy_file_of, tune
 from headprobe.evaluation.variants import check_scores_exist, parse_budgets, policy_names
 from headprobe.home import in_home
@@ -155,10 +157,13 @@ def run(loaded: LoadedModel, grid: TuneGrid, folder: TuneFolder, how: How) -> No
             tell_cut(journal.path)
         left = [trial for trial in grid.search.trials() if not is_finished(journal, trial)]
         with GridProgress(grid.search, left) as progress:
-            held_out = {prompt.trial_id for prompt in grid.test}
-            tuned = tune(
-                loaded, grid, journal, lambda t, row: None if t.prompt.trial_id in held_out else progress.update(t, row)
-            )
+            searched = {prompt.trial_id for prompt in grid.calibration}
+
+            def update(trial: TaskTrial, row: Row) -> None:
+                if trial.prompt.trial_id in searched:
+                    progress.update(trial, row)
+
+            tuned = tune(loaded, grid, journal, on_trial=update, on_choice=lambda choice: _tell_choice(grid, choice))
         made = policy_file_of(loaded, grid, tuned)
         record = record_of(loaded, grid, tuned, made)
         write_tuned(folder, grid, made, record, how.overwrite)
@@ -166,6 +171,11 @@ def run(loaded: LoadedModel, grid: TuneGrid, folder: TuneFolder, how: How) -> No
         write_json({"path": str(folder.path), **record})
     else:
         print_tuned(folder, grid, tuned, record)
+
+
+def _tell_choice(grid: TuneGrid, choice: Candidate) -> None:
+    """What runs next, on stderr."""
+    tell(f"chosen: {choice.label}, budget {choice.budget}; now the {len(grid.test)} prompts held out, and full on them")
 
 
 def _default_folder(model: str, options: TuneOptions) -> Path:

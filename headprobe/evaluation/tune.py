@@ -233,8 +233,17 @@ class Tuned:
 OnTrial = Callable[[TaskTrial, Row], None]
 
 
-def tune(loaded: LoadedModel, grid: TuneGrid, journal: Journal, on_trial: OnTrial | None = None) -> Tuned:
+def tune(
+    loaded: LoadedModel,
+    grid: TuneGrid,
+    journal: Journal,
+    *,
+    on_trial: OnTrial | None = None,
+    on_choice: Callable[[Candidate], None] | None = None,
+) -> Tuned:
     """Run what `journal` does not hold, choose on the calibration prompts, then run the choice on those held out.
+
+    `on_trial` is called behind each new row, `on_choice` before the held-out prompts run.
 
     Raises `NoPassingTrialError` where the full cache scores 0 on the calibration prompts, and as `run_tasks`.
     """
@@ -242,6 +251,8 @@ def tune(loaded: LoadedModel, grid: TuneGrid, journal: Journal, on_trial: OnTria
     chosen = smallest(found, grid.options.keep)
     if chosen is None:
         return Tuned(found)
+    if on_choice is not None:
+        on_choice(chosen)
     rows = run_tasks(loaded, grid.proof(chosen), journal, together=True, on_trial=on_trial)
     full, own = (in_order([row for row in rows if (row["policy"] == FULL) is is_full]) for is_full in (True, False))
     if any(row["error"] is not None for row in rows):

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headprobe.evaluation import task_grid
+from headprobe.evaluation import task_grid, tune
 from headprobe.evaluation.task_prompts import TaskPrompt
 from headprobe.evaluation.task_trial import Row, Running, TaskTrial
+from headprobe.evaluation.tune import split
 from tests.conftest import CliResult
 
 Cli = Callable[..., CliResult]
@@ -246,6 +248,26 @@ def test_a_search_on_the_bundled_model_gives_a_file_that_other_commands_take(cli
         done = cli("eval", task, "--policy-file", "out/policy.json", "--lengths", "256", "--dry-run", "--json")
         assert done.code == 0, done.err
         assert (json.loads(done.out)["policies"][:2], json.loads(done.out)["budgets"]) == (["full", "headkv-r2"], [64])
+
+
+def test_on_the_bundled_model_too_the_choice_is_blind_to_the_answers_held_out(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ["tune", "--task", "needles", "--lengths", "256", "--policies", "snapkv,headkv-r2", "--budgets", "24,64"]
+    before = summary(cli(*search, "--keep", "0.5", "-o", "before", "--json"))
+    whole = tune.prompts_of
+
+    def poisoned(*given: Any, **more: Any) -> tuple[TaskPrompt, ...]:
+        found = whole(*given, **more)
+        held_out = {prompt.trial_id for prompt in split(found, 0.5, 0)[1]}
+        return tuple(replace(p, answers=("poison",)) if p.trial_id in held_out else p for p in found)
+
+    monkeypatch.setattr(tune, "prompts_of", poisoned)
+    after = summary(cli(*search, "--keep", "0.5", "-o", "after", "--json"))
+    assert before["chosen"] is not None
+    assert after["chosen"] == before["chosen"]
+    assert after["candidates"] == before["candidates"]
+    assert (before["held_out"]["full_score"], after["held_out"]) == (1.0, None)
 
 
 @pytest.mark.parametrize(

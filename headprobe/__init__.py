@@ -4,6 +4,7 @@ The names below are the public interface. Each is imported when it is first used
 
     score(model, ScoreOptions(...), output=...)   probe a model, write score files; `.scores["r2"]` is a `HeadScores`
     load_scores(path)                             read a score file
+    load_policy(path)                             read a policy file: `compress(model, **load_policy(path).arguments())`
     compress(model, policy, budget=...)           run a model on a compressed cache: `session.generate(...)`
     heatmap(scores, path)                         draw a table of head scores
     knockout(scores, model, KnockoutOptions(...)) what it costs to switch the best heads off, against random ones
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from headprobe.errors import HeadprobeError as HeadprobeError
     from headprobe.evaluation.knockout_bench import KnockoutOptions as KnockoutOptions
     from headprobe.evaluation.knockout_study import knockout as knockout
+    from headprobe.evaluation.policy_file import read_policy_file as load_policy
     from headprobe.geometry import ModelGeometry as ModelGeometry
     from headprobe.models.loading import LoadedModel as LoadedModel
     from headprobe.models.loading import geometry_of as geometry_of
@@ -62,6 +64,7 @@ __all__ = [
     "load_haystack",
     "load_model",
     "load_needles",
+    "load_policy",
     "load_scores",
     "make_policy",
     "score",
@@ -87,6 +90,7 @@ _PUBLIC = {
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
     "load_model": ("headprobe.models.loading", "load_model"),
     "load_needles": ("headprobe.probes.needle", "load_needles"),
+    "load_policy": ("headprobe.evaluation.policy_file", "read_policy_file"),
     "load_scores": ("headprobe.scores.score_file", "load_scores"),
     "make_policy": ("headprobe.compression.policies", "make_policy"),
     "score": ("headprobe.profiling.run", "score"),

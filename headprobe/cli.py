@@ -99,6 +99,10 @@ COMMANDS: Table = {
         "headprobe.commands.compress:compress_command",
         "Answer a long prompt from a cache that keeps a different number of entries for each head.",
     ),
+    "tune": Command(
+        "headprobe.commands.tune:tune_command",
+        "Find the smallest cache that keeps a share of the full cache's score, and prove it on prompts held out.",
+    ),
     "budgets": Command(
         "headprobe.commands.budgets:budgets_command",
         "Show how many entries of a prompt each KV head would keep, without loading a model.",

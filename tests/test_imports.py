@@ -150,6 +150,7 @@ def test_a_list_of_commands_loads_nothing_heavy(group: str) -> None:
                 "serve-plan",
                 "doctor",
                 "bench",
+                "tune",
                 "eval needles",
                 "eval ruler",
             ),

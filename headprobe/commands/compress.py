@@ -26,10 +26,11 @@ from headprobe.commands.options import (
     WindowOption,
 )
 from headprobe.commands.output import print_table, printable, stdout_console, tell, write_json
+from headprobe.commands.policy_files import PolicyFileOption, named_policy, scores_of, tell_other_model
 from headprobe.commands.reading import one_length, prompt_name, read_text
 from headprobe.compression.budgets import Ints
 from headprobe.compression.decoding import Sampler
-from headprobe.compression.policies import Policy, make_policy, make_policy_with
+from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy, make_policy_with
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import window_note, with_recommended_window
 from headprobe.evaluation.questions import (
@@ -153,7 +154,8 @@ def compress_command(
         Path | None,
         typer.Option(help="Score file, native or foreign; default: the model's newest in scores/.", show_default=False),
     ] = None,
-    policy: PolicyOption = "headkv-r2",
+    policy: PolicyOption = DEFAULT_POLICY,
+    policy_file: PolicyFileOption = None,
     compare: Annotated[
         str | None, typer.Option(help="More policies for the same prompt, such as full,snapkv.", show_default=False)
     ] = None,
@@ -212,6 +214,11 @@ def compress_command(
     """Answer a long prompt from a cache that keeps a different number of entries for each head."""
     if budget is not None and ratio is not None:
         raise OptionError(f"--budget {budget} and --ratio {ratio} set the same thing: give only one")
+    own = {"budget": budget, "ratio": ratio, "beta": beta, "window": window, "pool": pool, "sinks": sinks}
+    decided: dict[str, tuple[object, object]] = {f"--{name}": (value, None) for name, value in own.items()}
+    decided |= {"--value-aware": (value_aware, None), "--compat": (compat, None)}
+    decided |= {"--policy": (policy, DEFAULT_POLICY), "--gqa": (gqa, "mean")}
+    chosen = named_policy(policy_file, decided)
     sampler = _sampler(temperature, top_k, top_p, seed)
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
@@ -220,6 +227,10 @@ def compress_command(
     first = make_policy(
         policy, beta=beta, window=window, pool=pool, sinks=sinks, value_aware=value_aware, compat=compat
     )
+    if chosen is not None:
+        first, budget, ratio, gqa = chosen.policy, chosen.budget, chosen.ratio, chosen.gqa
+        window, pool = chosen.policy_options.window, chosen.policy_options.pool
+        scores = next(iter(scores_of(chosen, None if scores is None else [scores])), None)
     policies = [first, *_others(compare, window, pool)]
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
@@ -239,6 +250,7 @@ def compress_command(
     if scores is not None:
         read_any(scores)
     loaded = load_model(model, device=device, dtype=dtype)
+    tell_other_model(chosen, loaded)
     note = window_note(loaded, window, pool)
     if note is not None:
         tell(f"note: {note}")

@@ -64,6 +64,9 @@ MinutesOption = Annotated[
     float | None,
     typer.Option(help="Start no new prompt after this many minutes; --resume continues.", show_default=False),
 ]
+TogetherOption = Annotated[
+    bool, typer.Option("--together", help="Decode a prompt's policies and budgets in batches; no time per token.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")]
 SummaryJsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
 

@@ -193,16 +193,18 @@ def run_tasks(
     journal: Journal,
     *,
     seconds: float | None = None,
+    together: bool = False,
     on_trial: Callable[[TaskTrial, Row], None] | None = None,
 ) -> list[Row]:
     """Run every trial that `journal` does not hold, and give all rows that are there by then, in order.
 
-    Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `on_trial` is called
-    behind each new row.
+    Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `together`: variants
+    are decoded in batches, which is faster and leaves `s_per_token` unmeasured. `on_trial` is called after each row.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     options = grid.options
-    running = Running(frozenset(eos_token_ids(loaded)), options.asked.seed, options.attention, options.prefill_chunk)
+    eos = frozenset(eos_token_ids(loaded))
+    running = Running(eos, options.asked.seed, options.attention, options.prefill_chunk, together)
     warm = False
     for prompt in grid.prompts:
         left = [trial for trial in grid.trials_of(prompt) if not is_finished(journal, trial)]

@@ -70,20 +70,25 @@ class Variant:
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """Changes to every policy that has such an option; None leaves it as it is."""
+    """Changes to every policy that has such an option; None leaves it as it is.
+
+    `exact`: a policy that is taken as it is wherever its name is asked for.
+    """
 
     window: int | None = None
     pool: int | None = None
     beta: float | None = None
     sinks: int | None = None
+    exact: Policy | None = None
 
     def apply(self, names: Sequence[str]) -> list[Policy]:
         """The policies called `names`, changed. Raises `OptionError` for an option that none of them has."""
-        given = {key: value for key, value in vars(self).items() if value is not None}
+        given = {key: value for key, value in vars(self).items() if value is not None and key != "exact"}
         for key, value in given.items():
             if not any(has_option(make_policy(name), key) for name in names):
                 raise OptionError(f"none of {', '.join(names)} has a {key} (given: {value})")
-        return [make_policy_with(name, given) for name in names]
+        exact = {} if self.exact is None else {self.exact.name: self.exact}
+        return [exact[name] if name in exact else make_policy_with(name, given) for name in names]
 
 
 def policy_names(text: str) -> tuple[str, ...]:

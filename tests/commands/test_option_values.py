@@ -21,6 +21,7 @@ ARGUMENTS = {
     "headprobe scores merge": ["a.json", "b.json", "-o", "c.json"], "headprobe report": ["a.json"],
     "headprobe scores convert": ["a.json", "b.json", "--to", "duo"], "headprobe eval TASK": ["ruler"],
     "headprobe eval harness": ["--tasks", "gates"],
+    "headprobe tune": ["--task", "ruler"],
 }  # fmt: skip
 
 

@@ -39,10 +39,12 @@ from headprobe.commands.options import (
     ScoreFilesOption,
     SinksOption,
     SummaryJsonOption,
+    TogetherOption,
     WindowOption,
     check_minutes,
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
+from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
@@ -51,11 +53,14 @@ from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_n
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
+POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "16,32,64,128"
+
 
 def needles_command(
     model: ModelOption = "demo",
-    policies: PoliciesOption = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: BudgetsOption = "16,32,64,128",
+    policies: PoliciesOption = POLICIES_ASKED,
+    budgets: BudgetsOption = BUDGETS_ASKED,
+    policy_file: PolicyFileOption = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -69,9 +74,7 @@ def needles_command(
     scores: ScoreFilesOption = None,
     baselines: BaselinesOption = "random,shuffled",
     query_agnostic: QueryAgnosticOption = False,
-    together: Annotated[
-        bool, typer.Option("--together", help="Decode a prompt's policies and budgets in batches; no time per token.")
-    ] = False,
+    together: TogetherOption = False,
     window: WindowOption = None,
     pool: PoolOption = None,
     beta: BetaOption = None,
@@ -97,18 +100,22 @@ def needles_command(
 ) -> None:
     """Compare policies at equal budgets: who still finds the needle, and what it costs."""
     check_minutes(minutes)
+    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
+    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
+    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
+    chosen = named_policy(policy_file, given)
     options = GridOptions(
-        policies=policy_names(policies),
-        budgets=parse_budgets(budgets),
+        policies=policy_names(policies if chosen is None else chosen.policy.name),
+        budgets=parse_budgets(budgets) if chosen is None else (budget_of(chosen),),
         lengths=None if lengths is None else parse_lengths(lengths),
         depths=depths,
         needles=needles,
         needles_per_cell=needles_per_cell,
         haystack=haystack,
-        scores=tuple(scores or ()),
+        scores=tuple(scores or ()) if chosen is None else scores_of(chosen, scores),
         baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks),
-        gqa=gqa,
+        policy_options=PolicyOptions(window, pool, beta, sinks) if chosen is None else chosen.policy_options,
+        gqa=gqa if chosen is None else chosen.gqa,
         query_agnostic=query_agnostic,
         seed=seed,
         chat=chat,
@@ -121,6 +128,7 @@ def needles_command(
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         folder.check(resume=resume, overwrite=overwrite, inputs=read)
     loaded = load_model(model, device=device, dtype=dtype)
+    tell_other_model(chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
     tell_prompts(grid.prepared)

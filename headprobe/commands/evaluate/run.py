@@ -33,10 +33,12 @@ from headprobe.commands.options import (
     ScoreFilesOption,
     SinksOption,
     SummaryJsonOption,
+    TogetherOption,
     WindowOption,
     check_minutes,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.errors import OptionError
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
 from headprobe.evaluation.task_grid import (
@@ -54,6 +56,7 @@ from headprobe.home import in_home
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
+POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "64,128"
 MADE = ("needles", "ruler")  # tasks whose prompts are made to a length
 
 
@@ -63,8 +66,9 @@ def run_command(
         typer.Argument(help=f"{', '.join(TASKS)}; with commas, and sets behind a colon: longbench:qasper+lcc,ruler."),
     ],
     model: ModelOption = "demo",
-    policies: PoliciesOption = "full,snapkv,ada-snapkv,headkv-r2",
-    budgets: BudgetsOption = "64,128",
+    policies: PoliciesOption = POLICIES_ASKED,
+    budgets: BudgetsOption = BUDGETS_ASKED,
+    policy_file: PolicyFileOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
     ] = None,
@@ -111,6 +115,7 @@ def run_command(
     resume: ResumeOption = False,
     overwrite: OverwriteRunOption = False,
     minutes: MinutesOption = None,
+    together: TogetherOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     dry_run: DryRunOption = False,
@@ -118,6 +123,10 @@ def run_command(
 ) -> None:
     """Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost."""
     check_minutes(minutes)
+    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
+    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
+    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
+    named = named_policy(policy_file, given)
     chosen = parse_tasks(tasks)
     if lengths is not None and not any(task.name in MADE for task, _ in chosen):
         raise OptionError(f"--lengths is for tasks whose prompts are made ({', '.join(MADE)})")
@@ -133,12 +142,12 @@ def run_command(
     options = TaskOptions(
         tasks=chosen,
         asked=asked,
-        policies=policy_names(policies),
-        budgets=parse_budgets(budgets),
-        scores=tuple(scores or ()),
+        policies=policy_names(policies if named is None else named.policy.name),
+        budgets=parse_budgets(budgets) if named is None else (budget_of(named),),
+        scores=tuple(scores or ()) if named is None else scores_of(named, scores),
         baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks),
-        gqa=gqa,
+        policy_options=PolicyOptions(window, pool, beta, sinks) if named is None else named.policy_options,
+        gqa=gqa if named is None else named.gqa,
         cut=cut,
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
@@ -153,6 +162,7 @@ def run_command(
         folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
     sets = options.sets()
     loaded = load_model(model, device=device, dtype=dtype)
+    tell_other_model(named, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     tell_remarks(grid)
@@ -161,16 +171,17 @@ def run_command(
     if dry_run:
         print_plan(loaded, grid, as_json)
     else:
-        run(loaded, grid, folder, How(resume, overwrite, minutes, as_json))
+        run(loaded, grid, folder, How(resume, overwrite, minutes, together, as_json))
 
 
 @dataclass(frozen=True)
 class How:
-    """How a run goes on or begins, how long it may take, and what is printed."""
+    """How a run continues or begins, how long it may take, how it decodes, and what is printed."""
 
     resume: bool
     overwrite: bool
     minutes: float | None
+    together: bool
     as_json: bool
 
 
@@ -186,7 +197,7 @@ def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, how: How) -> No
             tell_cut(journal.path)
         left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
         with GridProgress(grid, left) as progress:
-            rows = run_tasks(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
+            rows = run_tasks(loaded, grid, journal, seconds=seconds, together=how.together, on_trial=progress.update)
         summary = TaskSummary(tuple(rows))
         record = record_of(loaded, grid, summary)
         write_results(folder, summary, record)

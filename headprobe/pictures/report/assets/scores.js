@@ -46,7 +46,7 @@ function placeOf(view, index) {
   return view.values[index] > 0 ? `${view.ranks[index]} of ${ranked}` : "not ranked";
 }
 
-// All that is known of one head, as [name, value] in the order in which it is told.
+// All that is known of one head, as [name, value] in the order in which it is shown.
 function factsOf(view, index) {
   const { file, values, ranks, sure } = view;
   if (file.ranking) return [["Place", placeOf(view, index)]];

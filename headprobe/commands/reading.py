@@ -141,7 +141,7 @@ def one_length(text: str, option: str, longest: int | None = None) -> int:
 def read_text(prompt: str) -> str:
     """The text of a file, or of stdin (`-`), as a haystack is read: UTF-8, without a byte order mark, lines end in \\n.
 
-    Raises `FileFormatError` for what is no text, or empty, `FileAccessError` for a file that cannot be read.
+    Raises `FileFormatError` for what is not text, or empty, `FileAccessError` for a file that cannot be read.
     """
     name = "stdin" if prompt == "-" else prompt
     if prompt == "-" and sys.stdin is None:

@@ -75,7 +75,7 @@ class Evictor:
         self.tokens += 1
 
     def _columns(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each entry the column of the newest query, and whether it starts anew: two `[total, 1]`."""
+        """For each entry the column of the newest query, and whether it starts from 0: two `[total, 1]`."""
         column, anew = self.policy.selector.column(self.tokens)
         return column[self._sequence][:, None], anew[self._sequence][:, None]
 

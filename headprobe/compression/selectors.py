@@ -54,7 +54,7 @@ class Selector(Protocol):
         ...
 
     def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The columns that queries of these numbers (int64) add to, and whether those columns start anew with them."""
+        """The columns that queries of these numbers (int64) add to, and whether those columns start from 0."""
         ...
 
 
@@ -69,7 +69,7 @@ class OneColumn:
     default_sinks: ClassVar[int] = 0
 
     def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The only column, which never starts anew."""
+        """The only column, which is never reset."""
         return torch.zeros_like(query), torch.zeros_like(query, dtype=torch.bool)
 
 
@@ -173,7 +173,7 @@ class History:
         return min(self.keep, capacity // 2)
 
     def column(self, query: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The block's column, which starts anew with the block's first query."""
+        """The block's column, which is reset at the block's first query."""
         return query // self.block % self.num_columns, query % self.block == 0
 
 

@@ -1,4 +1,4 @@
-"""Needles on compressed caches: policy x budget x length x depth, one row a trial, in an order fair from the start."""
+"""Needles on compressed caches: policy x budget x length x depth; one row per trial, fairly ordered from the start."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ JSON_FILES = (CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "toke
 
 
 def check_tokenizer_config(folder: Path) -> None:
-    """Raise `ModelError` for a `tokenizer_config.json` whose chat template is no text, or that is no JSON object."""
+    """Raise `ModelError` for a `tokenizer_config.json` with a chat template that is not text, or that is no object."""
     try:
         found = read_object(folder / CONFIG_FILE)
     except ModelError as error:

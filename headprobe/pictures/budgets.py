@@ -156,7 +156,7 @@ def _draw_scale(axes: Axes, table: Floats, unit: str) -> None:
 
 
 def budget_map_figure(subject: Subject, table: BudgetTable) -> Figure:
-    """The picture: scores of the heads of the file and of its KV heads beside the budgets, one row a compressed layer.
+    """The picture: scores of the heads of the file and of its KV heads and the budgets, one row per compressed layer.
 
     `subject` is that of the file's own heads.
     """

@@ -41,7 +41,7 @@ def subject_of(scores: HeadScores | AnyScores, kv_heads: bool = False, num_kv_he
 
 
 def kv_heads_of(scores: HeadScores | AnyScores, stated: int | None = None) -> int | None:
-    """How many KV heads a layer has: as the file states, else as `stated`; None where neither is known.
+    """The number of KV heads per layer: as the file states, else `stated`; None where neither is known.
 
     Raises `OptionError` where the two disagree, or the heads cannot be shared evenly.
     """

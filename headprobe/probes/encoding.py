@@ -30,10 +30,10 @@ class Encoded:
 
 
 def encode(tokenizer: Any, text: str, *, special: bool = True) -> Encoded:
-    """`text` as a model is to go on from it: behind the special tokens that open a text, without any that close it.
+    """`text` as a model is to continue it: after the special tokens that open a text, without any that close it.
 
     What `text` begins with itself is not added again: a prompt that a chat template rendered brings its begin token.
-    Without `special` nothing is added. Raises `OptionError` for halves of surrogate pairs, which are no text.
+    Without `special` nothing is added. Raises `OptionError` for halves of surrogate pairs, which are not text.
     """
     _check_unicode(text)
     has_offsets = bool(getattr(tokenizer, "is_fast", True))

@@ -170,7 +170,7 @@ def _content(there: RemoteRepository, file: RemoteFile, folder: Path) -> bytes:
 
 
 def _kept(name: str, data: bytes, report: FileReport, destination: Destination) -> dict[str, Any]:
-    """Write a file that has no error, unless it is there already."""
+    """Write a file that has no error, unless it already exists."""
     target, refused = destination.folder / name, refusal(report, destination.with_errors)
     was_there = target.is_file() and target.read_bytes() == data
     if refused is None and not was_there:

@@ -219,7 +219,7 @@ def pack(
     """The `files` (the score file first, then its picture) and the card, compared with what the repository holds.
 
     Raises `OutputExistsError` when it holds another file of such a name and `overwrite` is false, `FileFormatError`
-    when its card is no text. Fetches the card, and nothing else.
+    when its card is not text. Fetches the card, and nothing else.
     """
     uploads = [_upload(name, data, remote) for name, data in files]
     other = [upload.name for upload in uploads if upload.change == CHANGED]
@@ -280,7 +280,7 @@ def _refusal(error: Exception) -> str:
         401: "the hub does not know you (`hf auth login`, or HF_TOKEN)",
         403: "your token may not write there (it needs the right to write, and the name must be yours)",
         404: "there is no such repository, or your token may not see it",
-        409: "the repository is there already, but your token may not see it",
+        409: "the repository already exists, but your token may not see it",
         412: "somebody else pushed meanwhile; push again",
     }
     told = " ".join(str(getattr(error, "server_message", None) or error).split())

@@ -172,9 +172,9 @@ def find_repository(repo_id: str, revision: str | None = None) -> RemoteReposito
 
 
 def fetch(repository: RemoteRepository, file: RemoteFile, max_bytes: int) -> bytes:
-    """The content of `file`, checked against the size and hash that the listing told.
+    """The content of `file`, checked against the size and hash that the listing states.
 
-    Raises `FileFormatError` when it has more than `max_bytes` bytes or other content than was told, `FileAccessError`
+    Raises `FileFormatError` when it has more than `max_bytes` bytes or other content than was stated, `FileAccessError`
     when the hub cannot be reached, refuses, or sends less than 16 KiB a second.
     """
     check_file_name(file.name)
@@ -290,5 +290,5 @@ def _file(entry: Any) -> RemoteFile:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
+        raise TypeError(f"{value!r:.40} is not text")
     return value

@@ -26,7 +26,7 @@ BUDGET_COLUMNS = ("policy", "budget", "this model's heads", "80 x 64 heads")
 LEGEND = (
     "prefill: until the first token is known; spread: the slowest repeat's over the fastest's; compression: what the "
     "prefill takes longer than the full cache's of the same repeat, with ? where repeats differ in its sign or there "
-    "is only one; in all: prefill and an answer of so many tokens; per token: of its last part; x full: over the full "
+    "is only one; in all: prefill and an answer of N tokens; per token: of its last part; x full: over the full "
     "cache on the same kernel; x floor: over the time in which weights and kept entries can be copied; peak: memory "
     "beyond the weights; KV: keys and values held behind the prompt, room for new ones included"
 )

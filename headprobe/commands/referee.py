@@ -179,7 +179,7 @@ def legend(result: RefereeResult) -> str:
     return (
         f"{recall if shown else ''}area: under the share of answers left while heads lose sight of the needle, best "
         "first (lower: the answers need these heads more), and with random heads of the same layers; left: share of "
-        "answers on a cache of so many entries per KV head that the scores divide; seconds: of the run, which "
+        "answers on a cache of N entries per KV head that the scores divide; seconds: of the run, which "
         "detectors on the same prompts share; below, Spearman and how many of the best "
         f"{result.top} heads are shared"
     )

@@ -178,7 +178,7 @@ def _default_folder(model: str, options: TuneOptions) -> Path:
 
 
 def _whole(text: str | None, option: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `2,8`; none where there is no text."""
+    """Whole numbers from text such as `2,8`; none where `text` is None."""
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     for part in parts:
         if not (part.isdecimal() and part.isascii() and len(part) < 10):
@@ -187,7 +187,7 @@ def _whole(text: str | None, option: str) -> tuple[int, ...]:
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...]:
-    """Finite numbers from text such as `1.05,1.2`; none where there is no text."""
+    """Finite numbers from text such as `1.05,1.2`; none where `text` is None."""
     found = []
     for part in [] if text is None else [part.strip() for part in text.split(",")]:
         try:

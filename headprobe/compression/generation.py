@@ -134,7 +134,7 @@ class BatchGeneration:
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """How long an answer may be and what ends it, what draws its tokens (None: the likeliest are taken), and whether
+    """How long an answer may be and what ends it, what draws its tokens (None: the most likely are taken), and whether
     steps may be captured as CUDA graphs. Raises `OptionError` for an answer of less than one token.
     """
 

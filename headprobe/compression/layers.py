@@ -96,7 +96,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     # -- attention --------------------------------------------------------------------------------------------------
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens, which may come in chunks."""
+        """Announce a prompt, its length in tokens, which may come in chunks."""
         self._reader = PromptReader(Watched.by([self.plan.policy]), tokens)
 
     def attend(self, query: torch.Tensor, shape: AttentionShape, pads: Sequence[int]) -> torch.Tensor:

@@ -74,7 +74,7 @@ class ReadingLayer(RaggedLayer):
         self.seen_layer: SeenLayer | None = None
 
     def expect(self, tokens: int) -> None:
-        """Announce a prompt of so many tokens, which may come in chunks."""
+        """Announce a prompt, its length in tokens, which may come in chunks."""
         self._reader = PromptReader(self.watched, tokens)
 
     def _compress(self, reader: PromptReader, shape: AttentionShape, pads: Sequence[int]) -> None:

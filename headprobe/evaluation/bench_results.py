@@ -147,7 +147,7 @@ class Speed:
     bandwidth: float | None
 
     def floor_s(self, kept_bytes: float) -> float | None:
-        """The least seconds of a step that reads the weights and so many bytes of keys and values.
+        """The least seconds of a step that reads the weights and N bytes of keys and values.
 
         >>> Speed(700, 100.0).floor_s(300), Speed(700, None).floor_s(300)
         (10.0, None)

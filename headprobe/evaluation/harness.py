@@ -141,7 +141,7 @@ class CompressedLM(HFLM):
 @torch.inference_mode()
 def likelihood(session: CompressionSession, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
     """The log-probability of `continuation` behind `context`, which is read and compressed first; and whether each of
-    its tokens is the likeliest one.
+    its tokens is the most likely one.
 
     Policies that evict while decoding see one token after another, as they would when it was generated.
     """

@@ -191,7 +191,7 @@ class KnockoutBench:
         return [(WHOLE,), *parts]
 
     def records_due(self, sets: Iterable[HeadSet], records: Mapping[str, Record] | None = None) -> list[str]:
-        """The ids of all records of a run, in their order of work. As long as `records` do not tell which prompts the
+        """The ids of all records of a run, in their order of work. As long as `records` do not show which prompts the
         whole model answers, these are all prompts."""
         answered = self.answered(records or {})
         due = []

@@ -282,7 +282,7 @@ def first_number(response: str, answers: Sequence[str], classes: Sequence[str]) 
 
 
 def last_number(response: str, answers: Sequence[str], classes: Sequence[str]) -> float:
-    """Whether the last word of the response is an answer, a whole number, which may be negative."""
+    """Whether the final word of the response is an answer, a whole number, which may be negative."""
     words = re.sub(r"[\n.`'\":]", " ", response).split()
     return float(bool(words) and any(_same_number(words[-1], answer) for answer in answers))
 
@@ -380,7 +380,7 @@ _ALL = [
     Metric("string_match_part", "one of the answers is named", one_named),
     Metric("only_label", "the first sentence names the right label and no other", only_named),
     Metric("first_number", "the first number is right", first_number),
-    Metric("last_number", "the last word is the right number", last_number),
+    Metric("last_number", "the final word is the right number", last_number),
     Metric("first_digits", "the first run of digits is right", first_digits),
     Metric("numbers_in_order", "how far the numbers go right from the first on", numbers_in_order),
     Metric("one_word", "an answer is one of the words", one_word),

@@ -284,7 +284,7 @@ class Referee:
         return found
 
     def _score(self, job: ScoreJob) -> dict[str, Any]:
-        """Run detectors, or go on with them; how long it took, and who got no answer."""
+        """Run detectors, or continue them; how long it took, and who got no answer."""
         paths = {e.name: self.folder.scores(e.name) for e in job.estimators}
         resumes = journal_path(paths).exists()
         if not resumes:

@@ -37,7 +37,7 @@ class ModelShape:
         return self.width or self.hidden // self.heads
 
     def kv_bytes(self, tokens: int, element_size: int) -> int:
-        """Bytes of all keys and values of so many tokens.
+        """Bytes of all keys and values of `tokens` tokens.
 
         >>> SHAPES["tiny"].kv_bytes(10, 4)
         5120

@@ -85,7 +85,7 @@ class TaskSet:
 class TaskRequest:
     """What is asked of a task: `wanted` is what stands behind its name and a colon (`qasper+lcc`, a file).
 
-    `data_dir`: where files lie (None: from the hub, where the task knows a place); `limit`: at most so many questions
+    `data_dir`: where files lie (None: from the hub, where the task knows a place); `limit`: at most N questions
     of each set, the first ones; `lengths` in tokens and `seed`: for tasks that make their prompts; `haystack`: their
     background text; `templates`: wordings by set that take the place of the task's own; `chat`: use chat templates.
     """

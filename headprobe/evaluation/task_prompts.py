@@ -84,7 +84,7 @@ def prompts_of(
 ) -> tuple[TaskPrompt, ...]:  # fmt: skip
     """The prompts of all `sets`, which take turns: the first of each, the second of each.
 
-    `limit`: at most so many of each set; `cut`: overrules the sets' own; `refuse` leaves nothing out. Raises
+    `limit`: at most N of each set; `cut`: overrules the sets' own; `refuse` leaves nothing out. Raises
     `OptionError` for an answer longer than the window, `PlanError` for a prompt that does not fit where none may be
     cut, or whose template alone is too long.
     """

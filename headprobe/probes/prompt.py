@@ -149,7 +149,7 @@ class Prompt:
     """One trial's prompt. Spans are tokens of `input_ids`; `answer_ids` are what the model should write next.
 
     `haystack_repeats` = characters of background in this prompt / characters of the haystack: above 1.0 paragraphs
-    come again. `depth_reached`: percent of the background's tokens that stand before the needle; None without any.
+    are repeated. `depth_reached`: percent of the background's tokens that stand before the needle; None without any.
     `null`: the same prompt with a question that asks nothing, where one was wanted.
     """
 

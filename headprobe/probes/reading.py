@@ -29,7 +29,7 @@ WIDEST_GAP = 0.05  # of a copy; a wider one is filled with the beginning of a se
 
 @dataclass(frozen=True)
 class Reading:
-    """One text that is read twice: in `input_ids` the tokens of `first_span` come again in `again_span`.
+    """One text that is read twice: in `input_ids` the tokens of `first_span` are repeated in `again_span`.
 
     Of `RANDOM` tokens `again_span` holds `COPIES - 1` exact copies of `first_span`; of a `PASSAGE` it holds one, which
     the tokenizer may cut a little differently. `haystack_repeats` as in `Prompt`.
@@ -135,7 +135,7 @@ class ReadingBuilder:
         self, tokenizer: Any, plan: ReadingPlan, haystack: Haystack | None = None, vocabulary: int = 0
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(f"{type(tokenizer).__name__} is no fast tokenizer: it gives no character offsets")
+            raise ModelError(f"{type(tokenizer).__name__} is not a fast tokenizer: it gives no character offsets")
         if plan.kind == PASSAGE and (haystack is None or haystack.sha256 != plan.haystack_sha256):
             raise PlanError(f"the plan is for haystack {plan.haystack_name!r}")
         self.tokenizer, self.plan, self.haystack = tokenizer, plan, haystack

@@ -88,7 +88,7 @@ def check_outputs(
     shards = shard_journals(journal)
     if shards and not resume and not overwrite:
         raise OutputExistsError(
-            f"{shards[0]} holds a shard's trials: collect them with --resume or start anew with --overwrite"
+            f"{shards[0]} holds a shard's trials: collect them with --resume or start over with --overwrite"
         )
     going_on = (check_journal(journal, resume=resume, overwrite=overwrite) or bool(shards)) and resume
     for path in paths.values():

@@ -16,7 +16,7 @@ PUBLISHED_TOKENS = 50
 class StepRule:
     """`name` as `--steps` takes it, `words` as score files state it.
 
-    `fixed`: so many tokens are scored and read whatever the model says; None for as many as the answer has, where an
+    `fixed`: N tokens are scored and read whatever the model says; None for as many as the answer has, where an
     end-of-sequence token ends them and the gate may read on.
     """
 

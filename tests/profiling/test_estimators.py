@@ -248,5 +248,5 @@ def test_a_method_that_does_not_say_which_rows_it_wants_gets_those_of_the_answer
 def test_logits_need_projections_that_are_plain_matrices() -> None:
     model = tiny_model("llama")
     model.model.layers[1].self_attn.o_proj = torch.nn.Identity()
-    with pytest.raises(ModelError, match="LlamaForCausalLM are no plain matrices .* 'logit' cannot be taken"):
+    with pytest.raises(ModelError, match="LlamaForCausalLM are not plain matrices .* 'logit' cannot be taken"):
         Unembedding(model)

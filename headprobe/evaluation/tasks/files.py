@@ -233,7 +233,7 @@ class FileTask:
 
 
 def file_set(name: str, facts: SetFacts, questions: Sequence[TaskQuestion]) -> TaskSet:
-    """A set whose questions are there already."""
+    """A set whose questions are given."""
     return TaskSet(name, facts.metric, facts.max_new_tokens, lambda loaded: questions, facts.chat, facts.first_line)
 
 

@@ -1,4 +1,4 @@
-"""Questions of one's own: a `.jsonl` file with a context, a question and its answers in each line.
+"""Your own questions: a `.jsonl` file with a context, a question and its answers in each line.
 
     {"context": "...", "question": "...", "answers": ["...", "..."], "metric": "qa_f1", "max_new_tokens": 32}
 

@@ -67,7 +67,7 @@ class Unembedding:
         embedding = getattr(model.get_output_embeddings(), "weight", None)
         if embedding is None or not embedding.is_floating_point() or not found or any(w is None for w in found):
             raise ModelError(
-                f"the output projections of {type(model).__name__} are no plain matrices under a name that is known "
+                f"the output projections of {type(model).__name__} are not plain matrices under a name that is known "
                 f"({', '.join(_PROJECTIONS)}): the method 'logit' cannot be taken"
             )
         self.embedding, self.projections = embedding, [weight for weight in found if weight is not None]

@@ -45,7 +45,7 @@ export function placeOf(view, index) {
   return view.values[index] > 0 ? `${view.ranks[index]} of ${ranked}` : "not ranked";
 }
 
-// All that is known of one head, as [name, value] in the order in which it is told.
+// All that is known of one head, as [name, value] in the order in which it is shown.
 export function factsOf(view, index) {
   const { file, values, ranks, sure } = view;
   if (file.ranking) return [["Place", placeOf(view, index)]];

@@ -14,7 +14,7 @@ from typing import Any
 class ModelIdentity:
     """The model as given (`id`) and as resolved: revision (a commit hash or None), sha256 of its config, class name.
 
-    `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it distinguishes retrained weights from old ones.
+    `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it changes when a model is retrained.
     `gguf`: the GGUF file that the weights come from, as `file`, `sha256`, `types` (how many tensors are of which type)
     and perhaps `packages`; None for other models.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import headprobe
 from benchmarks.environment import environment, write_result
-from headprobe.evaluation.switched_off import MODES
+from headprobe.evaluation.knockout.switched_off import MODES
 from headprobe.models.catalog import bundled_model_folder
 
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from headprobe.compression.ragged_cache import RaggedCache as RaggedCache
     from headprobe.compression.session import compress as compress
     from headprobe.errors import HeadprobeError as HeadprobeError
-    from headprobe.evaluation.knockout_bench import KnockoutOptions as KnockoutOptions
-    from headprobe.evaluation.knockout_study import knockout as knockout
-    from headprobe.evaluation.policy_file import read_policy_file as load_policy
+    from headprobe.evaluation.knockout.bench import KnockoutOptions as KnockoutOptions
+    from headprobe.evaluation.knockout.study import knockout as knockout
+    from headprobe.evaluation.tuning.policy_file import read_policy_file as load_policy
     from headprobe.geometry import ModelGeometry as ModelGeometry
     from headprobe.models.loading import LoadedModel as LoadedModel
     from headprobe.models.loading import geometry_of as geometry_of
@@ -74,7 +74,7 @@ __all__ = [
 _PUBLIC = {
     "HeadprobeError": ("headprobe.errors", "HeadprobeError"),
     "HeadScores": ("headprobe.scores.head_scores", "HeadScores"),
-    "KnockoutOptions": ("headprobe.evaluation.knockout_bench", "KnockoutOptions"),
+    "KnockoutOptions": ("headprobe.evaluation.knockout.bench", "KnockoutOptions"),
     "LoadedModel": ("headprobe.models.loading", "LoadedModel"),
     "ModelGeometry": ("headprobe.geometry", "ModelGeometry"),
     "Policy": ("headprobe.compression.policies", "Policy"),
@@ -86,11 +86,11 @@ _PUBLIC = {
     "generate_batch": ("headprobe.compression.generation", "generate_batch"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),
     "heatmap": ("headprobe.pictures.heatmap", "draw_heatmap"),
-    "knockout": ("headprobe.evaluation.knockout_study", "knockout"),
+    "knockout": ("headprobe.evaluation.knockout.study", "knockout"),
     "load_haystack": ("headprobe.probes.haystack", "load_haystack"),
     "load_model": ("headprobe.models.loading", "load_model"),
     "load_needles": ("headprobe.probes.needle", "load_needles"),
-    "load_policy": ("headprobe.evaluation.policy_file", "read_policy_file"),
+    "load_policy": ("headprobe.evaluation.tuning.policy_file", "read_policy_file"),
     "load_scores": ("headprobe.scores.score_file", "load_scores"),
     "make_policy": ("headprobe.compression.policies", "make_policy"),
     "score": ("headprobe.profiling.run", "score"),

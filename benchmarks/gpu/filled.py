@@ -18,7 +18,7 @@ from headprobe.compression.policies import CompressionPlan, make_policy
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.ragged_store import RaggedStore, Segment
 from headprobe.compression.session import CompressionSession, compress
-from headprobe.evaluation.shapes import uneven_scores
+from headprobe.evaluation.costs.shapes import uneven_scores
 
 UNEVEN_BETA = 1.01  # all but a hundredth of the budget is shared by score
 

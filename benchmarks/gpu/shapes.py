@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headprobe.evaluation.shapes import SHAPES as MODEL_SHAPES
-from headprobe.evaluation.shapes import ModelShape
+from headprobe.evaluation.costs.shapes import SHAPES as MODEL_SHAPES
+from headprobe.evaluation.costs.shapes import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ from headprobe.commands.output import print_table, tell, tell_cut, write_json
 from headprobe.compression.policies import POLICIES, CompressionPlan, Policy
 from headprobe.compression.session import check_serving
 from headprobe.errors import OptionError, refuse_empty
-from headprobe.evaluation.bench import Bench, BenchOptions
-from headprobe.evaluation.bench_results import BenchRowCheck, Speed, bench_record, budget_seconds, run_bench
-from headprobe.evaluation.bench_subject import Subject, contenders_of_shape, copy_bandwidth
+from headprobe.evaluation.costs.bench import Bench, BenchOptions
+from headprobe.evaluation.costs.results import BenchRowCheck, Speed, bench_record, budget_seconds, run_bench
+from headprobe.evaluation.costs.shapes import SHAPES, ModelShape, find_shape
+from headprobe.evaluation.costs.subject import Subject, contenders_of_shape, copy_bandwidth
 from headprobe.evaluation.known_scores import Recommended
-from headprobe.evaluation.shapes import SHAPES, ModelShape, find_shape
 from headprobe.evaluation.variants import PolicyOptions, policy_names
 from headprobe.models.catalog import resolve, short_name
 from headprobe.models.devices import check_dtype, pick_device

@@ -11,7 +11,7 @@ from typing import Any
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.commands.picture_output import PictureFile, figures
-from headprobe.evaluation.bench import Bench, Cell, Row
+from headprobe.evaluation.costs.bench import Bench, Cell, Row
 from headprobe.pictures.style import told_bytes
 from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically

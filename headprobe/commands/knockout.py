@@ -26,10 +26,9 @@ from headprobe.commands.options import (
 from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import tell_prompts
-from headprobe.evaluation.head_orders import parse_top
-from headprobe.evaluation.knockout_bench import METRICS, KnockoutOptions
-from headprobe.evaluation.knockout_checks import check_heads, model_of
-from headprobe.evaluation.knockout_folder import (
+from headprobe.evaluation.knockout.bench import METRICS, KnockoutOptions
+from headprobe.evaluation.knockout.checks import check_heads, model_of
+from headprobe.evaluation.knockout.folder import (
     PICTURE,
     SUMMARY,
     KnockoutFolder,
@@ -37,9 +36,10 @@ from headprobe.evaluation.knockout_folder import (
     told_place,
     write_result,
 )
-from headprobe.evaluation.knockout_study import KnockoutResult, KnockoutStudy
-from headprobe.evaluation.knockout_verdict import Step
-from headprobe.evaluation.switched_off import MODES
+from headprobe.evaluation.knockout.head_orders import parse_top
+from headprobe.evaluation.knockout.study import KnockoutResult, KnockoutStudy
+from headprobe.evaluation.knockout.switched_off import MODES
+from headprobe.evaluation.knockout.verdict import Step
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import load_model
 from headprobe.probes.plan import parse_lengths

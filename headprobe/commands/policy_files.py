@@ -10,7 +10,7 @@ import typer
 
 from headprobe.commands.output import tell
 from headprobe.errors import OptionError
-from headprobe.evaluation.policy_file import PolicyFile, read_policy_file
+from headprobe.evaluation.tuning.policy_file import PolicyFile, read_policy_file
 from headprobe.models.loading import LoadedModel
 
 PolicyFileOption = Annotated[

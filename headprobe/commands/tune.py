@@ -29,12 +29,12 @@ from headprobe.commands.options import (
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut, write_json
 from headprobe.commands.tune_output import print_tuned, record_of, write_tuned
 from headprobe.errors import OptionError
-from headprobe.evaluation.kept_share import Candidate
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks
 from headprobe.evaluation.task_grid import TaskOptions, TaskRowCheck, is_finished
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
-from headprobe.evaluation.tune import TuneFolder, TuneGrid, TuneOptions, policy_file_of, tune
+from headprobe.evaluation.tuning.kept_share import Candidate
+from headprobe.evaluation.tuning.search import TuneFolder, TuneGrid, TuneOptions, policy_file_of, tune
 from headprobe.evaluation.variants import check_scores_exist, parse_budgets, policy_names
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name

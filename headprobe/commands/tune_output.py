@@ -9,10 +9,10 @@ from typing import Any
 from headprobe.commands.evaluate.needles_output import size
 from headprobe.commands.output import print_table, stdout_console
 from headprobe.errors import OutputExistsError
-from headprobe.evaluation.kept_share import Candidate, percent
-from headprobe.evaluation.policy_file import PolicyFile
 from headprobe.evaluation.task_grid import SUMMARY
-from headprobe.evaluation.tune import POLICY, Tuned, TuneFolder, TuneGrid
+from headprobe.evaluation.tuning.kept_share import Candidate, percent
+from headprobe.evaluation.tuning.policy_file import PolicyFile
+from headprobe.evaluation.tuning.search import POLICY, Tuned, TuneFolder, TuneGrid
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import file_bytes, same_place, write_atomically
 

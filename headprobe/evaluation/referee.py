@@ -17,7 +17,7 @@ from headprobe.compression.budgets import check_budget
 from headprobe.compression.policies import make_policy
 from headprobe.compression.session import on_kv_heads
 from headprobe.errors import DeviceMemoryError, NoPassingTrialError, OptionError
-from headprobe.evaluation.knockout import answers_without
+from headprobe.evaluation.knockout.hidden import answers_without
 from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.needle_trial import GridTrial, run_trials
 from headprobe.evaluation.referee_result import (

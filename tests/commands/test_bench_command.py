@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_before_any_model_is_loaded(
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr("headprobe.commands.bench.load_model", loads)
-    monkeypatch.setattr("headprobe.evaluation.shapes.ModelShape.model", loads)
+    monkeypatch.setattr("headprobe.evaluation.costs.shapes.ModelShape.model", loads)
     done = cli("bench", *given)
     assert (done.code, done.out, done.err.count("\n")) == (code, "", 1), done.err
     assert message in done.err

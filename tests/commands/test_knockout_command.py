@@ -18,16 +18,16 @@ import pytest
 
 from headprobe.commands.knockout import step_row
 from headprobe.errors import OptionError
-from headprobe.evaluation.head_orders import HeadOrder
-from headprobe.evaluation.knockout_bench import (
+from headprobe.evaluation.knockout.bench import (
     KnockoutBench,
     KnockoutOptions,
     Memory,
     needle_record,
 )
-from headprobe.evaluation.knockout_checks import RecordCheck
-from headprobe.evaluation.knockout_curves import knockout_curves
-from headprobe.evaluation.knockout_study import KnockoutStudy, knockout
+from headprobe.evaluation.knockout.checks import RecordCheck
+from headprobe.evaluation.knockout.curves import knockout_curves
+from headprobe.evaluation.knockout.head_orders import HeadOrder
+from headprobe.evaluation.knockout.study import KnockoutStudy, knockout
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.scores.any_scores import read_any
@@ -150,7 +150,7 @@ def test_wrong_options_end_in_one_line_before_the_model_loads(
 
     phi3 = ModelGeometry(32, 32, 32, 96, ("full_attention",) * 32)  # its config would come from the hub
     if "--model" in arguments:
-        monkeypatch.setattr("headprobe.evaluation.knockout_checks.geometry_of", lambda name: phi3)
+        monkeypatch.setattr("headprobe.evaluation.knockout.checks.geometry_of", lambda name: phi3)
     monkeypatch.setattr("headprobe.commands.knockout.load_model", None)
     done = cli("knockout", scores, *arguments)
     assert (done.code, done.out, done.err) == (2, "", f"headprobe: error: {message}\n")
@@ -277,7 +277,7 @@ def test_records_that_no_run_writes_are_refused(demo: LoadedModel) -> None:
 
 
 def test_lines_of_the_tables() -> None:
-    from tests.evaluation.test_knockout_verdict import outcome, step
+    from tests.evaluation.knockout.test_verdict import outcome, step
 
     found = step(outcome(10), outcome(40, 2.5), outcome(30, 2.7))
     row = step_row(found, "answered")

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from headprobe.evaluation import task_grid, tune
+from headprobe.evaluation import task_grid
 from headprobe.evaluation.task_prompts import TaskPrompt
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row, Running
-from headprobe.evaluation.tune import split
+from headprobe.evaluation.tuning import search as searching
+from headprobe.evaluation.tuning.search import split
 from tests.conftest import CliResult
 
 Cli = Callable[..., CliResult]
@@ -256,14 +257,14 @@ def test_on_the_bundled_model_too_the_choice_is_blind_to_the_answers_held_out(
 ) -> None:
     search = ["tune", "--task", "needles", "--lengths", "256", "--policies", "snapkv,headkv-r2", "--budgets", "24,64"]
     before = summary(cli(*search, "--keep", "0.5", "-o", "before", "--json"))
-    whole = tune.prompts_of
+    whole = searching.prompts_of
 
     def poisoned(*given: Any, **more: Any) -> tuple[TaskPrompt, ...]:
         found = whole(*given, **more)
         held_out = {prompt.trial_id for prompt in split(found, 0.5, 0)[1]}
         return tuple(replace(p, answers=("poison",)) if p.trial_id in held_out else p for p in found)
 
-    monkeypatch.setattr(tune, "prompts_of", poisoned)
+    monkeypatch.setattr(searching, "prompts_of", poisoned)
     after = summary(cli(*search, "--keep", "0.5", "-o", "after", "--json"))
     assert before["chosen"] is not None
     assert after["chosen"] == before["chosen"]

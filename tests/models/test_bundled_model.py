@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.evaluation.knockout import answers_without
+from headprobe.evaluation.knockout.hidden import answers_without
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import load_model
 from headprobe.probes.answer import chosen_sentence, exact_match

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.evaluation.head_orders import HeadOrder, check_top, steps_for
-from headprobe.evaluation.knockout_bench import (
+from headprobe.evaluation.knockout.bench import (
     DEFAULT_NEEDLES,
     METRICS,
     WHOLE,
@@ -20,9 +19,10 @@ from headprobe.evaluation.knockout_bench import (
     Record,
     Records,
 )
-from headprobe.evaluation.knockout_checks import RecordCheck, check_heads, check_model, model_of
-from headprobe.evaluation.knockout_verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
-from headprobe.evaluation.switched_off import HeadSet
+from headprobe.evaluation.knockout.checks import RecordCheck, check_heads, check_model, model_of
+from headprobe.evaluation.knockout.head_orders import HeadOrder, check_top, steps_for
+from headprobe.evaluation.knockout.switched_off import HeadSet
+from headprobe.evaluation.knockout.verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
 from headprobe.geometry import ModelGeometry
 from headprobe.home import shipped_needle_sets
 from headprobe.models.catalog import short_name

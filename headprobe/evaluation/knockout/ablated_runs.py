@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from headprobe.errors import DeviceMemoryError
-from headprobe.evaluation.switched_off import MASK, ZERO, HeadSet, switched_off
+from headprobe.evaluation.knockout.switched_off import MASK, ZERO, HeadSet, switched_off
 from headprobe.models.config import moving_rope
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable

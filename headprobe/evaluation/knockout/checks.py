@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headprobe.errors import OptionError
-from headprobe.evaluation.head_orders import check_top
-from headprobe.evaluation.knockout_bench import KnockoutBench, KnockoutOptions, needle_record, text_record
-from headprobe.evaluation.switched_off import HeadSet
+from headprobe.evaluation.knockout.bench import KnockoutBench, KnockoutOptions, needle_record, text_record
+from headprobe.evaluation.knockout.head_orders import check_top
+from headprobe.evaluation.knockout.switched_off import HeadSet
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import find_alias
 from headprobe.models.loading import LoadedModel, geometry_of

@@ -13,7 +13,7 @@ import pytest
 import headprobe
 from headprobe.compression.policies import POLICIES, make_policy
 from headprobe.errors import FileFormatError, OptionError, OutputExistsError
-from headprobe.evaluation.policy_file import ModelNamed, PolicyFile, ScoresNamed, options_of, read_policy_file
+from headprobe.evaluation.tuning.policy_file import ModelNamed, PolicyFile, ScoresNamed, options_of, read_policy_file
 from headprobe.models.catalog import bundled_model_folder
 from headprobe.models.loading import LoadedModel, load_model
 

@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 from headprobe.compression.policies import Policy, has_option, make_policy, make_policy_with
 from headprobe.compression.session import make_plan
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
-from headprobe.evaluation.kept_share import FULL, UNKNOWN, Candidate, Kept, candidates_of, in_order, smallest
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.policy_file import ModelNamed, PolicyFile, ScoresNamed
 from headprobe.evaluation.task import TaskSet
 from headprobe.evaluation.task_grid import SUMMARY, TaskFolder, TaskGrid, TaskOptions, run_tasks
 from headprobe.evaluation.task_prompts import TaskPrompt, prompts_of
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
+from headprobe.evaluation.tuning.kept_share import FULL, UNKNOWN, Candidate, Kept, candidates_of, in_order, smallest
+from headprobe.evaluation.tuning.policy_file import ModelNamed, PolicyFile, ScoresNamed
 from headprobe.evaluation.variants import Variant, variants
 from headprobe.models.loading import LoadedModel
 from headprobe.profiling.journal import Journal

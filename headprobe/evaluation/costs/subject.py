@@ -18,7 +18,7 @@ from headprobe.compression.budgets import Floats
 from headprobe.compression.policies import Policy
 from headprobe.compression.session import kv_head_scores, make_plan
 from headprobe.errors import DeviceMemoryError
-from headprobe.evaluation.shapes import ModelShape, uneven_scores
+from headprobe.evaluation.costs.shapes import ModelShape, uneven_scores
 from headprobe.evaluation.variants import variants
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import short_name

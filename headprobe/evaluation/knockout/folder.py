@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import OptionError, ResumeError
-from headprobe.evaluation.knockout_study import KnockoutResult, KnockoutStudy
+from headprobe.evaluation.knockout.study import KnockoutResult, KnockoutStudy
 from headprobe.profiling.journal import Journal, check_journal
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.causal import check_room, with_causal

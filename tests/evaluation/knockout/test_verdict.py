@@ -5,9 +5,9 @@ from math import log
 
 import pytest
 
-from headprobe.evaluation.knockout_bench import Outcome
-from headprobe.evaluation.knockout_curves import KnockoutCurve
-from headprobe.evaluation.knockout_verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
+from headprobe.evaluation.knockout.bench import Outcome
+from headprobe.evaluation.knockout.curves import KnockoutCurve
+from headprobe.evaluation.knockout.verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
 
 PROMPTS = 40
 CLUSTERS = [f"n{i}" for i in range(PROMPTS)]

@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
-from headprobe.evaluation.ablated_runs import AblatedRuns, Said, sets_per_batch
-from headprobe.evaluation.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
+from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, Said, sets_per_batch
+from headprobe.evaluation.knockout.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, exact_match, token_f1
 from headprobe.probes.encoding import encode

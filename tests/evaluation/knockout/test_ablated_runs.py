@@ -12,14 +12,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError
-from headprobe.evaluation import ablated_runs
-from headprobe.evaluation.ablated_runs import AblatedRuns, sets_per_batch
-from headprobe.evaluation.knockout import hidden_span
+from headprobe.evaluation.knockout import ablated_runs
+from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, sets_per_batch
+from headprobe.evaluation.knockout.hidden import hidden_span
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.spans import Span
-from tests.evaluation.test_switched_off import projected
+from tests.evaluation.knockout.test_switched_off import projected
 from tests.tiny_models import build_tiny_model
 
 SETS = ((), ((0, 1), (1, 2)), ((1, 0), (1, 1), (1, 2), (1, 3)), ((0, 0),))

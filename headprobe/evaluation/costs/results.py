@@ -10,8 +10,8 @@ from typing import Any
 
 from headprobe.compression.policies import CompressionPlan
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError
-from headprobe.evaluation.bench import FULL, STOCK, UNMEASURED, Bench, Cell, Row
-from headprobe.evaluation.shapes import uneven_scores
+from headprobe.evaluation.costs.bench import FULL, STOCK, UNMEASURED, Bench, Cell, Row
+from headprobe.evaluation.costs.shapes import uneven_scores
 from headprobe.profiling.journal import Journal, is_number, number, text, whole
 
 SCHEMA = "headprobe-bench/1"

@@ -12,11 +12,11 @@ import torch
 
 from headprobe.compression.policies import make_policy
 from headprobe.errors import DeviceMemoryError, OptionError, PlanError
-from headprobe.evaluation import bench_subject
-from headprobe.evaluation.bench import FULL, STOCK, UNMEASURED, Bench, BenchOptions, Cell, Row
-from headprobe.evaluation.bench_results import BenchRowCheck, Speed, bench_record, budget_seconds, run_bench, summarize
-from headprobe.evaluation.bench_subject import Contender, Subject, contenders_of_shape, copy_bandwidth
-from headprobe.evaluation.shapes import SHAPES, uneven_scores
+from headprobe.evaluation.costs import subject
+from headprobe.evaluation.costs.bench import FULL, STOCK, UNMEASURED, Bench, BenchOptions, Cell, Row
+from headprobe.evaluation.costs.results import BenchRowCheck, Speed, bench_record, budget_seconds, run_bench, summarize
+from headprobe.evaluation.costs.shapes import SHAPES, uneven_scores
+from headprobe.evaluation.costs.subject import Contender, Subject, contenders_of_shape, copy_bandwidth
 from headprobe.profiling.journal import Journal
 
 TINY = SHAPES["tiny"]
@@ -143,7 +143,9 @@ def test_a_cache_beyond_the_free_memory_is_refused_before_the_system_promises_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = tiny_bench("full", "snapkv", lengths=(64,))
-    monkeypatch.setattr("headprobe.evaluation.bench.free_bytes", lambda device: 64 * 512 - 1)  # 512 bytes per token
+    monkeypatch.setattr(
+        "headprobe.evaluation.costs.bench.free_bytes", lambda device: 64 * 512 - 1
+    )  # 512 bytes per token
     full, snapkv = (next(cell for cell in bench.cells() if cell.policy == name) for name in ("full", "snapkv"))
     with pytest.raises(DeviceMemoryError, match="keys and values take 0.0 GiB, 0.0 GiB are free on cpu"):
         bench.measure(full)
@@ -151,7 +153,7 @@ def test_a_cache_beyond_the_free_memory_is_refused_before_the_system_promises_it
 
 
 def test_weights_beyond_the_free_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_subject, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(subject, "free_bytes", lambda device: 2**30)
     with pytest.raises(DeviceMemoryError, match=r"weights of llama3-8b take 15.0 GiB on cpu, 1.0 GiB are free"):
         Subject.of_shape(SHAPES["llama3-8b"], CPU, "bfloat16", ())
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from headprobe.errors import ModelError, OptionError
-from headprobe.evaluation.knockout import hidden_span
-from headprobe.evaluation.switched_off import mean_outputs, switched_off
+from headprobe.evaluation.knockout.hidden import hidden_span
+from headprobe.evaluation.knockout.switched_off import mean_outputs, switched_off
 from headprobe.models.releases import with_cache
 from headprobe.profiling.profiler import PrefixCache
 from headprobe.spans import Span
@@ -109,7 +109,7 @@ def test_in_pieces_on_a_cache_it_is_as_in_one_pass(family: str, mode: str) -> No
 
 
 def test_many_heads_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headprobe.evaluation import switched_off as module
+    from headprobe.evaluation.knockout import switched_off as module
 
     model = tiny_model("llama", seed=1)
     every = tuple((layer, head) for layer in (0, 1) for head in range(4))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headprobe.errors import OptionError
-from headprobe.evaluation.knockout_bench import WHOLE, KnockoutBench, Outcome, Record, Records
+from headprobe.evaluation.knockout.bench import WHOLE, KnockoutBench, Outcome, Record, Records
 from headprobe.scores.head_scores import Head
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import NoPassingTrialError
-from headprobe.evaluation.kept_share import KEPT, LOST, UNKNOWN, Kept, candidates_of, least_clusters, smallest
+from headprobe.evaluation.tuning.kept_share import KEPT, LOST, UNKNOWN, Kept, candidates_of, least_clusters, smallest
 
 
 def rows(

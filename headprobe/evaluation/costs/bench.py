@@ -21,8 +21,8 @@ from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.session import CompressionSession, check_serving, kernel_needs, on_ragged_caches
 from headprobe.errors import DeviceMemoryError, OptionError
-from headprobe.evaluation.bench_subject import Contender, Subject, environment, free_bytes
-from headprobe.evaluation.shapes import LONGEST
+from headprobe.evaluation.costs.shapes import LONGEST
+from headprobe.evaluation.costs.subject import Contender, Subject, environment, free_bytes
 from headprobe.models.devices import PeakMemory
 from headprobe.models.releases import with_cache
 from headprobe.probes.plan import check_length, check_number

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import OptionError
-from headprobe.evaluation.head_orders import HeadOrder, check_top, parse_top, steps_for
+from headprobe.evaluation.knockout.head_orders import HeadOrder, check_top, parse_top, steps_for
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores
 

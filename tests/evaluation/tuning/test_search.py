@@ -11,7 +11,7 @@ from headprobe.compression.policies import make_policy
 from headprobe.errors import OptionError, PlanError
 from headprobe.evaluation.task_grid import TaskOptions
 from headprobe.evaluation.task_prompts import TaskPrompt
-from headprobe.evaluation.tune import TuneOptions, split
+from headprobe.evaluation.tuning.search import TuneOptions, split
 
 # -- the split ------------------------------------------------------------------------------------------------------
 

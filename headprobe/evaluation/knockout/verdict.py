@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.evaluation.knockout_bench import METRICS, Outcome
+from headprobe.evaluation.knockout.bench import METRICS, Outcome
 from headprobe.scores.uncertainty import CONFIDENCE, Estimate, estimate, mean_intervals, numbered
 
 FEWEST_NEEDLES = 5  # below, an interval over needles means nothing

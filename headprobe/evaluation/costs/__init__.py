@@ -1,0 +1,1 @@
+"""Time and memory of compressed caches against the full one."""

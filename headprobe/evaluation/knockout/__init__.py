@@ -1,0 +1,1 @@
+"""Does a head matter? Heads switched off, and what that costs."""

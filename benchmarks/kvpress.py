@@ -128,7 +128,7 @@ def write_model(folder: Path, shape: str, positions: int, seed: int) -> int:
 
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=positions, **SHAPES[shape])
+        LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=positions, **dict[str, Any](SHAPES[shape]))
     ).float()
     model.save_pretrained(folder)
     return sum(weight.numel() for weight in model.parameters())

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.needles`: all policies at budgets 16, 32, 64 and 128 on needles in 1k and 2k prompts.
+"""`python -m benchmarks.needles`: all policies at budgets 16, 32, 64 and 128 on 60 needle prompts of 1k and 2k tokens.
 
-The bundled model; random and shuffled scores beside the real ones. Head scores come from `--scores-from`, or are made
+The bundled model; random and shuffled scores beside the real ones. Each prompt is read once, and its policies and
+budgets are decoded in batches, so that there are no times per token. Head scores come from `--scores-from`, or are made
 in a folder named for the weights: `r2` on reasoning needles, `retrieval` and `enhanced` on retrieval needles, all with
-another seed than the evaluation's. A run that was stopped goes on when it is started again. Rows, table and pictures
+another seed than the evaluation's. A run that was stopped continues when it is started again. Rows, table and pictures
 lie in `benchmarks/results/needles-<device>/`, the summary in `benchmarks/results/needles-<device>.json`.
 """
 
@@ -16,7 +17,7 @@ from benchmarks.environment import RESULTS, environment, write_result
 from headprobe.commands.evaluate.needles_output import GridProgress, heading, print_plan, print_summary, write_files
 from headprobe.compression.policies import POLICIES
 from headprobe.evaluation.needle_folder import GridFolder, summary_record
-from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.job import ScoreOptions, prepare
@@ -43,7 +44,7 @@ def score_files(loaded: LoadedModel, folder: Path) -> tuple[Path, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--needles-per-cell", type=int, default=1, help="20 prompts each")
+    parser.add_argument("--needles-per-cell", type=int, default=3, help="20 prompts each")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--query-agnostic", action="store_true")
     parser.add_argument("--minutes", type=float, default=None, help="start no new prompt after this many minutes")
@@ -68,11 +69,10 @@ def main() -> None:
     if given.dry_run:
         return
     seconds = None if given.minutes is None else 60 * given.minutes
-    with (
-        folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal,
-        GridProgress(grid, journal) as progress,
-    ):
-        rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
+    with folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal:
+        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
+        with GridProgress(grid, left) as progress:
+            rows = run_grid(loaded, grid, journal, seconds=seconds, together=True, on_trial=progress.update)
     summary = GridSummary(tuple(rows))
     record = summary_record(loaded, grid, summary)
     write_files(folder, summary, record)

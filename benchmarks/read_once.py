@@ -76,7 +76,8 @@ def run_once(loaded: LoadedModel, plans: list[CompressionPlan], prompt: Prompt, 
     """Seconds of reading, of making all caches and of decoding, all in all; tokens by place; sequences by batch."""
     gc.collect()
     started = time.perf_counter()
-    making, tokens, sizes = 0.0, {}, []
+    tokens: dict[int, tuple[int, ...]] = {}
+    making, sizes = 0.0, []
     asked = Asked(AnswerOptions(NEW_TOKENS), slack=NEW_TOKENS)
     with read_once(loaded.model, [plan.policy for plan in plans]) as reader:
         reading = reader.read(prompt)

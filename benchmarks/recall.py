@@ -31,11 +31,12 @@ def recall(loaded: LoadedModel, options: ScoreOptions) -> dict[str, Any]:
     specs = {spec.id: spec for spec in prepared.plan.trials()}
     profiler = Profiler(loaded.model, estimators("r2,retrieval"), eos_token_ids(loaded))
     counts: dict[str, list[list[bool]]] = defaultdict(list)
-    failures, sums = [], {"r2": 0.0, "retrieval": 0.0}
+    failures: list[dict[str, str]] = []
+    sums: dict[str, Any] = {"r2": 0.0, "retrieval": 0.0}
     for prompt, result in profiler.measure(prepared.prompts):
         assert isinstance(result, Measured)
         spec = specs[prompt.trial_id]
-        response = str(loaded.tokenizer.decode(result.produced, skip_special_tokens=True)).strip()
+        response = str(loaded.tokenizer.decode(list(result.produced), skip_special_tokens=True)).strip()
         outcome = [exact_match(response, spec.needle.answer), chosen_sentence(response, spec.needle) == "answer"]
         for key in ("all", f"length {spec.length}", f"relation {spec.needle.relation}", f"depth {spec.depth:.0f}"):
             counts[key].append(outcome)

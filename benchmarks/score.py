@@ -28,7 +28,7 @@ from headprobe.models.devices import PeakMemory
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
-from headprobe.profiling.job import ScoreOptions, prepare
+from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler, prefix_order
 from headprobe.profiling.scoring import eos_token_ids
 
@@ -42,7 +42,8 @@ def random_llama(demo: LoadedModel) -> LoadedModel:
         vocab_size=2048, hidden_size=768, intermediate_size=2304, num_hidden_layers=14, num_attention_heads=12,
         num_key_value_heads=4, max_position_embeddings=4096,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(demo.device, demo.model.dtype).eval()
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(demo.device, demo.model.dtype).eval()
     return replace(demo, model=model, geometry=ModelGeometry.from_config(config), name="random-llama-100m")
 
 
@@ -156,12 +157,17 @@ def print_peak(kind: str, model: str) -> None:
     print(peak.bytes())
 
 
+def prompts_of(job: ScoreJob) -> list[Prompt]:
+    """The needle prompts of a job, which has no other readings."""
+    return [prompt for prompt in job.prompts if isinstance(prompt, Prompt)]
+
+
 def subjects(model: str) -> tuple[LoadedModel, list[Prompt]]:
     demo = load_model("demo")
     if model == "demo":
-        return demo, list(prepare(demo, ScoreOptions()).prompts)
+        return demo, prompts_of(prepare(demo, ScoreOptions()))
     options = ScoreOptions(lengths=(1024, 2048), depths=10, needles_per_cell=1)
-    return random_llama(demo), list(prepare(demo, options).prompts)
+    return random_llama(demo), prompts_of(prepare(demo, options))
 
 
 def main() -> None:

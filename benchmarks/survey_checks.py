@@ -116,7 +116,7 @@ def _check_r2(subject: Subject) -> None:
 
 def check_compress(subject: Subject) -> None:
     """Greedy tokens on a cache that keeps all against the model's own, then one that evicts all the time."""
-    options = {"max_new_tokens": 8, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
     own = subject.model.generate(subject.ids, attention_mask=torch.ones_like(subject.ids), **options)[0, TOKENS:]
     with compress(subject.model, "full") as session:
         ours = session.generate(subject.ids, attention_mask=torch.ones_like(subject.ids), **options)[0, TOKENS:]

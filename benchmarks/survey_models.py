@@ -93,7 +93,9 @@ def families(only: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
         classes_of = {config_class: MODEL_FOR_CAUSAL_LM_MAPPING[config_class] for config_class in wanted}
     found = {}
     for config_class, classes in classes_of.items():
-        model_class = classes[0] if isinstance(classes, list | tuple) else classes
+        model_class: Any = classes
+        if isinstance(classes, list | tuple):
+            model_class = classes[0]
         if getattr(model_class, "_supports_attention_backend", False):
             found[config_class.model_type] = config_class, model_class
     for kind in sorted(found):

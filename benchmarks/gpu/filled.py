@@ -89,5 +89,6 @@ def stock_cache(bench: Bench, tokens: int) -> Any:
     cache = DynamicCache(config=bench.shape.config())
     size = 1, bench.shape.kv_heads, tokens, bench.shape.head_dim
     for layer in range(bench.shape.layers):
-        cache.update(*(torch.randn(size, dtype=bench.dtype, device=bench.device) for _ in range(2)), layer)
+        keys, values = (torch.randn(size, dtype=bench.dtype, device=bench.device) for _ in range(2))
+        cache.update(keys, values, layer)
     return cache

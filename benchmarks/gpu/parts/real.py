@@ -36,7 +36,7 @@ def run(bench: Bench, note: Any) -> None:
     loaded = load_model(bench.real_model, device=bench.device.type, dtype="float32")
     note("model", {"name": loaded.name, "weights_sha256": loaded.weights_sha256, "window": loaded.window})
     with tempfile.TemporaryDirectory() as folder:
-        found = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
+        found: dict[str, Any] = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
         found["scores"] = scored(bench, loaded, Path(folder))
         note("score", {name: row["seconds"] for name, row in found["scores"].items()})
         found["needles"] = needles(bench, loaded, Path(folder))

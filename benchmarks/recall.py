@@ -48,7 +48,7 @@ def recall(loaded: LoadedModel, options: ScoreOptions) -> dict[str, Any]:
               "chose": round(sum(r[1] for r in rows) / len(rows), 4)}
         for key, rows in sorted(counts.items())
     }  # fmt: skip
-    heads = {name: (total / len(prepared.prompts)).tolist() for name, total in sums.items()}  # type: ignore[attr-defined]
+    heads = {name: (total / len(prepared.prompts)).tolist() for name, total in sums.items()}
     return {"recall": table, "mean_scores": heads, "failures": failures[:10]}
 
 

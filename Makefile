@@ -5,6 +5,7 @@
 # make test-newest  the tests on the newest releases there are, in .venv-newest
 # make smoke-newest every command once on the newest releases, warnings as errors, in .venv-newest
 # make test-slow    the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
+# make gallery    head scores, pictures and reports of three real models, in gallery/ (hours; needs the weights)
 # make gpu-bench    everything that is measured on a GPU, in under nine minutes (there: make gpu-bench CONSTRAINTS=)
 # make test-vllm    the tests of the vLLM plug-in in serving/, in an environment of its own (.venv-vllm, 4 GB)
 # make lock         write constraints/lock.txt anew from the newest releases; then make test
@@ -22,7 +23,7 @@ PINS := $(wildcard constraints/*.txt)
 TOOLS = hatchling editables # what builds the package, from the lock as well
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test test-oldest test-newest smoke-newest test-slow gpu-bench lock lint lint-js types tests wheel clean
+.PHONY: demo test test-oldest test-newest smoke-newest test-slow gallery gpu-bench lock lint lint-js types tests wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/headprobe score --model demo --output scores/demo--r2.json --overwrite
@@ -30,6 +31,9 @@ demo: $(VENV)/installed
 	$(BIN)/headprobe compress --budget 32 --compare full,snapkv
 
 test: lint types tests wheel
+
+gallery: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gallery
 
 gpu-bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.gpu

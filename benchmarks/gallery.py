@@ -1,0 +1,215 @@
+"""`python -m benchmarks.gallery`: head scores of real models, with pictures, knockouts and tables, in `gallery/`.
+
+Every step is a `headprobe` command, which is printed before it runs: scores by all methods, knockout of the best heads
+(written into the score files), heatmaps, one report per model. Then the tables of `gallery/README.md` are made from the
+files that are there. A step whose results are there is skipped, an interrupted one continues, so that the command can
+be given again. `--tables` makes the tables alone, `--models smollm2-135m` that model alone.
+
+The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
+the three models take some four hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from headprobe.scores.any_scores import AnyScores, read_any
+from headprobe.scores.causal import causal_results
+from headprobe.scores.comparison import compare
+from headprobe.scores.stability import stability
+from headprobe.scores.summary import summarize
+from headprobe.scores.uncertainty import ClusteredTrials
+
+GALLERY = Path(__file__).parent.parent / "gallery"
+REASONING, RETRIEVAL = "reasoning", "retrieval"
+METHODS = {
+    REASONING: ("r2", "contrast", "value"),
+    RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "logit", "reconstruction", "induction", "echo"),
+}
+KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
+STABLE_TOP, SHARED_TOP, SHOWN = 10, 20, 5
+HEAD = (
+    "| method | passed | best heads | half of all scores | stable of the best 10 | knockout |",
+    "|---|---|---|---|---|---|",
+)
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A model of the gallery: its short name, lengths of prompts in tokens, and needles per length and depth."""
+
+    model: str
+    title: str
+    lengths: str
+    needles_per_cell: int
+    knockout_length: int = 512
+    knockout_prompts: int = 30
+
+    @property
+    def folder(self) -> str:
+        """Under the gallery."""
+        return self.model
+
+
+EXHIBITS = (
+    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", 4),
+    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", 4),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", 4),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of headprobe, and the files that are there once it is done."""
+
+    arguments: tuple[str, ...]
+    results: tuple[Path, ...]
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it is there."""
+        return all(path.exists() for path in self.results)
+
+
+def score_file(folder: Path, exhibit: Exhibit, method: str) -> Path:
+    """Where the scores of a method lie."""
+    return folder / exhibit.folder / f"{exhibit.model}--{method}.json"
+
+
+def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
+    """All that is to run for one model, in order."""
+    place = folder / exhibit.folder
+    for needles, methods in METHODS.items():
+        made = tuple(score_file(folder, exhibit, method) for method in methods)
+        yield Step(
+            (
+                "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
+                exhibit.lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
+            ),
+            made,
+        )  # fmt: skip
+    for method in KNOCKED_OUT:
+        scores, output = score_file(folder, exhibit, method), work / f"knockout--{exhibit.model}--{method}"
+        yield Step(
+            (
+                "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length), "--limit",
+                str(exhibit.knockout_prompts), "-o", str(output), "--write", "--resume",
+            ),
+            (output / "summary.json",),
+            (scores,),
+        )  # fmt: skip
+    files = [score_file(folder, exhibit, method) for methods in METHODS.values() for method in methods]
+    for scores in files:
+        picture = scores.with_suffix(".png")
+        yield Step(("heatmap", str(scores), "-o", str(picture)), (picture,), (scores,))
+    page = place / "report.html"
+    yield Step(("report", *map(str, files), "-o", str(page), "--title", exhibit.title), (page,), tuple(files))
+
+
+def run(step: Step) -> bool:
+    """Run a step; whether its results are there afterwards. Scores that no trial gave are missing, and that is said."""
+    if step.is_done:
+        return True
+    missing = [path.name for path in step.needs if not path.exists()]
+    if missing:
+        print(f"left out, {', '.join(missing)} is not there: headprobe {shlex.join(step.arguments)}", flush=True)
+        return False
+    print(f"\n$ headprobe {shlex.join(step.arguments)}", flush=True)
+    return subprocess.run([sys.executable, "-m", "headprobe", *step.arguments], check=False).returncode == 0
+
+
+# -- the tables -----------------------------------------------------------------------------------------------------
+
+
+def files_of(folder: Path, exhibit: Exhibit) -> dict[str, AnyScores]:
+    """The score files that are there, by method."""
+    named = {m: score_file(folder, exhibit, m) for methods in METHODS.values() for m in methods}
+    return {method: read_any(path) for method, path in named.items() if path.exists()}
+
+
+def score_rows(exhibit: Exhibit, files: dict[str, AnyScores]) -> Iterator[str]:
+    """One row per method: passed trials, best heads, heads that have half of all scores, stability, knockout."""
+    for method, scores in files.items():
+        found = summarize(scores, SHOWN)
+        best = ", ".join(f"{head.layer}-{head.head} {head.score:.2f}" for head in found.top_heads)
+        stable = stability(ClusteredTrials.of_any(scores), STABLE_TOP)
+        again = f"{stable.stable_top} of {stable.top}" if stable.top else "none"
+        half = f"{found.half_mass_heads} of {scores.mean.size}"
+        passed = f"{found.num_passed}/{found.num_trials}"
+        yield f"| `{method}` | {passed} | {best} | {half} | {again} | {effect(scores)} |"
+
+
+def effect(scores: AnyScores) -> str:
+    """What the file says of switching the best heads off."""
+    return "; ".join(str(result["verdict"]) for result in causal_results(scores.native)) or ""
+
+
+def agreement_rows(files: dict[str, AnyScores]) -> Iterator[str]:
+    """One row per pair of methods: Spearman over all heads, and how many of the best heads both have."""
+    names = list(files)
+    yield "| | " + " | ".join(f"`{name}`" for name in names[1:]) + " |"
+    yield "|---|" + "---|" * (len(names) - 1)
+    pairs = {pair: agreement(files[pair[0]], files[pair[1]]) for pair in combinations(names, 2)}
+    for row, name in enumerate(names[:-1]):
+        cells = [pairs[name, other] if place > row else "" for place, other in enumerate(names) if place]
+        yield f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+def agreement(first: AnyScores, second: AnyScores) -> str:
+    """Spearman, and the number of shared heads among the best."""
+    found = compare(first, second, (SHARED_TOP,))
+    shared = f"{found.overlaps[0].shared:.0f}" if found.overlaps else "-"
+    return f"{'-' if found.spearman is None else f'{found.spearman:.2f}'} {shared}"
+
+
+def tables(folder: Path, exhibits: Sequence[Exhibit]) -> dict[str, str]:
+    """The tables by name, as Markdown."""
+    made = {}
+    for exhibit in exhibits:
+        files = files_of(folder, exhibit)
+        if not files:
+            continue
+        made[f"scores {exhibit.model}"] = "\n".join([*HEAD, *score_rows(exhibit, files)])
+        made[f"agreement {exhibit.model}"] = "\n".join(agreement_rows(files))
+    return made
+
+
+def fill(page: Path, made: dict[str, str]) -> list[str]:
+    """Put tables between their marks in a page; the names of those that have no place there."""
+    text, left_over = page.read_text(encoding="utf-8"), []
+    for name, table in made.items():
+        marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = marks.subn(lambda match, table=table: f"{match[1]}\n{table}\n\n{match[2]}", text)  # type: ignore[misc]
+        left_over += [] if count else [name]
+    page.write_text(text, encoding="utf-8")
+    return left_over
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=[e.model for e in EXHIBITS], default=[e.model for e in EXHIBITS])
+    parser.add_argument("--output", type=Path, default=GALLERY, help="folder of the gallery")
+    parser.add_argument("--work", type=Path, default=Path("evals"), help="folder of knockout runs")
+    parser.add_argument("--tables", action="store_true", help="make the tables alone")
+    given = parser.parse_args()
+    failed = []
+    for exhibit in [] if given.tables else [e for e in EXHIBITS if e.model in given.models]:
+        failed += [step for step in steps(given.output, given.work, exhibit) if not run(step)]
+    left_over = fill(given.output / "README.md", tables(given.output, EXHIBITS))
+    if left_over:
+        print("no place in the page for:", ", ".join(left_over))
+    if failed:
+        sys.exit(f"{len(failed)} step(s) failed: " + "; ".join(shlex.join(step.arguments) for step in failed))
+
+
+if __name__ == "__main__":
+    main()

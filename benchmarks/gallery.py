@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from benchmarks.steps import Step, run_all
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.causal import causal_results
 from headprobe.scores.comparison import compare
@@ -66,20 +65,6 @@ EXHIBITS = (
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command of headprobe, and the files that are there once it is done."""
-
-    arguments: tuple[str, ...]
-    results: tuple[Path, ...]
-    needs: tuple[Path, ...] = ()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all of it is there."""
-        return all(path.exists() for path in self.results)
-
-
 def score_file(folder: Path, exhibit: Exhibit, method: str) -> Path:
     """Where the scores of a method lie."""
     return folder / exhibit.folder / f"{exhibit.model}--{method}.json"
@@ -113,18 +98,6 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
         yield Step(("heatmap", str(scores), "-o", str(picture)), (picture,), (scores,))
     page = place / "report.html"
     yield Step(("report", *map(str, files), "-o", str(page), "--title", exhibit.title), (page,), tuple(files))
-
-
-def run(step: Step) -> bool:
-    """Run a step; whether its results are there afterwards. Scores that no trial gave are missing, and that is said."""
-    if step.is_done:
-        return True
-    missing = [path.name for path in step.needs if not path.exists()]
-    if missing:
-        print(f"left out, {', '.join(missing)} is not there: headprobe {shlex.join(step.arguments)}", flush=True)
-        return False
-    print(f"\n$ headprobe {shlex.join(step.arguments)}", flush=True)
-    return subprocess.run([sys.executable, "-m", "headprobe", *step.arguments], check=False).returncode == 0
 
 
 # -- the tables -----------------------------------------------------------------------------------------------------
@@ -201,14 +174,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("evals"), help="folder of knockout runs")
     parser.add_argument("--tables", action="store_true", help="make the tables alone")
     given = parser.parse_args()
-    failed = []
-    for exhibit in [] if given.tables else [e for e in EXHIBITS if e.model in given.models]:
-        failed += [step for step in steps(given.output, given.work, exhibit) if not run(step)]
+    chosen = [] if given.tables else [e for e in EXHIBITS if e.model in given.models]
+    failed = run_all(step for exhibit in chosen for step in steps(given.output, given.work, exhibit))
     left_over = fill(given.output / "README.md", tables(given.output, EXHIBITS))
     if left_over:
         print("no place in the page for:", ", ".join(left_over))
     if failed:
-        sys.exit(f"{len(failed)} step(s) failed: " + "; ".join(shlex.join(step.arguments) for step in failed))
+        sys.exit(failed)
 
 
 if __name__ == "__main__":

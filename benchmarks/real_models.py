@@ -1,0 +1,130 @@
+"""`python -m benchmarks.real_models`: what compressed caches keep on two real models, into `benchmarks/results/`.
+
+Every step is a `headprobe` command, which is printed before it runs: needles under all policies with the published
+window and pool, a search (`headprobe tune`) for the best window and pool on other needles, the needles again with
+those, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head scores come from `gallery/`. Steps whose
+results are there are skipped, an interrupted one continues. `--only needles` takes the steps whose name begins so.
+
+The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
+all of it takes some hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environment import RESULTS
+from benchmarks.gallery import GALLERY
+from benchmarks.steps import Step, run_all
+
+SCORES = ("r2", "retrieval", "enhanced", "induction", "echo")
+BUDGETS = "32,64,128,256,512"
+KEPT = ("summary.json", "table.md", "recall.png", "grid.png", "scores.png", "policy.json")  # of a run's folder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the grid of its needles: `lengths`, how many `depths`, needles in each cell of these."""
+
+    model: str
+    lengths: str
+    depths: int
+    needles_per_cell: int
+    tasks: tuple[tuple[str, str], ...]  # a name for the results, and what is run
+
+
+SUBJECTS = (
+    Subject(
+        "qwen2.5-coder-0.5b", "1k,2k", 13, 2,
+        (("longbench", "longbench:multifieldqa_zh+passage_retrieval_zh"), ("babilong", "babilong:1k/qa1+1k/qa2")),
+    ),
+    Subject(
+        "smollm2-135m", "1k,2k,4k,8k", 13, 1,
+        (("longbench", "longbench:multi_news"), ("ruler", "ruler:4096/niah_multikey_3")),
+    ),
+)  # fmt: skip
+
+
+def scores_of(model: str) -> tuple[Path, ...]:
+    """The files of the gallery that policies take."""
+    return tuple(GALLERY / model / f"{model}--{method}.json" for method in SCORES)
+
+
+def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterator[tuple[str, Step]]:
+    """All that is to run for one model, each with a name."""
+    files = scores_of(subject.model)
+    given = tuple(part for path in files for part in ("--scores", str(path)))
+    common = ("--model", subject.model, "--dtype", dtype, *given)
+    grid = (
+        "--lengths", subject.lengths, "--depths", str(subject.depths),
+        "--needles", "retrieval", "--needles-per-cell", str(subject.needles_per_cell),
+    )  # fmt: skip
+    place = work / f"needles-{subject.model}"
+    yield "needles", Step(
+        (
+            "eval", "needles", *common, *grid, "--policies", "all", "--budgets", BUDGETS, "--baselines", "random",
+            "--window", "8", "--pool", "7", "--together", "-o", str(place), "--resume",
+        ),
+        (place / "summary.json",), files,
+    )  # fmt: skip
+    place = work / f"tune-{subject.model}"
+    yield "tune", Step(
+        (
+            "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "40", "--keep", "0.9",
+            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "32,64,128", "--windows", "2,8,16", "--pools",
+            "1,7,21", "-o", str(place), "--resume",
+        ),
+        (place / "summary.json",), files,
+    )  # fmt: skip
+    for name, task in subject.tasks if data is not None else ():
+        place = work / f"{name}-{subject.model}"
+        yield name, Step(
+            (
+                "eval", task, *common, "--data-dir", str(data), "--limit", "20", "--budgets", "128,512", "--together",
+                "--policies", "snapkv,pyramidkv,ada-snapkv,headkv-r,headkv-r2", "-o", str(place), "--resume",
+            ),
+            (place / "summary.json",), files,
+        )  # fmt: skip
+
+
+def keep(name: str, place: Path) -> None:
+    """Copy what a finished run wrote for readers; the rows stay in `place`."""
+    target = RESULTS / f"{name}-cpu"
+    for file in KEPT:
+        if (place / file).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(place / file, target / file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [subject.model for subject in SUBJECTS]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", default="", help="steps whose name begins so")
+    parser.add_argument("--data", type=Path, default=None, help="folder of LongBench, RULER and BABILong files")
+    parser.add_argument("--dtype", default="auto", help="bfloat16 is faster where the processor has it")
+    parser.add_argument("--work", type=Path, default=Path("evals"), help="folder of the runs")
+    given = parser.parse_args()
+    found = [
+        step
+        for subject in SUBJECTS
+        if subject.model in given.models
+        for name, step in steps(subject, given.work, given.data, given.dtype)
+        if name.startswith(given.only)
+    ]
+    failed = run_all(found)
+    for step in found:
+        place = step.results[0].parent
+        if step.is_done:
+            keep(place.name, place)
+    if failed:
+        sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

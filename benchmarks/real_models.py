@@ -1,8 +1,8 @@
 """`python -m benchmarks.real_models`: what compressed caches keep on two real models, into `benchmarks/results/`.
 
 Every step is a `headprobe` command, which is printed before it runs: needles under all policies with the published
-window and pool, a search (`headprobe tune`) for the best window and pool on other needles, the needles again with
-those, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head scores come from `gallery/`. Steps whose
+window and pool, those of head scores with the largest query head of each group in place of the mean, a search
+(`headprobe tune`) for window, pool and budget, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head scores come from `gallery/`. Steps whose
 results are there are skipped, an interrupted one continues. `--only needles` takes the steps whose name begins so.
 
 The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
@@ -72,12 +72,19 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
         ),
         (place / "summary.json",), files,
     )  # fmt: skip
+    place = work / f"needles-gqa-max-{subject.model}"
+    yield "needles-gqa-max", Step(
+        (
+            "eval", "needles", *common, *grid, "--policies", "headkv-r,headkv-r2", "--budgets", BUDGETS, "--baselines",
+            "none", "--gqa", "max", "--window", "8", "--pool", "7", "--together", "-o", str(place), "--resume",
+        ),
+        (place / "summary.json",), files,
+    )  # fmt: skip
     place = work / f"tune-{subject.model}"
     yield "tune", Step(
         (
             "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "40", "--keep", "0.9",
-            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "32,64,128", "--windows", "2,8,16", "--pools",
-            "1,7,21", "-o", str(place), "--resume",
+            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "64,128", "--windows", "2,8,16", "--pools", "1,7", "-o", str(place), "--resume",
         ),
         (place / "summary.json",), files,
     )  # fmt: skip

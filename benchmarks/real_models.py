@@ -2,8 +2,9 @@
 
 Every step is a `headprobe` command, which is printed before it runs: needles under all policies with the published
 window and pool, those of head scores with the largest query head of each group in place of the mean, a search
-(`headprobe tune`) for window, pool and budget, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head scores come from `gallery/`. Steps whose
-results are there are skipped, an interrupted one continues. `--only needles` takes the steps whose name begins so.
+(`headprobe tune`) for window, pool and budget, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head
+scores come from `gallery/`. Steps whose results are there are skipped, an interrupted one continues. `--only needles`
+takes the steps whose name begins so.
 
 The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
 all of it takes some hours.
@@ -84,7 +85,8 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
     yield "tune", Step(
         (
             "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "40", "--keep", "0.9",
-            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "64,128", "--windows", "2,8,16", "--pools", "1,7", "-o", str(place), "--resume",
+            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "64,128", "--windows", "2,8,16", "--pools", "1,7",
+            "-o", str(place), "--resume",
         ),
         (place / "summary.json",), files,
     )  # fmt: skip

@@ -114,11 +114,16 @@ def score_rows(exhibit: Exhibit, files: dict[str, AnyScores]) -> Iterator[str]:
     for method, scores in files.items():
         found = summarize(scores, SHOWN)
         best = ", ".join(f"{head.layer}-{head.head} {head.score:.2f}" for head in found.top_heads)
-        stable = stability(ClusteredTrials.of_any(scores), STABLE_TOP)
-        again = f"{stable.stable_top} of {stable.top}" if stable.top else "none"
+        again = "not known" if scores.trial_scores is None else stable_top(scores)
         half = f"{found.half_mass_heads} of {scores.mean.size}"
         passed = f"{found.num_passed}/{found.num_trials}"
         yield f"| `{method}` | {passed} | {best} | {half} | {again} | {effect(scores)} |"
+
+
+def stable_top(scores: AnyScores) -> str:
+    """How many of the best heads are stable, of those that score above 0."""
+    found = stability(ClusteredTrials.of_any(scores), STABLE_TOP)
+    return f"{found.stable_top} of {found.top}" if found.top else "none"
 
 
 def effect(scores: AnyScores) -> str:

@@ -1,0 +1,109 @@
+"""The gallery and the runs on real models: commands that headprobe takes, tables that say what the files say."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from benchmarks import gallery, real_models
+from benchmarks.gallery import EXHIBITS, Exhibit, fill, tables
+from benchmarks.steps import Step, run_all
+from headprobe.cli import app
+from headprobe.models.catalog import CATALOG, bundled_model_folder
+
+DEMO = Exhibit("demo", "demo", "512", 1)
+
+
+def parsed(step: Step) -> dict[str, Any]:
+    """The options of a step as its command understands them; Typer refuses what it does not know."""
+    command: Any = typer.main.get_command(app)
+    arguments, context = list(step.arguments), None
+    while hasattr(command, "commands"):
+        with command.make_context(None, arguments, parent=context) as context:
+            name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+    with command.make_context(name, arguments, parent=context) as own:
+        return dict(own.params)
+
+
+def test_steps_of_the_gallery_are_commands(tmp_path: Path) -> None:
+    for exhibit in EXHIBITS:
+        found = [parsed(step) for step in gallery.steps(tmp_path, tmp_path / "evals", exhibit)]
+        assert [each["model"] for each in found if each.get("method")] == [exhibit.model] * 2
+        assert sum(each.get("write") is True for each in found) == 2
+    assert {exhibit.model for exhibit in EXHIBITS} <= {entry.alias for entry in CATALOG}
+
+
+def test_steps_on_real_models_are_commands(tmp_path: Path) -> None:
+    for subject in real_models.SUBJECTS:
+        named = dict(real_models.steps(subject, tmp_path, tmp_path / "data", "auto"))
+        assert parsed(named["needles"])["policies"] == "all"
+        assert parsed(named["needles-gqa-max"])["gqa"] == "max"
+        assert parsed(named["tune"])["keep"] == 0.9
+        assert {name for name, _ in subject.tasks} <= set(named)
+        assert set(dict(real_models.steps(subject, tmp_path, None, "auto"))) == {"needles", "needles-gqa-max", "tune"}
+
+
+def test_tables_say_what_the_files_say(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    for method in ("r2", "retrieval", "echo"):
+        shutil.copy(bundled_model_folder() / "scores" / f"demo--{method}.json", tmp_path / "demo")
+    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", "512", 1)))
+    assert list(made) == ["scores demo", "agreement demo"]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in made["scores demo"].splitlines()[2:]]
+    assert [row[0] for row in rows] == ["`r2`", "`retrieval`", "`echo`"]
+    assert rows[0][1] == "99/100"
+    assert rows[0][4] == "not known"  # the shipped files hold no scores of single trials
+    assert rows[0][2].startswith("5-4 0.94, ")
+    head, _, first, second = made["agreement demo"].splitlines()
+    assert head == "| | `retrieval` | `echo` |"
+    assert first.startswith("| `r2` | 0.")
+    assert second.startswith("| `retrieval` |  | ")
+
+
+def test_tables_take_the_places_that_wait_for_them(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("a\n<!-- scores demo -->\nold\n<!-- end -->\nb\n<!-- other -->\nkept\n<!-- end -->\n")
+    assert fill(page, {"scores demo": "| new |", "scores none": "| lost |"}) == ["scores none"]
+    assert page.read_text() == (
+        "a\n<!-- scores demo -->\n\n| new |\n\n<!-- end -->\nb\n<!-- other -->\nkept\n<!-- end -->\n"
+    )
+
+
+def test_a_step_that_is_done_is_not_run_again_and_one_that_fails_does_not_stop_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tmp_path / "done.json"
+    done.touch()
+    steps = [
+        Step(("needles", "--wrong"), (done,)),
+        Step(("scores", "show", "none.json"), (tmp_path / "a",)),
+        Step(("heatmap", "none.json"), (tmp_path / "b",), (tmp_path / "none.json",)),
+        Step(("needles", "--json"), (tmp_path / "c",)),
+    ]
+    failed = run_all(steps)
+    assert failed is not None
+    assert failed.splitlines() == [
+        "exit code 3: headprobe scores show none.json",
+        "left out, since none.json is missing: headprobe heatmap none.json",
+    ]
+    out = capfd.readouterr().out
+    assert "--wrong" not in out
+    assert '"reasoning"' in out
+
+
+def test_an_interrupted_step_ends_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert run_all([Step(("a",), (tmp_path / "x",))]) == "exit code 1: headprobe a"
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexit 143\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(SystemExit) as ended:
+        run_all([Step(("a",), (tmp_path / "x",)), Step(("b",), (tmp_path / "y",))])
+    assert ended.value.code == 143

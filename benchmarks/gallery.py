@@ -50,7 +50,7 @@ class Exhibit:
     lengths: str
     needles_per_cell: int
     knockout_length: int = 512
-    knockout_prompts: int = 30
+    knockout_prompts: int = 24
 
     @property
     def folder(self) -> str:
@@ -59,7 +59,7 @@ class Exhibit:
 
 
 EXHIBITS = (
-    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", 4),
+    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", 3),
     Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", 4),
     Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", 4),
 )

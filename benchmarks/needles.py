@@ -18,6 +18,7 @@ from headprobe.compression.policies import POLICIES
 from headprobe.evaluation.needle_folder import GridFolder, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.shares import unfinished
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.preflight import output_paths
@@ -70,7 +71,7 @@ def main() -> None:
     seconds = None if given.minutes is None else 60 * given.minutes
     with (
         folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal,
-        GridProgress(grid, journal) as progress,
+        GridProgress(grid, unfinished(grid.trials(), journal)) as progress,
     ):
         rows = run_grid(loaded, grid, journal, seconds=seconds, on_trial=progress.update)
     summary = GridSummary(tuple(rows))

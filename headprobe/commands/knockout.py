@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
@@ -58,6 +59,7 @@ CHANGES = ("text_loss",)  # texts differ more than sets of heads do: changes of 
 COLUMNS = ("off", "top", "95 %", "random", "95 %", "draws", "difference", "95 %")
 
 
+@observed
 def knockout_command(
     scores: Annotated[
         Path | None,

@@ -11,6 +11,7 @@ import typer
 
 from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DeviceOption,
@@ -46,6 +47,7 @@ ALL = "all"
 FEW_ANSWERS = 5
 
 
+@observed
 def referee_command(
     model: ModelOption = "demo",
     detectors: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; with commas; all for every one.")] = ALL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from headprobe.errors import FileAccessError, FileFormatError, OptionError, Outp
 from headprobe.probes.plan import difference
 from headprobe.profiling.journal_file import SCHEMA, is_journal, is_unwritten, open_locked, parsed_lines
 from headprobe.scores.files import check_place
+from headprobe.stages import WRITE, stage
 
 # Whether a finished trial, read back from a journal, is what a run writes: its fields, types and shapes.
 
@@ -202,12 +203,20 @@ class Journal:
         self._append(_line(record))
         self.records[record["trial"]] = record
 
+    def add_all(self, records: Sequence[Record]) -> None:
+        """Append finished trials of other journals in one go."""
+        if records:
+            self._append(b"".join(_line(record) for record in records))
+        for record in records:
+            self.records[record["trial"]] = record
+
     def _append(self, line: bytes) -> None:
         assert self._descriptor is not None
         try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-            os.fsync(self._descriptor)
+            with stage(WRITE):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+                os.fsync(self._descriptor)
         except OSError as error:
             raise FileAccessError(f"cannot write {self.path}: {error.strerror}") from None
 

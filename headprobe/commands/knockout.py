@@ -151,7 +151,7 @@ def run(study: KnockoutStudy, folder: KnockoutFolder, *, resume: bool, overwrite
     """Measure what is left, and write summary and picture."""
     with Orderly(RESUME_HINT), folder.journal(study, resume=resume, overwrite=overwrite) as journal:
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         with KnockoutProgress(study, journal) as progress:
             result = study.run(journal, progress.update)
         record = result.record()

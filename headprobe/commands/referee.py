@@ -106,7 +106,7 @@ def referee_command(
         ) as journal,
     ):
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         result = Referee(loaded, plan, folder, journal, on_part=tell_part).run()
     if result.answered < FEW_ANSWERS:
         tell(

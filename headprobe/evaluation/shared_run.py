@@ -29,7 +29,8 @@ Made = TypeVar("Made")
 class SharedRun:
     """Where an evaluation of `plan` is written, and whether it goes on or begins anew.
 
-    `check`: of rows that are read back; `shard`: the part that this process runs, None for all of it.
+    `check`: of rows that are read back; `shard`: the part that this process runs, None for all of it; `on_cut`: called
+    with a file of rows and how many lines at its end were damaged.
     """
 
     folder: GridFolder
@@ -38,6 +39,7 @@ class SharedRun:
     resume: bool = False
     overwrite: bool = False
     shard: Shard | None = None
+    on_cut: Callable[[Path, int], None] | None = None
 
     def made(self, work: Work, finish: Callable[[list[Row]], Made]) -> Made | None:
         """What `finish` makes of all rows while no other process can add any; `work` gives them, those of parts beside
@@ -72,6 +74,7 @@ class SharedRun:
         others = [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()]
         found = self._finished(others if self.resume else [], skip_held=True)
         with self._journal() as journal:
+            self._tell_cut(journal)
             return work(journal, Share(self.shard, found))
 
     def _whole(self, work: Work, finish: Callable[[list[Row]], Made], sent: Mapping[str, Row] | None = None) -> Made:
@@ -80,13 +83,18 @@ class SharedRun:
             clear_journals(parts)
         found = self._finished(parts if self.resume else [])
         with self._journal() as journal:
+            self._tell_cut(journal)
             made = finish(work(journal, Share(None, found | dict(sent or {}))))
             if self.resume:
                 drop_collected(parts)
         return made
 
     def _finished(self, paths: list[Path], *, skip_held: bool = False) -> dict[str, Row]:
-        return finished_elsewhere(paths, self.plan, self.check, skip_held=skip_held)
+        return finished_elsewhere(paths, self.plan, self.check, skip_held=skip_held, on_cut=self.on_cut)
+
+    def _tell_cut(self, journal: Journal) -> None:
+        if journal.was_cut and self.on_cut is not None:
+            self.on_cut(journal.path, journal.dropped)
 
     def _journal(self) -> Journal:
         return self.folder.journal(

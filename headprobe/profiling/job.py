@@ -266,9 +266,9 @@ def check_until_stable(top: int | None, loaded: LoadedModel) -> None:
 @dataclass(frozen=True)
 class Watch:
     """Who is called while a run goes on: `on_trial` with each newly finished record (`scoring.trial_record`),
-    `on_resume` once with those that the journal held already, `on_cut` with the journal when its last line was cut
-    short, so that this trial runs again."""
+    `on_resume` once with those that the journal held already, `on_cut` with a journal and how many damaged lines
+    at its end have been dropped, so that their trials run again."""
 
     on_trial: Callable[[Record], None] | None = None
     on_resume: Callable[[list[Record]], None] | None = None
-    on_cut: Callable[[Path], None] | None = None
+    on_cut: Callable[[Path, int], None] | None = None

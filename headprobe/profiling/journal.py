@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
+from headprobe.events import RETRY, emit
 from headprobe.probes.plan import difference
 from headprobe.profiling.journal_file import SCHEMA, is_journal, is_unwritten, open_locked, parsed_lines
 from headprobe.scores.files import check_place
@@ -122,8 +123,8 @@ def _check_table(method: str, table: Any, shape: tuple[int, int]) -> None:
 # The append-only record of finished trials, so that a killed run goes on where it stopped.
 #
 # One JSON object a line: first the header with the plan's description, then a line per trial, flushed to disk before
-# the next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error. As
-# long as a journal is open, no other process can write to it.
+# the next trial starts. A last line cut short by a kill, or damage behind which there is no trial, is dropped at
+# reading; damage anywhere else is an error. As long as a journal is open, no other process can write to it.
 
 Record = dict[str, Any]
 Check = Callable[[Record], None]
@@ -133,14 +134,19 @@ class Journal:
     """Finished trials of one plan, by trial id; `add` appends one and forces it to disk.
 
     Use `Journal.start` for a new file, `Journal.resume` for an old one and `Journal.open` where options decide; all are
-    context managers. `was_cut` says whether a last line that was cut short has been dropped.
+    context managers. `dropped`: how many damaged lines at the end have been dropped.
     """
 
-    def __init__(self, path: Path, descriptor: int, records: dict[str, Record], was_cut: bool = False) -> None:
+    def __init__(self, path: Path, descriptor: int, records: dict[str, Record], dropped: int = 0) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
         self.records = records
-        self.was_cut = was_cut
+        self.dropped = dropped
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the end was cut short or damaged."""
+        return self.dropped > 0
 
     @classmethod
     def open(
@@ -171,21 +177,23 @@ class Journal:
 
         `check` raises `ValueError` for a record that is not what the run writes. Raises `ResumeError` naming the fields
         that differ when it was written for another plan, or when another process is writing it, and `FileFormatError`
-        when a line other than the last is damaged.
+        when a line with trials behind it is damaged.
         """
         header = _line({"schema": SCHEMA, "plan": dict(plan)})
         descriptor, raw = open_locked(path)
         try:
             if is_unwritten(raw):
                 return cls._begun(path, descriptor, header)
-            lines, good_bytes = parsed_lines(raw, path)
-            _check_plan(path, lines[0], orjson.loads(header)["plan"])
-            _check_records(path, lines[1:], check)
-            os.ftruncate(descriptor, good_bytes)
+            read = parsed_lines(raw, path)
+            _check_plan(path, read.lines[0], orjson.loads(header)["plan"])
+            _check_records(path, read.lines[1:], check)
+            os.ftruncate(descriptor, read.good_bytes)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, {record["trial"]: record for record in lines[1:]}, len(raw) > good_bytes)
+        if read.dropped:
+            emit(RETRY, file=str(path), lines=read.dropped, reason="the end was cut short or damaged")
+        return cls(path, descriptor, {record["trial"]: record for record in read.lines[1:]}, read.dropped)
 
     @classmethod
     def _begun(cls, path: Path, descriptor: int, header: bytes) -> Journal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +111,47 @@ def is_journal(raw: bytes) -> bool:
     return bool(newline) and isinstance(header, dict) and header.get("schema") == SCHEMA
 
 
-def parsed_lines(raw: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Header and trials, and how many bytes they take; a last line without its newline or broken is left out.
+@dataclass(frozen=True)
+class ReadLines:
+    """Header and trials of a journal, the bytes that they take, and how many damaged lines behind them are left out."""
 
-    Raises `FileFormatError` for what is no journal, and for any other line that is broken.
+    lines: list[dict[str, Any]]
+    good_bytes: int
+    dropped: int
+
+
+def parsed_lines(raw: bytes, path: Path) -> ReadLines:
+    """Header and trials; damage at the end, behind which no trial can be read, is left out.
+
+    That is a last line without its newline, and whatever a lost machine left there. Raises `FileFormatError` for what
+    is no journal, and for a damaged line with trials behind it.
     """
     if not is_journal(raw):
         raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
     lines: list[dict[str, Any]] = []
     good = 0
-    parts = raw.split(b"\n")
-    for number, part in enumerate(parts[:-1], 1):
-        try:
-            record = orjson.loads(part)
-        except orjson.JSONDecodeError as error:
-            if number == len(parts) - 1:
-                break
-            raise FileFormatError(f"damaged journal line ({error})", path, number) from None
-        if not isinstance(record, dict) or (number > 1 and not isinstance(record.get("trial"), str)):
-            raise FileFormatError("journal line is not a trial", path, number)
+    *parts, rest = raw.split(b"\n")
+    for number, part in enumerate(parts, 1):
+        record, reason = _record(part, is_header=number == 1)
+        if record is None:
+            behind = parts[number:]
+            if any(_record(later)[0] is not None for later in behind):
+                raise FileFormatError(reason, path, number)
+            return ReadLines(lines, good, 1 + len(behind) + bool(rest))
         lines.append(record)
         good += len(part) + 1
-    return lines, good
+    return ReadLines(lines, good, int(bool(rest)))
+
+
+def _record(line: bytes, is_header: bool = False) -> tuple[dict[str, Any] | None, str]:
+    """The trial (or header) in a line; None with the reason where there is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return None, f"damaged journal line ({error})"
+    if isinstance(record, dict) and (is_header or isinstance(record.get("trial"), str)):
+        return record, ""
+    return None, "journal line is not a trial"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

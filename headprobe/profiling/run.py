@@ -80,16 +80,16 @@ def run(
         clear_journals(shard_journals(whole))
     with Journal.open(place, plan, resume=resume, overwrite=overwrite, check=check) as journal:
         if journal.was_cut and watch.on_cut is not None:
-            watch.on_cut(journal.path)
+            watch.on_cut(journal.path, journal.dropped)
         if shard is not None:
             others = (
                 [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()] if resume else []
             )
-            done = finished_elsewhere(others, plan, check, skip_held=True)
+            done = finished_elsewhere(others, plan, check, skip_held=True, on_cut=watch.on_cut)
             _emit_plan(loaded, job, journal, done)
             return run_shard(loaded, job, journal, done, watch=watch)
         shards = shard_journals(whole)
-        _take_over(journal, finished_elsewhere(shards if resume else [], plan, check).values())
+        _take_over(journal, finished_elsewhere(shards if resume else [], plan, check, on_cut=watch.on_cut).values())
         _check_replacing(paths, job, journal, overwrite=overwrite)
         _emit_plan(loaded, job, journal)
         work = score_prompts if job.options.until_stable is None else score_until_stable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,15 @@ def has_run(record: Record) -> bool:
 
 
 def finished_elsewhere(
-    paths: Sequence[Path], plan: Mapping[str, Any], check: Check, *, skip_held: bool = False
+    paths: Sequence[Path],
+    plan: Mapping[str, Any],
+    check: Check,
+    *,
+    skip_held: bool = False,
+    on_cut: Callable[[Path, int], None] | None = None,
 ) -> dict[str, Record]:
-    """The finished trials in the journals at `paths`, by id.
+    """The finished trials in the journals at `paths`, by id; `on_cut` is called with each whose end was damaged, and
+    with how many lines of it.
 
     Raises `ResumeError` for a journal of another plan and for one that is being written, unless `skip_held`;
     `FileFormatError` for a damaged one.
@@ -107,6 +113,8 @@ def finished_elsewhere(
     for path in paths:
         try:
             with Journal.resume(path, plan, check) as journal:
+                if journal.was_cut and on_cut is not None:
+                    on_cut(path, journal.dropped)
                 found |= {trial: record for trial, record in journal.records.items() if has_run(record)}
         except HeldError:
             if not skip_held:

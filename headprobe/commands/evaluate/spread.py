@@ -82,13 +82,11 @@ def run_spread(asked: Evaluation, spread: Spread, run: Runner, finish: Callable[
 
     None where this process does a part only, which prints where its rows are, or is another rank than the first.
     """
-    shared = SharedRun(asked.folder, asked.plan, asked.check, spread.resume, spread.overwrite, spread.shard)
+    shared = SharedRun(asked.folder, asked.plan, asked.check, spread.resume, spread.overwrite, spread.shard, tell_cut)
     own = 0
 
     def work(journal: Journal, share: Share) -> list[Row]:
         nonlocal own
-        if journal.was_cut:
-            tell_cut(journal.path)
         trials: list[Any] = own_trials(asked.grid.work(), share)
         left = unfinished(trials, journal, share)
         own = len(trials)

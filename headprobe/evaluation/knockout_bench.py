@@ -87,7 +87,9 @@ class KnockoutOptions:
 class Records(Protocol):
     """Where finished work is kept: a `Journal`, or memory."""
 
-    records: dict[str, Record]
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """Finished work by its `trial`."""
 
     def add(self, record: Record) -> None:
         """Keep a record under its `trial`."""

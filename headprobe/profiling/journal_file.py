@@ -112,15 +112,19 @@ def is_journal(raw: bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class ReadLines:
-    """Header and trials of a journal, the bytes that they take, and how many damaged lines behind them are left out."""
+class JournalLines:
+    """Where the lines of a journal stand: `trials` by id with first byte and length, `good_bytes` of all that is right.
 
-    lines: list[dict[str, Any]]
+    `dropped`: how many damaged lines behind that are left out.
+    """
+
+    header: dict[str, Any]
+    trials: list[tuple[str, int, int]]
     good_bytes: int
     dropped: int
 
 
-def parsed_lines(raw: bytes, path: Path) -> ReadLines:
+def parsed_lines(raw: bytes, path: Path) -> JournalLines:
     """Header and trials; damage at the end, behind which no trial can be read, is left out.
 
     That is a last line without its newline, and whatever a lost machine left there. Raises `FileFormatError` for what
@@ -128,28 +132,28 @@ def parsed_lines(raw: bytes, path: Path) -> ReadLines:
     """
     if not is_journal(raw):
         raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
-    lines: list[dict[str, Any]] = []
-    good = 0
+    trials: list[tuple[str, int, int]] = []
     *parts, rest = raw.split(b"\n")
-    for number, part in enumerate(parts, 1):
-        record, reason = _record(part, is_header=number == 1)
+    good = len(parts[0]) + 1
+    for number, part in enumerate(parts[1:], 2):
+        record, reason = _record(part)
         if record is None:
             behind = parts[number:]
             if any(_record(later)[0] is not None for later in behind):
                 raise FileFormatError(reason, path, number)
-            return ReadLines(lines, good, 1 + len(behind) + bool(rest))
-        lines.append(record)
+            return JournalLines(orjson.loads(parts[0]), trials, good, 1 + len(behind) + bool(rest))
+        trials.append((record["trial"], good, len(part)))
         good += len(part) + 1
-    return ReadLines(lines, good, int(bool(rest)))
+    return JournalLines(orjson.loads(parts[0]), trials, good, int(bool(rest)))
 
 
-def _record(line: bytes, is_header: bool = False) -> tuple[dict[str, Any] | None, str]:
-    """The trial (or header) in a line; None with the reason where there is none."""
+def _record(line: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The trial in a line; None with the reason where there is none."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return None, f"damaged journal line ({error})"
-    if isinstance(record, dict) and (is_header or isinstance(record.get("trial"), str)):
+    if isinstance(record, dict) and isinstance(record.get("trial"), str):
         return record, ""
     return None, "journal line is not a trial"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -169,7 +169,9 @@ def passed(record: Record, gate: Gate | None) -> bool:
     return gate.metric == DECIDING_WORDS or not gate.refuses_distractor or record["chose"] != "distractor"
 
 
-def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, command: str | None = None) -> ScoreRun:
+def gather(
+    loaded: LoadedModel, job: ScoreJob, records: Mapping[str, Record], *, command: str | None = None
+) -> ScoreRun:
     """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
     skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
     reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}

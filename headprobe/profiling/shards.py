@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import OptionError, OutputExistsError, shown
-from headprobe.profiling.journal import Check, Journal, Record
+from headprobe.profiling.journal import Check, Journal
 from headprobe.profiling.journal_file import HeldError, is_journal, is_unwritten, open_locked
+from headprobe.profiling.journal_records import Record
 from headprobe.scores.files import LONGEST_NAME
 
 MOST_SHARDS = 100_000

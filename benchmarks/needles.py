@@ -17,8 +17,9 @@ from benchmarks.environment import RESULTS, environment, write_result
 from headprobe.commands.evaluate.needles_output import GridProgress, heading, print_plan, print_summary, write_files
 from headprobe.compression.policies import POLICIES
 from headprobe.evaluation.needle_folder import GridFolder, summary_record
-from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.shares import unfinished
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.preflight import output_paths
@@ -69,10 +70,11 @@ def main() -> None:
     if given.dry_run:
         return
     seconds = None if given.minutes is None else 60 * given.minutes
-    with folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal:
-        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
-        with GridProgress(grid, left) as progress:
-            rows = run_grid(loaded, grid, journal, seconds=seconds, together=True, on_trial=progress.update)
+    with (
+        folder.journal(grid.describe(loaded), resume=not given.overwrite, overwrite=given.overwrite) as journal,
+        GridProgress(grid, unfinished(grid.trials(), journal)) as progress,
+    ):
+        rows = run_grid(loaded, grid, journal, seconds=seconds, together=True, on_trial=progress.update)
     summary = GridSummary(tuple(rows))
     record = summary_record(loaded, grid, summary)
     write_files(folder, summary, record)

@@ -10,7 +10,8 @@
     ├── DeviceMemoryError          8   nothing fits on the device, not even one trial
     ├── ResumeError                9   a journal belongs to another plan, or to another process
     ├── OutputExistsError         10   a file would be overwritten
-    └── FileAccessError           11   the system refuses to read or write a file
+    ├── FileAccessError           11   the system refuses to read or write a file
+    └── LostRankError             12   another process of a run under torchrun has ended
 
 Typer itself ends with 2 on unknown options; an interrupt ends with 130, a reader of stdout that is gone with 141, and
 an unexpected exception (a bug) with 70.
@@ -91,6 +92,12 @@ class FileAccessError(HeadprobeError):
     """The system refuses to read or write a file: no permission, no space, a folder in its place."""
 
     exit_code = 11
+
+
+class LostRankError(HeadprobeError):
+    """Another process of a run under torchrun has ended before its work was done."""
+
+    exit_code = 12
 
 
 def shown(value: object, limit: int = 60) -> str:

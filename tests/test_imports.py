@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "headprobe"
 FLOORS = {
-    "_version": 0, "errors": 0, "home": 0, "registry": 1, "geometry": 1, "spans": 1,
+    "_version": 0, "errors": 0, "home": 0, "events": 0, "stages": 0, "registry": 1, "geometry": 1, "spans": 1,
     "attention": 2, "probes": 2, "scores": 2, "models": 2,
     "profiling": 3,
     "compression": 4, "evaluation": 5, "pictures": 6, "commands": 7, "cli": 8, "__main__": 9, "__init__": 9,

@@ -11,6 +11,7 @@ import typer
 
 from headprobe.commands.bench_output import DERIVED, RUNS, BenchProgress, print_bench, write_bench
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     PAIRS,
     AttentionOption,
@@ -45,6 +46,7 @@ from headprobe.scores.files import check_place, refuse_one_place
 HINT = "finished runs are kept, the same command with --resume goes on"
 
 
+@observed
 def bench_command(
     model: Annotated[
         str | None,

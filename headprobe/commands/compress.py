@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
@@ -45,6 +46,8 @@ from headprobe.models.loading import LoadedModel, load_model
 from headprobe.pictures.budget_map import print_budget_map
 from headprobe.pictures.style import told_bytes
 from headprobe.scores.any_scores import read_any
+from headprobe.scores.files import refuse_one_place
+from headprobe.stages import stage_record
 
 # What `headprobe compress` prints.
 
@@ -113,6 +116,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
         "cuda_graph_refusal": given.graph_refusal,
         "sampling": None if given.sampler is None else asdict(given.sampler),
         "notes": list(answer.remarks),
+        "stages": stage_record(),
     }
 
 
@@ -139,6 +143,7 @@ def _verdict(answer: CompressedAnswer) -> str:
 DEFAULT_BUDGET = 256
 
 
+@observed
 def compress_command(
     budget: Annotated[
         int | None,
@@ -220,6 +225,7 @@ def compress_command(
     decided |= {"--policy": (policy, DEFAULT_POLICY), "--gqa": (gqa, "mean")}
     chosen = named_policy(policy_file, decided)
     sampler = _sampler(temperature, top_k, top_p, seed)
+    refuse_one_place({}, {"--prompt": None if prompt == "-" else prompt, "--scores": scores})
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
     if chat and not chat_template:

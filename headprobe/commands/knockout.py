@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
@@ -58,6 +59,7 @@ CHANGES = ("text_loss",)  # texts differ more than sets of heads do: changes of 
 COLUMNS = ("off", "top", "95 %", "random", "95 %", "draws", "difference", "95 %")
 
 
+@observed
 def knockout_command(
     scores: Annotated[
         Path | None,
@@ -149,7 +151,7 @@ def run(study: KnockoutStudy, folder: KnockoutFolder, *, resume: bool, overwrite
     """Measure what is left, and write summary and picture."""
     with Orderly(RESUME_HINT), folder.journal(study, resume=resume, overwrite=overwrite) as journal:
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         with KnockoutProgress(study, journal) as progress:
             result = study.run(journal, progress.update)
         record = result.record()

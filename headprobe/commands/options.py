@@ -27,6 +27,25 @@ ChatTemplateOption = Annotated[
 OverwritePictureOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 
+# -- long runs ------------------------------------------------------------------------------------------------------
+
+LogJsonOption = Annotated[
+    Path | None,
+    typer.Option("--log-json", metavar="FILE", help="Add each event as a line of JSON to FILE.", show_default=False),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Write a trace of the first 3 trials (Chrome, Perfetto).",
+        show_default=False,
+    ),
+]
+ShardOption = Annotated[
+    str | None, typer.Option(metavar="K/N", help="Run one of N parts; afterwards --resume without it collects.")
+]
+
 # -- compression ----------------------------------------------------------------------------------------------------
 
 PAIRS = f"SELECTOR+ALLOCATOR of {', '.join(SELECTORS)} and {', '.join(ALLOCATORS)}"

@@ -48,9 +48,12 @@ def tell(message: str) -> None:
     write_error(f"headprobe: {one_line(message)}")
 
 
-def tell_cut(journal: Path) -> None:
-    """Say that the last line of a journal, which a kill had cut short, has been dropped."""
-    tell(f"note: the last line of {journal} was cut short; it is dropped, and its trial runs again")
+def tell_cut(journal: Path, lines: int = 1) -> None:
+    """Say that the last lines of a journal, which a kill had cut short or a lost machine damaged, have been dropped."""
+    if lines == 1:
+        tell(f"note: the last line of {journal} was cut short; it is dropped, and its trial runs again")
+    else:
+        tell(f"note: the last {lines} lines of {journal} are damaged; they are dropped, and their trials run again")
 
 
 def one_line(message: str) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DeviceOption,
@@ -46,6 +47,7 @@ ALL = "all"
 FEW_ANSWERS = 5
 
 
+@observed
 def referee_command(
     model: ModelOption = "demo",
     detectors: Annotated[str, typer.Option(help=f"{', '.join(ESTIMATORS)}; with commas; all for every one.")] = ALL,
@@ -104,7 +106,7 @@ def referee_command(
         ) as journal,
     ):
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         result = Referee(loaded, plan, folder, journal, on_part=tell_part).run()
     if result.answered < FEW_ANSWERS:
         tell(

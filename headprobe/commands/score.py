@@ -13,6 +13,7 @@ import orjson
 import typer
 
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
@@ -22,6 +23,7 @@ from headprobe.commands.options import (
     ModelOption,
     NeedlesPerCellOption,
     ResumeOption,
+    ShardOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
 from headprobe.commands.reading import one_length
@@ -41,13 +43,13 @@ from headprobe.probes.reading import any_prompt_record
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
+from headprobe.profiling.ranks import Ranks, asked_shard
 from headprobe.profiling.run import run, run_ranks
-from headprobe.profiling.shards import Ranks, Shard
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 
 # The command line that a score file keeps: what was typed, fit to be typed again.
 
-FILES = {"output", "dump_prompts"}
+FILES = {"output", "dump_prompts", "log_json", "profile"}
 PLACES = {"model", "needles", "haystack"}  # a name, or a file or folder
 
 
@@ -95,6 +97,7 @@ def _last_part(value: str) -> str:
     return part or "."
 
 
+@observed
 def score_command(
     context: typer.Context,
     model: ModelOption = "demo",
@@ -130,9 +133,7 @@ def score_command(
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
     dump_prompts: Annotated[Path | None, typer.Option(help="Write every trial's prompt to this JSONL file.")] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Run one of N parts; afterwards --resume without it collects.")
-    ] = None,
+    shard: ShardOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them for several methods).")
@@ -155,7 +156,7 @@ def score_command(
         with_trial_scores=trials,
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
         until_stable=until_stable,
-        shard=_shard(shard, ranks := Ranks.of_environment()),
+        shard=asked_shard(shard, ranks := Ranks.of_environment()),
         steps=steps,
     )
     paths = output_paths(model, methods, output)
@@ -196,15 +197,6 @@ def score_command(
         print_shard(job, options.shard.journal(journal_path(paths)), as_json)
         return
     print_scores([(scores, paths[name]) for name, scores in result.scores.items()], as_json)
-
-
-def _shard(written: str | None, ranks: Ranks | None) -> Shard | None:
-    """What `--shard` or torchrun says that this process is to run."""
-    if ranks is None:
-        return None if written is None else Shard.parse(written)
-    if written is not None:
-        raise OptionError(f"--shard is {written}, but torchrun deals the trials out to its {ranks.size} processes")
-    return ranks.shard
 
 
 def _at_least(value: int, least: int, option: str) -> int:

@@ -11,6 +11,7 @@ import typer
 
 from headprobe.commands.evaluate.needles_output import GridProgress, tell_remarks
 from headprobe.commands.interrupts import Orderly
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     AttentionOption,
     ChatTemplateOption,
@@ -29,8 +30,9 @@ from headprobe.commands.options import (
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut, write_json
 from headprobe.commands.tune_output import print_tuned, record_of, write_tuned
 from headprobe.errors import OptionError
+from headprobe.evaluation.shares import unfinished
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks
-from headprobe.evaluation.task_grid import TaskOptions, TaskRowCheck, is_finished
+from headprobe.evaluation.task_grid import TaskOptions, TaskRowCheck
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.tuning.kept_share import Candidate
@@ -42,6 +44,7 @@ from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
 
 
+@observed
 def tune_command(
     task: Annotated[str, typer.Option(help=f"{', '.join(TASKS)}, as `headprobe eval` takes them: jsonl:my.jsonl.")],
     keep: Annotated[float, typer.Option(help="Share of the full cache's score that has to stay.")] = 0.97,
@@ -149,7 +152,7 @@ def run(loaded: LoadedModel, grid: TuneGrid, folder: TuneFolder, how: How) -> No
     ):
         if journal.was_cut:
             tell_cut(journal.path)
-        left = [trial for trial in grid.search.trials() if not is_finished(journal, trial)]
+        left = unfinished(grid.search.trials(), journal)
         with GridProgress(grid.search, left) as progress:
             searched = {prompt.trial_id for prompt in grid.calibration}
 

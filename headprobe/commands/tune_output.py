@@ -15,6 +15,7 @@ from headprobe.evaluation.tuning.policy_file import PolicyFile
 from headprobe.evaluation.tuning.search import POLICY, Tuned, TuneFolder, TuneGrid
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import file_bytes, same_place, write_atomically
+from headprobe.stages import stage_record
 
 SCHEMA = "headprobe-tune/1"
 COLUMNS = ("policy", "budget", "score", "of full", "at least", "KV held", "entries", "")
@@ -52,6 +53,7 @@ def record_of(loaded: LoadedModel, grid: TuneGrid, tuned: Tuned, made: PolicyFil
         "verdict": None if verdict is None else verdict[0],
         "reason": _nothing(tuned, options.keep) if verdict is None else verdict[1],
         "policy_file": None if made is None else made.record(),
+        "stages": stage_record(),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headprobe.compression.policies import parameters
+from headprobe.errors import OutputExistsError
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED
@@ -26,7 +27,9 @@ from headprobe.profiling.journal import (
     text,
     whole,
 )
+from headprobe.profiling.shards import Shard, shard_journals
 from headprobe.scores.files import check_place, refuse_one_place
+from headprobe.stages import stage_record
 
 if TYPE_CHECKING:
     from headprobe.evaluation.needle_grid import NeedleGrid
@@ -100,25 +103,53 @@ class GridFolder:
         """One of its files."""
         return self.path / name
 
-    def check(self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path | str | None] | None = None) -> None:
+    def check(
+        self,
+        *,
+        resume: bool,
+        overwrite: bool,
+        inputs: Mapping[str, Path | str | None] | None = None,
+        shard: Shard | None = None,
+    ) -> None:
         """Refuse what would fail, or lose a file, before the long work begins.
 
-        `inputs`: files that the run reads, by what they are called in a message. Raises `OptionError` where one of them
-        would be written over, `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
+        `inputs`: files that the run reads, by what they are called in a message; `shard`: the run is a part, which
+        writes rows of its own and no summary. Raises `OptionError` where one of them would be written over,
+        `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
         """
-        rows = self.file(self.rows)
+        rows = self.place(shard)
+        if shard is not None:
+            refuse_one_place({"the part's rows": rows}, inputs)
+            check_journal(rows, resume=resume, overwrite=overwrite, holding="a part of a run")
+            return
         refuse_one_place(
             {"the output": rows} | {f"the output's {name}": self.file(name) for name in self.derived}, inputs
         )
-        goes_on = check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") and resume
+        parts = shard_journals(rows)
+        if parts and not resume and not overwrite:
+            raise OutputExistsError(
+                f"{parts[0]} holds a part of a run: collect it with --resume or start anew with --overwrite"
+            )
+        goes_on = (check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") or bool(parts)) and resume
         for name in self.derived:
             check_place(self.file(name), overwrite or goes_on)
 
+    def place(self, shard: Shard | None = None) -> Path:
+        """Where rows go: those of a part into a file of their own."""
+        rows = self.file(self.rows)
+        return rows if shard is None else shard.journal(rows)
+
     def journal(
-        self, description: dict[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
+        self,
+        description: dict[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        check: Check | None = None,
+        shard: Shard | None = None,
     ) -> Journal:
         """The rows so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""
-        return Journal.open(self.file(self.rows), description, resume=resume, overwrite=overwrite, check=check)
+        return Journal.open(self.place(shard), description, resume=resume, overwrite=overwrite, check=check)
 
 
 class Compared(Protocol):
@@ -147,6 +178,7 @@ def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) 
         "windows": told_windows(grid),
         "policies": {variant.name: _policy_record(variant) for variant in grid.variants},
         **summary.record(),
+        "stages": stage_record(),
     }
 
 

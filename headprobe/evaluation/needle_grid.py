@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.needle_trial import GridTrial, run_trials
 from headprobe.evaluation.questions import context_end
+from headprobe.evaluation.shares import ALL, Asking, PromptWork, Share, run_share
 from headprobe.evaluation.trials import Row, Running
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
 from headprobe.models.loading import LoadedModel
@@ -117,6 +117,13 @@ class NeedleGrid:
         for spec, prompt in self.prompts:
             yield from self.trials_of(spec, prompt)
 
+    def work(self) -> list[PromptWork[GridTrial]]:
+        """All prompts, with their trials."""
+        return [
+            PromptWork(len(prompt.input_ids) + len(prompt.answer_ids), partial(self.trials_of, spec, prompt))
+            for spec, prompt in self.prompts
+        ]
+
     @property
     def trials_per_prompt(self) -> int:
         """How many trials every prompt goes through."""
@@ -152,43 +159,27 @@ def run_grid(
     seconds: float | None = None,
     together: bool = False,
     on_trial: Callable[[GridTrial, Row], None] | None = None,
+    share: Share = ALL,
 ) -> list[Row]:
     """Run every trial that `journal` does not hold, and give all rows of the grid that are there by then, in order.
 
     Each prompt is read once for all trials that are left of it. Trials that ran out of memory before are tried again.
     After `seconds` no new prompt is begun. `together`: variants are decoded in batches, which is faster and leaves
-    `s_per_token` unmeasured. `on_trial` is called behind each new row.
+    `s_per_token` unmeasured. `on_trial` is called behind each new row. `share`: the part that is asked here.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
     given, eos = grid.options, eos_token_ids(loaded)
     running = Running(frozenset(eos), given.seed, given.attention, given.prefill_chunk, together)
-    warm = False
-    for spec, prompt in grid.prompts:
-        left = [trial for trial in grid.trials_of(spec, prompt) if not is_finished(journal, trial)]
-        if left and deadline is not None and time.monotonic() >= deadline:
-            break
-        if left and not warm:
-            warm_up(loaded, grid, eos)
-            warm = True
-        if not left:
-            continue
-        with closing(run_trials(loaded, left, running)) as rows:
-            for trial, row in rows:
-                journal.add(row)
-                if on_trial is not None:
-                    on_trial(trial, row)
+    asking = Asking(
+        lambda trials: run_trials(loaded, trials, running), lambda: warm_up(loaded, grid, eos), on_trial
+    )  # fmt: skip
+    about = {"work": "needles", "model": loaded.name, "prompts": len(grid.prompts)}
+    run_share(grid.work(), journal, asking, share=share, seconds=seconds, about=about)
     return rows_of(grid, journal)
 
 
 def rows_of(grid: NeedleGrid, journal: Journal) -> list[Row]:
     """The rows that the journal holds of this grid, in the grid's order."""
     return [journal.records[trial.id] for trial in grid.trials() if trial.id in journal.records]
-
-
-def is_finished(journal: Journal, trial: GridTrial) -> bool:
-    """Whether its row is there and holds no error."""
-    row = journal.records.get(trial.id)
-    return row is not None and row["error"] is None
 
 
 def warm_up(loaded: LoadedModel, grid: NeedleGrid, eos: set[int]) -> None:

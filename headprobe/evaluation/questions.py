@@ -16,6 +16,7 @@ from headprobe.compression.read_once import read_once
 from headprobe.compression.session import check_serving, compress, make_plan, on_kv_heads
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import known_scores
+from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import exact_match, token_f1
 from headprobe.probes.encoding import Template, encode, resolve_template, special_token_in, special_tokens
@@ -24,6 +25,7 @@ from headprobe.probes.prompt import Prompt
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.scoring import eos_token_ids
 from headprobe.scores.any_scores import AnyScores
+from headprobe.stages import DECODE, PREFILL, move_seconds, stage
 
 # Prompts for a compressed cache: a fresh needle in a haystack, or a text and a question of one's own.
 
@@ -173,9 +175,11 @@ def compressed_answers(
         raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     found = [_planned(loaded, question, policy, options) for policy in policies]
     answers = []
+    emit(PLAN, work="compress", model=loaded.name, trials=len(policies), done=0, tokens=len(question.input_ids))
     with closing(_generations(loaded, question, found, options)) as generations:
         for planned, (generation, reason) in zip(found, generations, strict=True):
             answers.append(_answer(loaded, question, planned, generation, reason))
+            emit(TRIAL, trial=planned.plan.policy.name, tokens=len(question.input_ids))
             if on_answer:
                 on_answer(answers[-1])
     return answers
@@ -219,10 +223,12 @@ def _generations(
     asked = AnswerOptions(options.max_new_tokens, eos, options.sampler)
     ids, policies = question.input_ids, [planned.plan.policy for planned in found]
     with read_once(loaded.model, policies, attention=options.attention, prefill_chunk=options.prefill_chunk) as reader:
-        reading = reader.read(ids[: found[0].read])
+        with stage(PREFILL):
+            reading = reader.read(ids[: found[0].read])
         for planned in found:
-            with _named(planned):
+            with _named(planned), stage(DECODE):
                 (made,), _ = answer(reading, planned.plan, Asked(asked, ids[planned.read :]))
+            move_seconds(made.ttft_s - reading.cost.seconds, DECODE, PREFILL)
             yield made, reader.kernel(planned.plan.policy)[1]
 
 
@@ -235,10 +241,12 @@ def _alone(
         loaded.model, plan.policy, budget=plan.budget, ratio=plan.ratio, scores=planned.scores,
         attention=options.attention, prefill_chunk=options.prefill_chunk,
     ) as session:  # fmt: skip
-        made = generate(
-            session, question.input_ids, max_new_tokens=options.max_new_tokens, eos_token_ids=eos,
-            context_tokens=question.context_tokens if options.query_agnostic else None, sampler=options.sampler,
-        )  # fmt: skip
+        with stage(DECODE):
+            made = generate(
+                session, question.input_ids, max_new_tokens=options.max_new_tokens, eos_token_ids=eos,
+                context_tokens=question.context_tokens if options.query_agnostic else None, sampler=options.sampler,
+            )  # fmt: skip
+        move_seconds(made.ttft_s, DECODE, PREFILL)
         return made, session.kernel_reason
 
 

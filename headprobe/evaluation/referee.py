@@ -32,6 +32,7 @@ from headprobe.evaluation.referee_result import (
 )
 from headprobe.evaluation.trials import Running
 from headprobe.evaluation.variants import RANDOM, REAL, Variant
+from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.catalog import bundled_model_folder, planted_heads, short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall
@@ -47,6 +48,7 @@ from headprobe.profiling.run import run
 from headprobe.profiling.scoring import eos_token_ids, passed
 from headprobe.scores.any_scores import AnyScores, check_gqa, read_any
 from headprobe.scores.files import check_place, refuse_one_place
+from headprobe.stages import DECODE, stage
 
 PARTS, RESULT, TABLE, PICTURE = "parts.jsonl", "referee.json", "referee.md", "referee.png"
 SCORES = "scores"
@@ -215,6 +217,10 @@ class Referee:
     def run(self) -> RefereeResult:
         """All parts, and what they say. Raises `NoPassingTrialError` where the model answers none of the prompts."""
         options = self.plan.options
+        emit(
+            PLAN, work="referee", model=self.loaded.name, detectors=list(options.detectors),
+            prompts=len(self.plan.asked), done=len(self.journal.records),
+        )  # fmt: skip
         verdicts = [verdict for job in self.plan.jobs for verdict in self._scored(job)]
         everyone = self._part("hidden|none", lambda: self._answers(self.plan.asked, ()))
         self._asked = tuple(one for one, good in zip(self.plan.asked, everyone, strict=True) if good)
@@ -251,6 +257,7 @@ class Referee:
         return list(self.journal.records[name]["answered"])
 
     def _tell(self, name: str) -> None:
+        emit(TRIAL, trial=name)
         if self.on_part is not None:
             self.on_part(name)
 
@@ -325,7 +332,8 @@ class Referee:
         return self._part(f"hidden|{len(heads)}|{mark}", lambda: self._answers(self._asked, heads))
 
     def _answers(self, asked: Sequence[tuple[Needle, Prompt]], heads: Sequence[Head]) -> list[bool]:
-        said = answers_without(self.loaded, [prompt for _, prompt in asked], heads)
+        with stage(DECODE):
+            said = answers_without(self.loaded, [prompt for _, prompt in asked], heads)
         return [is_answer(said[prompt.trial_id], needle) for needle, prompt in asked]
 
     # -- what budgets keep ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from headprobe.scores.head_scores import Floats, rank_heads
 from headprobe.scores.ranks import spearman, top_k_overlap
+from headprobe.stages import stage_record
 
 Head = tuple[int, int]
 Answers = Callable[[Sequence[Head]], Sequence[bool]]
@@ -156,6 +157,7 @@ class RefereeResult:
     answered: int
     verdicts: tuple[Verdict, ...]
     baselines: Mapping[str, Mapping[int, float]]
+    stages: Mapping[str, float] = field(default_factory=stage_record)
 
     @property
     def scored(self) -> list[Verdict]:
@@ -195,4 +197,5 @@ class RefereeResult:
                 "top": self.top,
                 "shared": shared.tolist(),
             },
+            "stages": dict(self.stages),
         }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import WARM_UP_TOKENS, check_plans
+from headprobe.evaluation.shares import ALL, Asking, PromptWork, Share, run_share
 from headprobe.evaluation.task import Task, TaskRequest, TaskSet, load_sets
 from headprobe.evaluation.task_prompts import CUTS, TaskPrompt, prompts_of, prompts_sha256
 from headprobe.evaluation.task_trial import MEASURED, TaskTrial, answers_of
@@ -120,6 +121,10 @@ class TaskGrid:
         for prompt in self.prompts:
             yield from self.trials_of(prompt)
 
+    def work(self) -> list[PromptWork[TaskTrial]]:
+        """All prompts, with their trials."""
+        return [PromptWork(len(p.input_ids) + p.max_new_tokens, partial(self.trials_of, p)) for p in self.prompts]
+
     @property
     def num_trials(self) -> int:
         """How many rows the whole run gives."""
@@ -195,35 +200,24 @@ def run_tasks(
     seconds: float | None = None,
     together: bool = False,
     on_trial: Callable[[TaskTrial, Row], None] | None = None,
+    share: Share = ALL,
 ) -> list[Row]:
     """Run every trial that `journal` does not hold, and give all rows that are there by then, in order.
 
     Trials that ran out of memory before are tried again. After `seconds` no new prompt is begun. `together`: variants
-    are decoded in batches, which is faster and leaves `s_per_token` unmeasured. `on_trial` is called after each row.
+    are decoded in batches, which is faster and leaves `s_per_token` unmeasured. `on_trial` is called behind each new
+    row. `share`: the part of the run that is asked here.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    options = grid.options
-    eos = frozenset(eos_token_ids(loaded))
+    options, eos = grid.options, frozenset(eos_token_ids(loaded))
     running = Running(eos, options.asked.seed, options.attention, options.prefill_chunk, together)
-    warm = False
-    for prompt in grid.prompts:
-        left = [trial for trial in grid.trials_of(prompt) if not is_finished(journal, trial)]
-        if left and deadline is not None and time.monotonic() >= deadline:
-            break
-        if left and not warm:
-            _warm_up(loaded, prompt, running)
-            warm = True
-        for trial, row in answers_of(loaded, left, running):
-            journal.add(row)
-            if on_trial is not None:
-                on_trial(trial, row)
+    asking = Asking(
+        lambda trials: answers_of(loaded, trials, running),
+        lambda: _warm_up(loaded, grid.prompts[0], running),
+        on_trial,
+    )  # fmt: skip
+    about = {"work": "tasks", "model": loaded.name, "prompts": len(grid.prompts), "sets": list(grid.sets)}
+    run_share(grid.work(), journal, asking, share=share, seconds=seconds, about=about)
     return [journal.records[trial.id] for trial in grid.trials() if trial.id in journal.records]
-
-
-def is_finished(journal: Journal, trial: TaskTrial) -> bool:
-    """Whether its row is there and holds no error."""
-    row = journal.records.get(trial.id)
-    return row is not None and row["error"] is None
 
 
 def _warm_up(loaded: LoadedModel, prompt: TaskPrompt, running: Running) -> None:

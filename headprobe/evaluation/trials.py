@@ -15,7 +15,9 @@ from headprobe.compression.read_once import Reading, read_once
 from headprobe.compression.session import compress, make_plan
 from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.evaluation.variants import Variant
+from headprobe.events import RETRY, SKIP, TRIAL, emit
 from headprobe.models.loading import LoadedModel
+from headprobe.stages import DECODE, PREFILL, move_seconds, stage
 
 Row = dict[str, Any]
 
@@ -95,7 +97,8 @@ def answered(
     asked = Asked(options, later, slack=prompt.max_new_tokens + len(later))
     policies = [plan.policy for plan in plans]
     with read_once(loaded.model, policies, attention=running.attention, prefill_chunk=running.prefill_chunk) as reader:
-        reading = reader.read(prompt.input_ids[: prompt.read])
+        with stage(PREFILL):
+            reading = reader.read(prompt.input_ids[: prompt.read])
         batches = batched(reading, plans, asked) if running.together else [[place] for place in range(len(trials))]
         for places in batches:
             yield from _answers(reading, [(trials[place], plans[place]) for place in places], asked)
@@ -107,16 +110,19 @@ def _answers(
     """The answers of trials that are decoded as one batch; one by one where that fails, so that each gets its own."""
     began = time.perf_counter()
     try:
-        made, cache = answer_together(reading, [plan for _, plan in pairs], asked)
+        with stage(DECODE):
+            made, cache = answer_together(reading, [plan for _, plan in pairs], asked)
     except (NonFiniteError, DeviceMemoryError) as error:
         if len(pairs) == 1:
             yield pairs[0][0], _out_of_memory(pairs[0][0], error)
             return
         made = ()
+        emit(RETRY, trials=[trial.id for trial, _ in pairs], reason=f"one by one, since together: {error}")
     if not made:
         for pair in pairs:
             yield from _answers(reading, [pair], asked)
         return
+    move_seconds(made[0].ttft_s - reading.cost.seconds, DECODE, PREFILL)  # the caches are made before the first token
     seconds = reading.cost.seconds + (time.perf_counter() - began) / len(pairs)
     for (trial, _), given in zip(pairs, made, strict=True):
         yield trial, Answered(given, cache, seconds)
@@ -132,10 +138,12 @@ def _alone(loaded: LoadedModel, prompt: AskedPrompt, trial: Trial, running: Runn
             loaded.model, trial.variant.policy, budget=trial.budget, scores=scores,
             slack=prompt.max_new_tokens + later, attention=running.attention, prefill_chunk=running.prefill_chunk,
         ) as session:  # fmt: skip
-            made = generate(
-                session, prompt.input_ids, max_new_tokens=prompt.max_new_tokens, eos_token_ids=running.eos_token_ids,
-                context_tokens=prompt.read if later else None,
-            )  # fmt: skip
+            with stage(DECODE):
+                made = generate(
+                    session, prompt.input_ids, max_new_tokens=prompt.max_new_tokens,
+                    eos_token_ids=running.eos_token_ids, context_tokens=prompt.read if later else None,
+                )  # fmt: skip
+            move_seconds(made.ttft_s, DECODE, PREFILL)
             assert session.cache is not None
             return Answered(made, session.cache, time.perf_counter() - began)
     except (NonFiniteError, DeviceMemoryError) as error:
@@ -147,6 +155,14 @@ def _out_of_memory(trial: Trial, error: NonFiniteError | DeviceMemoryError) -> D
     if isinstance(error, NonFiniteError):
         raise NonFiniteError(f"trial {trial.id}: {error}") from error
     return error
+
+
+def emit_row(trial: Trial, row: Row, tokens: int) -> None:
+    """Say that a trial of `tokens` tokens has run, or that it did not fit."""
+    if row["error"] is None:
+        emit(TRIAL, trial=trial.id, tokens=tokens)
+    else:
+        emit(SKIP, trial=trial.id, tokens=tokens, reason=row["error"])
 
 
 def asked_entries(cache: RaggedCache, budget: int | None, tokens: int) -> int:

@@ -34,6 +34,7 @@ from headprobe.models.gguf_file import ENDING as GGUF_ENDING
 from headprobe.models.gguf_file import read_gguf
 from headprobe.models.packaged import installed_parts
 from headprobe.models.releases import quiet_transformers
+from headprobe.stages import LOAD, stage
 
 if TYPE_CHECKING:  # at run time each class is loaded when it is first used, which takes a second
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -76,6 +77,7 @@ class LoadedModel:
         return weights_fingerprint(self.model)
 
 
+@stage(LOAD)
 def load_model(
     name: str,
     device: str = "auto",

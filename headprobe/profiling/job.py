@@ -27,12 +27,11 @@ from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import NEEDLES, QUESTION, Estimator, prompts_of, rows_of
 from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.journal import Check, RecordCheck
-from headprobe.profiling.shards import Shard
+from headprobe.profiling.shards import Shard, trial_costs
 from headprobe.profiling.steps import PUBLISHED_STEPS, check_steps
 
 Record = dict[str, Any]
 NULL_QUESTION = "N/A"  # as in QRHead
-QUADRATIC_FROM = 8192  # tokens from which on attention is taken to cost more than the rest
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class ScoreJob:
         if self.options.shard is None:
             return self.prompts
         tokens = [len(prompt.input_ids) + len(prompt.answer_ids) for prompt in self.prompts]
-        return tuple(self.prompts[i] for i in self.options.shard.dealt([n + n * n / QUADRATIC_FROM for n in tokens]))
+        return tuple(self.prompts[i] for i in self.options.shard.dealt(trial_costs(tokens)))
 
     def record_check(self, loaded: LoadedModel) -> Check:
         """What a trial in the journal must be."""
@@ -267,9 +266,9 @@ def check_until_stable(top: int | None, loaded: LoadedModel) -> None:
 @dataclass(frozen=True)
 class Watch:
     """Who is called while a run goes on: `on_trial` with each newly finished record (`scoring.trial_record`),
-    `on_resume` once with those that the journal held already, `on_cut` with the journal when its last line was cut
-    short, so that this trial runs again."""
+    `on_resume` once with those that the journal held already, `on_cut` with a journal and how many damaged lines
+    at its end have been dropped, so that their trials run again."""
 
     on_trial: Callable[[Record], None] | None = None
     on_resume: Callable[[list[Record]], None] | None = None
-    on_cut: Callable[[Path], None] | None = None
+    on_cut: Callable[[Path, int], None] | None = None

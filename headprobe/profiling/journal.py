@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -13,9 +14,19 @@ from typing import Any
 import orjson
 
 from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
+from headprobe.events import RETRY, emit
 from headprobe.probes.plan import difference
-from headprobe.profiling.journal_file import SCHEMA, is_journal, is_unwritten, open_locked, parsed_lines
+from headprobe.profiling.journal_file import (
+    SCHEMA,
+    JournalLines,
+    is_journal,
+    is_unwritten,
+    open_locked,
+    parsed_lines,
+)
+from headprobe.profiling.journal_records import JournalRecords, Record
 from headprobe.scores.files import check_place
+from headprobe.stages import WRITE, stage
 
 # Whether a finished trial, read back from a journal, is what a run writes: its fields, types and shapes.
 
@@ -121,25 +132,30 @@ def _check_table(method: str, table: Any, shape: tuple[int, int]) -> None:
 # The append-only record of finished trials, so that a killed run goes on where it stopped.
 #
 # One JSON object a line: first the header with the plan's description, then a line per trial, flushed to disk before
-# the next trial starts. A last line cut short by a kill is dropped at reading; damage anywhere else is an error. As
-# long as a journal is open, no other process can write to it.
+# the next trial starts. A last line cut short by a kill, or damage behind which there is no trial, is dropped at
+# reading; damage anywhere else is an error. As long as a journal is open, no other process can write to it.
 
-Record = dict[str, Any]
 Check = Callable[[Record], None]
 
 
 class Journal:
-    """Finished trials of one plan, by trial id; `add` appends one and forces it to disk.
+    """Finished trials of one plan, as `records` by trial id; `add` appends one and forces it to disk.
 
     Use `Journal.start` for a new file, `Journal.resume` for an old one and `Journal.open` where options decide; all are
-    context managers. `was_cut` says whether a last line that was cut short has been dropped.
+    context managers. `dropped`: how many damaged lines at the end have been dropped.
     """
 
-    def __init__(self, path: Path, descriptor: int, records: dict[str, Record], was_cut: bool = False) -> None:
+    def __init__(self, path: Path, descriptor: int, dropped: int = 0) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
-        self.records = records
-        self.was_cut = was_cut
+        self._end = 0
+        self.records = JournalRecords(path)
+        self.dropped = dropped
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the end was cut short or damaged."""
+        return self.dropped > 0
 
     @classmethod
     def open(
@@ -170,25 +186,31 @@ class Journal:
 
         `check` raises `ValueError` for a record that is not what the run writes. Raises `ResumeError` naming the fields
         that differ when it was written for another plan, or when another process is writing it, and `FileFormatError`
-        when a line other than the last is damaged.
+        when a line with trials behind it is damaged.
         """
         header = _line({"schema": SCHEMA, "plan": dict(plan)})
         descriptor, raw = open_locked(path)
         try:
             if is_unwritten(raw):
                 return cls._begun(path, descriptor, header)
-            lines, good_bytes = parsed_lines(raw, path)
-            _check_plan(path, lines[0], orjson.loads(header)["plan"])
-            _check_records(path, lines[1:], check)
-            os.ftruncate(descriptor, good_bytes)
+            read = parsed_lines(raw, path)
+            _check_plan(path, read.header, orjson.loads(header)["plan"])
+            _check_records(path, raw, read, check)
+            os.ftruncate(descriptor, read.good_bytes)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, {record["trial"]: record for record in lines[1:]}, len(raw) > good_bytes)
+        if read.dropped:
+            emit(RETRY, file=str(path), lines=read.dropped, reason="the end was cut short or damaged")
+        journal = cls(path, descriptor, read.dropped)
+        for place in read.trials:
+            journal.records.stand(*place)
+        journal._end = read.good_bytes
+        return journal
 
     @classmethod
     def _begun(cls, path: Path, descriptor: int, header: bytes) -> Journal:
-        journal = cls(path, descriptor, {})
+        journal = cls(path, descriptor)
         try:
             os.ftruncate(descriptor, 0)
             journal._append(header)
@@ -199,21 +221,36 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Append a finished trial (a JSON object with a `trial` id)."""
-        self._append(_line(record))
-        self.records[record["trial"]] = record
+        self.add_all([record])
+
+    def add_all(self, records: Sequence[Record]) -> None:
+        """Append several in one go, as those of other journals."""
+        if not records:
+            return
+        lines, start = [_line(record) for record in records], self._end
+        self._append(b"".join(lines))
+        for record, line in zip(records, lines, strict=True):
+            self.records.stand(record["trial"], start, len(line) - 1)
+            start += len(line)
 
     def _append(self, line: bytes) -> None:
         assert self._descriptor is not None
+        size = len(line)
         try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-            os.fsync(self._descriptor)
+            with stage(WRITE):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+                os.fsync(self._descriptor)
         except OSError as error:
+            with suppress(OSError):  # what is left of a line would be dropped at the next reading
+                os.ftruncate(self._descriptor, self._end)
             raise FileAccessError(f"cannot write {self.path}: {error.strerror}") from None
+        self._end += size
 
     def discard(self) -> None:
         """Remove the file once its run is safely written elsewhere."""
         if os.name == "nt":  # which removes no open file; elsewhere the lock is held until the name is gone
+            self.records.close()
             self._close()
         self.path.unlink(missing_ok=True)
         self._close()
@@ -276,8 +313,9 @@ def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
         )
 
 
-def _check_records(path: Path, records: list[Record], check: Check | None) -> None:
-    for number, record in enumerate(records, 2):
+def _check_records(path: Path, raw: bytes, read: JournalLines, check: Check | None) -> None:
+    for number, (_, start, size) in enumerate(() if check is None else read.trials, 2):
+        record = orjson.loads(raw[start : start + size])
         try:
             if check is not None:
                 check(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +111,51 @@ def is_journal(raw: bytes) -> bool:
     return bool(newline) and isinstance(header, dict) and header.get("schema") == SCHEMA
 
 
-def parsed_lines(raw: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Header and trials, and how many bytes they take; a last line without its newline or broken is left out.
+@dataclass(frozen=True)
+class JournalLines:
+    """Where the lines of a journal stand: `trials` by id with first byte and length, `good_bytes` of all that is right.
 
-    Raises `FileFormatError` for what is no journal, and for any other line that is broken.
+    `dropped`: how many damaged lines behind that are left out.
+    """
+
+    header: dict[str, Any]
+    trials: list[tuple[str, int, int]]
+    good_bytes: int
+    dropped: int
+
+
+def parsed_lines(raw: bytes, path: Path) -> JournalLines:
+    """Header and trials; damage at the end, behind which no trial can be read, is left out.
+
+    That is a last line without its newline, and whatever a lost machine left there. Raises `FileFormatError` for what
+    is no journal, and for a damaged line with trials behind it.
     """
     if not is_journal(raw):
         raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
-    lines: list[dict[str, Any]] = []
-    good = 0
-    parts = raw.split(b"\n")
-    for number, part in enumerate(parts[:-1], 1):
-        try:
-            record = orjson.loads(part)
-        except orjson.JSONDecodeError as error:
-            if number == len(parts) - 1:
-                break
-            raise FileFormatError(f"damaged journal line ({error})", path, number) from None
-        if not isinstance(record, dict) or (number > 1 and not isinstance(record.get("trial"), str)):
-            raise FileFormatError("journal line is not a trial", path, number)
-        lines.append(record)
+    trials: list[tuple[str, int, int]] = []
+    *parts, rest = raw.split(b"\n")
+    good = len(parts[0]) + 1
+    for number, part in enumerate(parts[1:], 2):
+        record, reason = _record(part)
+        if record is None:
+            behind = parts[number:]
+            if any(_record(later)[0] is not None for later in behind):
+                raise FileFormatError(reason, path, number)
+            return JournalLines(orjson.loads(parts[0]), trials, good, 1 + len(behind) + bool(rest))
+        trials.append((record["trial"], good, len(part)))
         good += len(part) + 1
-    return lines, good
+    return JournalLines(orjson.loads(parts[0]), trials, good, int(bool(rest)))
+
+
+def _record(line: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The trial in a line; None with the reason where there is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return None, f"damaged journal line ({error})"
+    if isinstance(record, dict) and isinstance(record.get("trial"), str):
+        return record, ""
+    return None, "journal line is not a trial"
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

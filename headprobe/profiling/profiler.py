@@ -13,6 +13,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from headprobe.attention.rows import AttentionRows, Consumer, row_capture, wanted_rows
 from headprobe.errors import DeviceMemoryError, ModelError
+from headprobe.events import RETRY, emit
 from headprobe.models.config import moving_rope
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
@@ -32,6 +33,7 @@ from headprobe.profiling.estimators.estimator import (
 from headprobe.profiling.estimators.logit import Logit, Unembedding
 from headprobe.profiling.steps import step_rule
 from headprobe.spans import Span
+from headprobe.stages import DECODE, PREFILL, SCORING, stage
 
 # A cache whose end can be dropped and written anew: the shared prefix of many prompts, kept in place.
 #
@@ -230,6 +232,8 @@ class Profiler:
             if self._is_moving or self.prefill_chunk <= MIN_PREFILL_CHUNK:
                 return Skipped(f"out of memory on {self.model.device} at {tokens} tokens")
             self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
+            reason = f"out of memory on {self.model.device} at {tokens} tokens"
+            emit(RETRY, reason=reason, prefill_chunk=self.prefill_chunk)
 
     # -- one trial --------------------------------------------------------------------------------------------------
 
@@ -252,8 +256,9 @@ class Profiler:
         if self._on_question:
             rows += len(prompt.input_ids) - 1 - prompt.question_span.start
         self._begin()
-        logits = self._forward(prompt.input_ids[shared:] + block, rows, partial(self._take, target, len(block) + 1))
-        self._check_finite(prompt, logits)
+        with stage(PREFILL):
+            logits = self._forward(prompt.input_ids[shared:] + block, rows, partial(self._take, target, len(block) + 1))
+            self._check_finite(prompt, logits)
         choices = logits[-len(block) - 1 :].argmax(-1).tolist()
         last = len(block)
         agreed = next((t for t in range(last) if choices[t] != gold[t] or choices[t] in self.eos_token_ids), last)
@@ -265,13 +270,17 @@ class Profiler:
             evidence[e.name] = [found if rows_of(e) == QUESTION else found[:, :, :taken]]
         if taken < steps and produced[-1] not in self.eos_token_ids:
             self._crop(len(prompt.input_ids) + agreed)
-            self._go_on(produced, steps, target, evidence, prompt)
-        read_on = self._read_on(prompt, produced, most)
+            with stage(DECODE):
+                self._go_on(produced, steps, target, evidence, prompt)
+        with stage(DECODE):
+            read_on = self._read_on(prompt, produced, most)
         if self._on_question:
-            self._ask_nothing(prompt, target, evidence)
-        scores = {
-            e.name: e.trial_scores(torch.cat(evidence[e.name], 2), target, produced).cpu() for e in self._on_needles
-        }
+            with stage(PREFILL):
+                self._ask_nothing(prompt, target, evidence)
+        with stage(SCORING):
+            scores = {
+                e.name: e.trial_scores(torch.cat(evidence[e.name], 2), target, produced).cpu() for e in self._on_needles
+            }
         self._crop(shared)
         return Measured(tuple(produced), scores, read_on)
 
@@ -335,13 +344,16 @@ class Profiler:
             end = min(begin + size, span.end)
             self._begin()
             tokens = prompt.input_ids[self._cache.get_seq_length() : end]
-            logits = self._forward(tokens, end - begin, partial(self._take_reading, readers, target))
-            self._check_finite(prompt, logits)
+            with stage(PREFILL):
+                logits = self._forward(tokens, end - begin, partial(self._take_reading, readers, target))
+                self._check_finite(prompt, logits)
             said = logits.argmax(-1).tolist()
             foretold += sum(a == b for a, b in zip(said, prompt.input_ids[begin + 1 : end + 1], strict=False))
-            self._merge(readers, gathered)
+            with stage(SCORING):
+                self._merge(readers, gathered)
             begin = end
-        scores = {e.name: e.trial_scores(gathered[e.name], target, ()).cpu() for e in readers}
+        with stage(SCORING):
+            scores = {e.name: e.trial_scores(gathered[e.name], target, ()).cpu() for e in readers}
         self._crop(0)
         return Measured((), scores, copied=foretold / max(1, len(prompt.input_ids) - 1 - span.start))
 
@@ -364,16 +376,18 @@ class Profiler:
         self._check_rows(rows)
         asked = 0 if target.question_span is None else len(target.question_span)
         parts = {ANSWER: rows.last(steps) if steps else None, QUESTION: rows.first(asked) if asked else None}
-        for estimator in self._on_needles:
-            part = parts[rows_of(estimator)]
-            if part is not None:
-                self._evidence[estimator.name].append(estimator.evidence(part, target))
+        with stage(SCORING):
+            for estimator in self._on_needles:
+                part = parts[rows_of(estimator)]
+                if part is not None:
+                    self._evidence[estimator.name].append(estimator.evidence(part, target))
 
     def _take_reading(self, readers: Sequence[Estimator], target: Target, rows: AttentionRows) -> None:
         """Evidence from a block of a text that is read twice."""
         self._check_rows(rows)
-        for reader in readers:
-            self._evidence[reader.name].append(reader.evidence(rows, target))
+        with stage(SCORING):
+            for reader in readers:
+                self._evidence[reader.name].append(reader.evidence(rows, target))
 
     def _check_rows(self, rows: AttentionRows) -> None:
         found, heads = rows.weights.shape[0], self._config.num_attention_heads
@@ -409,7 +423,8 @@ class Profiler:
 
     def _extend(self, prefix: tuple[int, ...]) -> None:
         """Compute what the cache still lacks of `prefix`: nothing, unless memory ran out and it was dropped."""
-        self._prefill(prefix[self._cache.get_seq_length() :])
+        with stage(PREFILL):
+            self._prefill(prefix[self._cache.get_seq_length() :])
 
     def _prefill(self, tokens: tuple[int, ...]) -> None:
         for start in range(0, len(tokens), self.prefill_chunk):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from headprobe.errors import NoPassingTrialError, OutputExistsError
+from headprobe.events import PLAN, emit
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.job import Record, ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
+from headprobe.profiling.ranks import Ranks
 from headprobe.profiling.scoring import ScoreRun, finished_trials, run_shard, score_prompts, score_until_stable
-from headprobe.profiling.shards import Ranks, finished_elsewhere, shard_journals
+from headprobe.profiling.shards import (
+    clear_journals,
+    drop_collected,
+    finished_elsewhere,
+    has_run,
+    shard_journals,
+)
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
+from headprobe.stages import timed
 
 
 def score(
@@ -41,9 +50,10 @@ def score(
     name = model if isinstance(model, str) else model.name
     paths = output_paths(name, [e.name for e in estimators(chosen.methods)], output)
     check_outputs(paths, resume=resume, overwrite=overwrite, shard=chosen.shard)
-    loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
-    watch = Watch(on_trial=on_trial)
-    return run(loaded, prepare(loaded, chosen), paths, resume=resume, overwrite=overwrite, watch=watch)
+    with timed():
+        loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
+        watch = Watch(on_trial=on_trial)
+        return run(loaded, prepare(loaded, chosen), paths, resume=resume, overwrite=overwrite, watch=watch)
 
 
 def run(
@@ -66,25 +76,28 @@ def run(
     check_outputs(paths, resume=resume, overwrite=overwrite, shard=shard)
     whole, plan, check = journal_path(paths), job.description(loaded), job.record_check(loaded)
     place = whole if shard is None else shard.journal(whole)
+    if shard is None and overwrite and not resume:
+        clear_journals(shard_journals(whole))
     with Journal.open(place, plan, resume=resume, overwrite=overwrite, check=check) as journal:
         if journal.was_cut and watch.on_cut is not None:
-            watch.on_cut(journal.path)
+            watch.on_cut(journal.path, journal.dropped)
         if shard is not None:
             others = (
                 [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()] if resume else []
             )
-            done = finished_elsewhere(others, plan, check, skip_held=True)
+            done = finished_elsewhere(others, plan, check, skip_held=True, on_cut=watch.on_cut)
+            _emit_plan(loaded, job, journal, done)
             return run_shard(loaded, job, journal, done, watch=watch)
         shards = shard_journals(whole)
-        _take_over(journal, finished_elsewhere(shards if resume else [], plan, check).values())
+        _take_over(journal, finished_elsewhere(shards if resume else [], plan, check, on_cut=watch.on_cut).values())
         _check_replacing(paths, job, journal, overwrite=overwrite)
+        _emit_plan(loaded, job, journal)
         work = score_prompts if job.options.until_stable is None else score_until_stable
         result = work(loaded, job, journal, watch=watch, command=command)
         for name, scores in result.scores.items():
             _write(paths[name], scores, job.options.with_trial_scores, resume=resume, overwrite=overwrite)
         if not result.skipped or not result.unanswered:
-            for path in shards:
-                path.unlink(missing_ok=True)
+            drop_collected(shards)
             journal.discard()
     if result.unanswered:
         written = ", ".join(str(paths[name]) for name in result.scores)
@@ -131,9 +144,10 @@ def run_ranks(
     Raises as `run`.
     """
     with ranks.together():
+        ranks.agree(job.description(loaded))
         if ranks.rank == 0 and overwrite and not resume:
-            for path in shard_journals(journal_path(paths)):
-                path.unlink(missing_ok=True)
+            whole = journal_path(paths)
+            clear_journals([whole, *shard_journals(whole)])
         ranks.wait()
         part = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch)
         records = ranks.gathered(part.records)
@@ -142,13 +156,22 @@ def run_ranks(
     return collect(loaded, job, paths, records, overwrite=overwrite, command=command)
 
 
+def _emit_plan(loaded: LoadedModel, job: ScoreJob, journal: Journal, elsewhere: Collection[str] = ()) -> None:
+    """What this process has before it: `trials` are its own, of `planned` ones."""
+    own = {prompt.trial_id for prompt in job.own_prompts}
+    done = len(own & (finished_trials(journal) | set(elsewhere)))
+    shard = None if job.options.shard is None else str(job.options.shard)
+    emit(
+        PLAN, work="score", model=loaded.name, methods=list(job.options.methods), shard=shard, trials=len(own),
+        done=done, planned=len(job.prompts),
+    )  # fmt: skip
+
+
 def _take_over(journal: Journal, records: Iterable[Record]) -> None:
     """Put the finished trials of other journals into this one."""
     done = finished_trials(journal)
-    for record in records:
-        if "skipped" not in record and record["trial"] not in done:
-            journal.add(record)
-            done.add(record["trial"])
+    found = {record["trial"]: record for record in records if has_run(record) and record["trial"] not in done}
+    journal.add_all(list(found.values()))
 
 
 def _check_replacing(paths: dict[str, Path], job: ScoreJob, journal: Journal, *, overwrite: bool) -> None:

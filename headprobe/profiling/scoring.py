@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from headprobe._version import __version__
+from headprobe.events import RETRY, SKIP, TRIAL, emit
 from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
 from headprobe.models.loading import LoadedModel
@@ -37,6 +38,7 @@ from headprobe.scores.head_scores import HeadScores, Trial
 from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity
 from headprobe.scores.stability import AGREEMENT, Stability, stability
 from headprobe.scores.uncertainty import ClusteredTrials
+from headprobe.stages import stage_record
 
 # The scoring stage: a loaded model and a probe plan in, one `HeadScores` per method out.
 
@@ -102,12 +104,29 @@ def _measure(loaded: LoadedModel, job: ScoreJob, journal: Journal, done: set[str
     )  # fmt: skip
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
+    due = {prompt.trial_id for prompt in job.prompts} - done
+    for trial, reason in skipped_trials(journal).items():
+        if trial in due:
+            emit(RETRY, trial=trial, reason=reason)
     with closing(profiler.measure(job.prompts, done)) as measured:
         for prompt, result in measured:
             record = trial_record(prompt, result, needles.get(prompt.trial_id), loaded)
             journal.add(record)
+            _emit(record, len(prompt.input_ids))
             if watch.on_trial:
                 watch.on_trial(record)
+
+
+def _emit(record: Record, tokens: int) -> None:
+    if "skipped" in record:
+        emit(SKIP, trial=record["trial"], tokens=tokens, reason=record["skipped"])
+    else:
+        emit(TRIAL, trial=record["trial"], tokens=tokens, f1=record["f1"])
+
+
+def skipped_trials(journal: Journal) -> dict[str, str]:
+    """The trials that did not fit on the device, with the reason."""
+    return {trial: record["skipped"] for trial, record in journal.records.items() if "skipped" in record}
 
 
 def finished_trials(journal: Journal) -> set[str]:
@@ -150,7 +169,9 @@ def passed(record: Record, gate: Gate | None) -> bool:
     return gate.metric == DECIDING_WORDS or not gate.refuses_distractor or record["chose"] != "distractor"
 
 
-def gather(loaded: LoadedModel, job: ScoreJob, records: dict[str, Record], *, command: str | None = None) -> ScoreRun:
+def gather(
+    loaded: LoadedModel, job: ScoreJob, records: Mapping[str, Record], *, command: str | None = None
+) -> ScoreRun:
     """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
     skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
     reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
@@ -242,7 +263,7 @@ def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "device": f"{loaded.device.type}: {device}",
         "command": command,
-    }
+    } | ({"stages": seconds} if (seconds := stage_record()) else {})
 
 
 # Scoring in growing rounds, to stop as soon as the best heads are settled.

@@ -10,22 +10,19 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-import torch
-import torch.distributed as dist
-
-from headprobe.errors import OptionError, shown
-from headprobe.profiling.journal import Check, Journal, Record
-from headprobe.profiling.journal_file import HeldError
+from headprobe.errors import OptionError, OutputExistsError, shown
+from headprobe.profiling.journal import Check, Journal
+from headprobe.profiling.journal_file import HeldError, is_journal, is_unwritten, open_locked
+from headprobe.profiling.journal_records import Record
 from headprobe.scores.files import LONGEST_NAME
 
 MOST_SHARDS = 100_000
+QUADRATIC_FROM = 8192  # tokens from which on attention is taken to cost more than the rest
 _WRITTEN = re.compile(r"([0-9]{1,6})/([0-9]{1,6})", re.ASCII)
 
 
@@ -85,10 +82,30 @@ def shard_journals(whole: Path) -> list[Path]:
     return sorted(path for path in whole.parent.iterdir() if pattern.fullmatch(path.name))
 
 
+def trial_costs(tokens: Sequence[int]) -> list[float]:
+    """What trials of so many tokens cost, in tokens: attention grows with their square.
+
+    >>> trial_costs([100, 8192])
+    [101.220703125, 16384.0]
+    """
+    return [count + count * count / QUADRATIC_FROM for count in tokens]
+
+
+def has_run(record: Record) -> bool:
+    """Whether a trial has given something, in a record of a scoring run (`skipped`) or an evaluation (`error`)."""
+    return "skipped" not in record and record.get("error") is None
+
+
 def finished_elsewhere(
-    paths: Sequence[Path], plan: Mapping[str, Any], check: Check, *, skip_held: bool = False
+    paths: Sequence[Path],
+    plan: Mapping[str, Any],
+    check: Check,
+    *,
+    skip_held: bool = False,
+    on_cut: Callable[[Path, int], None] | None = None,
 ) -> dict[str, Record]:
-    """The finished trials in the journals at `paths`, by id.
+    """The finished trials in the journals at `paths`, by id; `on_cut` is called with each whose end was damaged, and
+    with how many lines of it.
 
     Raises `ResumeError` for a journal of another plan and for one that is being written, unless `skip_held`;
     `FileFormatError` for a damaged one.
@@ -97,65 +114,37 @@ def finished_elsewhere(
     for path in paths:
         try:
             with Journal.resume(path, plan, check) as journal:
-                found |= {trial: record for trial, record in journal.records.items() if "skipped" not in record}
+                if journal.was_cut and on_cut is not None:
+                    on_cut(path, journal.dropped)
+                found |= {trial: record for trial, record in journal.records.items() if has_run(record)}
         except HeldError:
             if not skip_held:
                 raise
     return found
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """The processes that `torchrun` started together: this one's `rank`, how many they are, and its place on its
-    machine (`local_rank`)."""
+def clear_journals(paths: Sequence[Path]) -> None:
+    """Remove journals, for a run that starts anew. Raises `ResumeError` where another process writes one of them, and
+    `OutputExistsError` for what is none; nothing is removed then."""
+    held: list[tuple[Path, int]] = []
+    try:
+        for path in paths:
+            if path.exists():
+                descriptor, raw = open_locked(path)
+                held.append((path, descriptor))
+                if not is_unwritten(raw) and not is_journal(raw):
+                    raise OutputExistsError(f"{path} exists but is not a journal of a run: move it away")
+        for path, _ in held:
+            path.unlink(missing_ok=True)
+    finally:
+        for _, descriptor in held:
+            os.close(descriptor)
 
-    rank: int
-    size: int
-    local_rank: int
 
-    @classmethod
-    def of_environment(cls) -> Ranks | None:
-        """What torchrun says of this process; None where it started none, or only this one."""
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            return None
-        rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(rank, size, local) if size > 1 else None
-
-    @property
-    def shard(self) -> Shard:
-        """The part of a plan that is this rank's."""
-        return Shard(self.rank + 1, self.size)
-
-    def device(self, asked: str) -> str:
-        """The device of this rank: a GPU of its own for `auto` and `cuda`."""
-        if asked in ("auto", "cuda") and torch.cuda.is_available():
-            return f"cuda:{self.local_rank % torch.cuda.device_count()}"
-        return asked
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Inside, the ranks can talk to each other (gloo, on CPUs)."""
-        dist.init_process_group("gloo")
+def drop_collected(paths: Sequence[Path]) -> None:
+    """Remove the journals of parts whose trials are safely elsewhere; one that is being written again is left."""
+    for path in paths:
         try:
-            yield
-        finally:
-            dist.destroy_process_group()
-
-    def wait(self) -> None:
-        """Until all ranks have come here."""
-        dist.barrier()
-
-    def gathered(self, records: Sequence[Record]) -> list[Record] | None:
-        """The records of all ranks in their order, on rank 0; None on the others. They travel as JSON."""
-        mine = torch.frombuffer(bytearray(orjson.dumps(list(records))), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(sizes, torch.tensor([len(mine)], dtype=torch.int64))
-        longest = max(int(size) for size in sizes)
-        padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(mine)] = mine
-        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)] if self.rank == 0 else None
-        dist.gather(padded, parts)
-        if parts is None:
-            return None
-        texts = (part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=True))
-        return [record for text in texts for record in orjson.loads(text)]
+            clear_journals([path])
+        except HeldError:
+            continue

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError
+from headprobe.events import WRITE, emit, listeners_places
+from headprobe.stages import stage
 
 # The bytes of a file that a stranger may have made: a plain file, and no more of it than the limit.
 
@@ -57,13 +59,14 @@ def refuse_one_place(outputs: Named, inputs: Named | None = None) -> None:
 
     Both map what a file is called in the message (`-o`, `the journal of the run`) to its path; None stands for a file
     that is not asked for. Links, folders and relative names are followed; names that differ in upper and lower case
-    only count as one, since many systems take them for one. Raises `OptionError` naming both.
+    only count as one, since many systems take them for one. Files of those who listen to the run's events are outputs
+    too. Raises `OptionError` naming both.
 
     >>> refuse_one_place({"-o": "a/../b.json", "--dump-prompts": "B.json"})
     Traceback (most recent call last):
     headprobe.errors.OptionError: -o a/../b.json and --dump-prompts B.json are the same file: give each its own name
     """
-    written = {what: path for what, path in outputs.items() if path is not None}
+    written = {what: path for what, path in {**listeners_places(), **outputs}.items() if path is not None}
     for first, second in combinations(written, 2):
         if same_place(written[first], written[second]):
             names = f"{first} {written[first]} and {second} {written[second]}"
@@ -101,7 +104,7 @@ def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> 
     were writing), `FileAccessError` with the system's reason where the file cannot be written.
     """
     refuse_existing(path, overwrite)
-    with _naming(path):
+    with stage(WRITE), _naming(path):
         target = _followed(Path(path), overwrite)
         beside = _beside(target)
         try:
@@ -110,6 +113,7 @@ def write_atomically(path: Path | str, data: bytes, overwrite: bool = False) -> 
         finally:
             _remove(beside)
         _sync_folder(target.parent)
+    emit(WRITE, file=str(path), bytes=len(data))
     return Path(path)
 
 

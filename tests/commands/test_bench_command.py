@@ -19,16 +19,21 @@ SMALL = [
 
 
 def test_a_run_leaves_runs_json_table_and_picture_and_goes_on_where_it_stopped(cli: Cli) -> None:
-    done = cli("bench", *SMALL, "-o", "out", "--json")
+    done = cli("bench", *SMALL, "-o", "out", "--json", "--log-json", "log.jsonl")
     assert done.code == 0, done.err
     assert {file.name for file in Path("out").iterdir()} == {"runs.jsonl", "bench.json", "table.md", "bench.png"}
     record = json.loads(done.out)
     assert (record["is_complete"], record["runs"], record["planned_runs"]) == (True, 3, 3)
     assert record["random_weights"] is True
+    assert record["stages"]["total"] > 0
     assert [cell["policy"] for cell in record["cells"]] == ["transformers", "full", "headkv-r2"]
     assert record["cells"][2]["over_full"]["kv_bytes"] < 1
     assert {"torch", "transformers", "device", "threads"} <= set(record["environment"])
     assert "headkv-r2 runs on random head scores (seed 0)" in done.err
+
+    events = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in events if line["event"] != "write"] == ["begin", "plan", *["trial"] * 3, "end"]
+    assert (events[1]["work"], events[1]["trials"], events[1]["done"]) == ("bench", 3, 0)
 
     again = cli("bench", *SMALL, "-o", "out")
     assert (again.code, again.err.count("\n")) == (10, 1)

@@ -82,6 +82,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 def summary(done: CliResult) -> dict[str, Any]:
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)
+    assert found.pop("stages")["total"] > 0
     return found
 
 

@@ -19,8 +19,9 @@ from headprobe.errors import OptionError, OutputExistsError, ResumeError
 from headprobe.models.loading import load_model
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.journal import Journal
+from headprobe.profiling.ranks import Ranks
 from headprobe.profiling.run import score
-from headprobe.profiling.shards import Ranks, Shard, shard_journals
+from headprobe.profiling.shards import Shard, shard_journals
 from tests.conftest import ROOT
 
 SMALL: dict[str, Any] = {"lengths": (160, 200), "depths": 3, "needles_per_cell": 1}

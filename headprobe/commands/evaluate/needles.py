@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,8 @@ from headprobe.commands.evaluate.needles_output import (
     tell_remarks,
     write_files,
 )
-from headprobe.commands.interrupts import Orderly
+from headprobe.commands.evaluate.spread import Evaluation, Spread, run_spread
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     AttentionOption,
     BaselinesOption,
@@ -37,25 +38,29 @@ from headprobe.commands.options import (
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
+    ShardOption,
     SinksOption,
     SummaryJsonOption,
     TogetherOption,
     WindowOption,
     check_minutes,
 )
-from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
-from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
+from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.shares import Share
+from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
+from headprobe.profiling.journal import Journal
 
 POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "16,32,64,128"
 
 
+@observed
 def needles_command(
     model: ModelOption = "demo",
     policies: PoliciesOption = POLICIES_ASKED,
@@ -93,6 +98,7 @@ def needles_command(
     resume: ResumeOption = False,
     overwrite: OverwriteRunOption = False,
     minutes: MinutesOption = None,
+    shard: ShardOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     dry_run: DryRunOption = False,
@@ -104,6 +110,7 @@ def needles_command(
     given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
     given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
     chosen = named_policy(policy_file, given)
+    spread = Spread.of(shard, resume, overwrite, minutes, as_json)
     options = GridOptions(
         policies=policy_names(policies if chosen is None else chosen.policy.name),
         budgets=parse_budgets(budgets) if chosen is None else (budget_of(chosen),),
@@ -126,44 +133,34 @@ def needles_command(
     if not dry_run:
         read = {"--needles": needles, "--haystack": haystack}
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
-        folder.check(resume=resume, overwrite=overwrite, inputs=read)
-    loaded = load_model(model, device=device, dtype=dtype)
+        spread.check(folder, read)
+    loaded = load_model(model, device=spread.device(device), dtype=dtype)
     tell_other_model(chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
-    tell_remarks(grid)
-    tell_prompts(grid.prepared)
-    if dry_run:
+    if spread.is_first:
+        tell_remarks(grid)
+        tell_prompts(grid.prepared)
+    if not dry_run:
+        run(loaded, grid, folder, spread, together)
+    elif spread.is_first:
         print_plan(loaded, grid, as_json)
-    else:
-        seconds = None if minutes is None else 60 * minutes
-        run(
-            loaded, grid, folder, resume=resume, overwrite=overwrite, seconds=seconds, together=together,
-            as_json=as_json,
-        )  # fmt: skip
 
 
-def run(
-    loaded: LoadedModel,
-    grid: NeedleGrid,
-    folder: GridFolder,
-    *,
-    resume: bool,
-    overwrite: bool,
-    seconds: float | None,
-    together: bool,
-    as_json: bool,
-) -> None:
-    """Measure what is left, write table and pictures, print the table."""
-    with (
-        Orderly(RESUME_HINT),
-        folder.journal(grid.describe(loaded), resume=resume, overwrite=overwrite, check=RowCheck(grid)) as journal,
-    ):
-        if journal.was_cut:
-            tell_cut(journal.path)
-        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
-        with GridProgress(grid, left) as progress:
-            rows = run_grid(loaded, grid, journal, seconds=seconds, together=together, on_trial=progress.update)
+def run(loaded: LoadedModel, grid: NeedleGrid, folder: GridFolder, spread: Spread, together: bool) -> None:
+    """Measure what is left, write table and pictures, print the table; a part of a run leaves its rows alone."""
+
+    def measure(journal: Journal, share: Share, progress: GridProgress) -> list[Row]:
+        return run_grid(
+            loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
+        )
+
+    def finish(rows: list[Row]) -> tuple[GridSummary, dict[str, Any]]:
         summary = GridSummary(tuple(rows))
         record = summary_record(loaded, grid, summary)
         write_files(folder, summary, record)
-    print_summary(folder, summary, record, as_json)
+        return summary, record
+
+    asked = Evaluation(grid, folder, grid.describe(loaded), RowCheck(grid))
+    made = run_spread(asked, spread, measure, finish)
+    if made is not None:
+        print_summary(folder, *made, spread.as_json)

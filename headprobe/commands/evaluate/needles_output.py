@@ -78,23 +78,31 @@ class GridProgress:
     """Trials done and time left on stderr: a bar on a terminal, else a line whenever a prompt is through.
 
     The time left goes by tokens, since long prompts take longer; trials of an earlier run do not count for the pace.
-    `left`: the trials that are not finished.
+    `left`: the trials that are not finished; `own`: all trials of this process, None for those of the whole grid.
     """
 
-    def __init__(self, grid: NeedleGrid | TaskGrid, left: Sequence[GridTrial | TaskTrial]) -> None:
-        self._total, self._done = grid.num_trials, grid.num_trials - len(left)
+    def __init__(
+        self,
+        grid: NeedleGrid | TaskGrid,
+        left: Sequence[GridTrial | TaskTrial],
+        *,
+        own: Sequence[GridTrial | TaskTrial] | None = None,
+        shown: bool = True,
+    ) -> None:
+        self._total = grid.num_trials if own is None else len(own)
+        self._done, self._shown = self._total - len(left), shown
         self._tokens_left = sum(len(trial.prompt.input_ids) for trial in left)
         self._tokens_done = 0
         self._of_prompt: dict[str, int] = {}
         for trial in left:
             self._of_prompt[trial.prompt.trial_id] = self._of_prompt.get(trial.prompt.trial_id, 0) + 1
-        self._prompts = len(grid.prompts)
+        self._prompts = len(grid.prompts) if own is None else len({trial.prompt.trial_id for trial in own})
         self._is_terminal = sys.stderr.isatty()
         self._began = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left  {task.fields[now]}"),
-            console=Console(stderr=True), disable=not self._is_terminal,
+            console=Console(stderr=True), disable=not (shown and self._is_terminal),
         )  # fmt: skip
         self._task = self._bar.add_task("trials", total=self._total, completed=self._done, left="-", now="")
 
@@ -106,7 +114,7 @@ class GridProgress:
         self._tokens_left -= tokens
         self._of_prompt[trial.prompt.trial_id] -= 1
         self._bar.update(self._task, advance=1, left=self.time_left(), now=trial.id)
-        if not self._is_terminal and not self._of_prompt[trial.prompt.trial_id]:
+        if self._shown and not self._is_terminal and not self._of_prompt[trial.prompt.trial_id]:
             self._line()
 
     def time_left(self) -> str:
@@ -123,7 +131,7 @@ class GridProgress:
         )
 
     def __enter__(self) -> GridProgress:
-        if not self._is_terminal:
+        if self._shown and not self._is_terminal:
             tell(f"{self._prompts} prompts, {self._total:,} trials, {self._done:,} of them done")
         self._bar.start()
         return self

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from headprobe.commands.evaluate.needles_output import GridProgress, tell_remarks
 from headprobe.commands.evaluate.run_output import print_plan, print_results, record_of, write_results
-from headprobe.commands.interrupts import Orderly
+from headprobe.commands.evaluate.spread import Evaluation, Spread, run_spread
+from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     AttentionOption,
     BaselinesOption,
@@ -31,15 +31,17 @@ from headprobe.commands.options import (
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
+    ShardOption,
     SinksOption,
     SummaryJsonOption,
     TogetherOption,
     WindowOption,
     check_minutes,
 )
-from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.output import tell
 from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.errors import OptionError
+from headprobe.evaluation.shares import Share
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
 from headprobe.evaluation.task_grid import (
     TaskFolder,
@@ -47,19 +49,21 @@ from headprobe.evaluation.task_grid import (
     TaskOptions,
     TaskRowCheck,
     check_trials,
-    is_finished,
     run_tasks,
 )
 from headprobe.evaluation.task_summary import TaskSummary
+from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_budgets, policy_names
 from headprobe.home import in_home
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.plan import parse_lengths
+from headprobe.profiling.journal import Journal
 
 POLICIES_ASKED, BUDGETS_ASKED = "full,snapkv,ada-snapkv,headkv-r2", "64,128"
 MADE = ("needles", "ruler")  # tasks whose prompts are made to a length
 
 
+@observed
 def run_command(
     tasks: Annotated[
         str,
@@ -116,6 +120,7 @@ def run_command(
     overwrite: OverwriteRunOption = False,
     minutes: MinutesOption = None,
     together: TogetherOption = False,
+    shard: ShardOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     dry_run: DryRunOption = False,
@@ -127,6 +132,7 @@ def run_command(
     given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
     given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
     named = named_policy(policy_file, given)
+    spread = Spread.of(shard, resume, overwrite, minutes, as_json)
     chosen = parse_tasks(tasks)
     if lengths is not None and not any(task.name in MADE for task, _ in chosen):
         raise OptionError(f"--lengths is for tasks whose prompts are made ({', '.join(MADE)})")
@@ -159,46 +165,37 @@ def run_command(
     if not dry_run:
         read = {f"--scores ({number})": str(path) for number, path in enumerate(options.scores, 1)}
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
-        folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
+        spread.check(folder, read | {"--templates": templates})
     sets = options.sets()
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=spread.device(device), dtype=dtype)
     tell_other_model(named, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
-    tell_remarks(grid)
-    for remark in grid.remarks():
-        tell(f"note: {remark}")
-    if dry_run:
+    if spread.is_first:
+        tell_remarks(grid)
+        for remark in grid.remarks():
+            tell(f"note: {remark}")
+    if not dry_run:
+        run(loaded, grid, folder, spread, together)
+    elif spread.is_first:
         print_plan(loaded, grid, as_json)
-    else:
-        run(loaded, grid, folder, How(resume, overwrite, minutes, together, as_json))
 
 
-@dataclass(frozen=True)
-class How:
-    """How a run continues or begins, how long it may take, how it decodes, and what is printed."""
+def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, spread: Spread, together: bool) -> None:
+    """Measure what is left, write summary, table and picture, print the table; a part leaves its rows alone."""
 
-    resume: bool
-    overwrite: bool
-    minutes: float | None
-    together: bool
-    as_json: bool
+    def measure(journal: Journal, share: Share, progress: GridProgress) -> list[Row]:
+        return run_tasks(
+            loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
+        )
 
-
-def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, how: How) -> None:
-    """Measure what is left, write summary, table and picture, print the table."""
-    seconds = None if how.minutes is None else 60 * how.minutes
-    description = grid.describe(loaded)
-    with (
-        Orderly(RESUME_HINT),
-        folder.journal(description, resume=how.resume, overwrite=how.overwrite, check=TaskRowCheck(grid)) as journal,
-    ):
-        if journal.was_cut:
-            tell_cut(journal.path)
-        left = [trial for trial in grid.trials() if not is_finished(journal, trial)]
-        with GridProgress(grid, left) as progress:
-            rows = run_tasks(loaded, grid, journal, seconds=seconds, together=how.together, on_trial=progress.update)
+    def finish(rows: list[Row]) -> tuple[TaskSummary, dict[str, Any]]:
         summary = TaskSummary(tuple(rows))
         record = record_of(loaded, grid, summary)
         write_results(folder, summary, record)
-    print_results(folder, summary, record, how.as_json)
+        return summary, record
+
+    asked = Evaluation(grid, folder, grid.describe(loaded), TaskRowCheck(grid))
+    made = run_spread(asked, spread, measure, finish)
+    if made is not None:
+        print_results(folder, *made, spread.as_json)

@@ -15,6 +15,7 @@ from headprobe.evaluation.task_grid import CURVE, SUMMARY, TABLE, TaskFolder, Ta
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import write_atomically
+from headprobe.stages import stage_record
 
 TENTHS = 1  # digits: tasks differ by less than needles do
 SCHEMA = "headprobe-tasks/1"
@@ -83,6 +84,7 @@ def record_of(loaded: LoadedModel, grid: TaskGrid, summary: TaskSummary) -> dict
         "policies": {variant.name: {**variant.describe(), "remark": variant.remark} for variant in grid.variants},
         **summary.record(),
         "published": _published(loaded, summary),
+        "stages": stage_record(),
     }
 
 

@@ -12,7 +12,9 @@ from headprobe.compression.policies import CompressionPlan
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError
 from headprobe.evaluation.costs.bench import FULL, STOCK, UNMEASURED, Bench, Cell, Row
 from headprobe.evaluation.costs.shapes import uneven_scores
+from headprobe.events import PLAN, SKIP, TRIAL, emit
 from headprobe.profiling.journal import Journal, is_number, number, text, whole
+from headprobe.stages import stage_record
 
 SCHEMA = "headprobe-bench/1"
 UNMEASURABLE = (DeviceMemoryError, NonFiniteError, OptionError, ModelError)  # of one cell; the others go on
@@ -29,6 +31,9 @@ def run_bench(bench: Bench, journal: Journal, on_sample: Callable[[Cell, Row], N
     measured again when a run is resumed.
     """
     old = {trial for trial, row in journal.records.items() if row["error"] is None}
+    wanted = [cell.head(repeat)["trial"] for cell in bench.cells() for repeat in range(bench.options.repeats)]
+    done = len(old.intersection(wanted))
+    emit(PLAN, work="bench", model=bench.subject.name, trials=len(wanted), done=done)
     for group in bench.groups():
         left = [(cell, repeat) for repeat, cell in _turns(group, bench.options.repeats)]
         left = [(cell, repeat) for cell, repeat in left if cell.head(repeat)["trial"] not in old]
@@ -42,9 +47,12 @@ def run_bench(bench: Bench, journal: Journal, on_sample: Callable[[Cell, Row], N
             if cell in failed:
                 row = cell.head(repeat) | UNMEASURED | {"error": failed[cell]}
             journal.add(row)
+            if row["error"] is None:
+                emit(TRIAL, trial=row["trial"], tokens=cell.length)
+            else:
+                emit(SKIP, trial=row["trial"], tokens=cell.length, reason=row["error"])
             if on_sample is not None:
                 on_sample(cell, row)
-    wanted = [cell.head(repeat)["trial"] for cell in bench.cells() for repeat in range(bench.options.repeats)]
     return [journal.records[trial] for trial in wanted if trial in journal.records]
 
 
@@ -257,6 +265,7 @@ def bench_record(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device_type": device.type,
         "random_weights": bench.subject.is_random,
+        "stages": stage_record(),
         "weights_bytes": bench.subject.weights_bytes,
         "copy_bandwidth": speed.bandwidth,
         "planned_runs": planned,

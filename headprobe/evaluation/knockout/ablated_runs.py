@@ -27,6 +27,7 @@ from headprobe.profiling.profiler import PrefixCache, prefix_order
 from headprobe.profiling.scoring import eos_token_ids
 from headprobe.scores.head_scores import Floats
 from headprobe.spans import Span
+from headprobe.stages import DECODE, PREFILL, SCORING, stage
 
 PASS_TOKENS = 8192  # of all sequences of a batch that go through the model at a time
 LOGITS = 1 << 26  # numbers of logits that are held at a time
@@ -118,8 +119,9 @@ class AblatedRuns:
     def _greedy(self, prompt: Prompt, cache: PrefixCache, start: int) -> list[Said]:
         gold, end = prompt.answer_ids, len(prompt.input_ids)
         block = () if self._is_moving else gold[:-1]
-        logits = self._forward(cache, prompt.input_ids[start:] + block, len(block) + 1)
-        self._check_finite(logits, f"trial {prompt.trial_id}")
+        with stage(PREFILL):
+            logits = self._forward(cache, prompt.input_ids[start:] + block, len(block) + 1)
+            self._check_finite(logits, f"trial {prompt.trial_id}")
         losses = self._gold_losses(logits, gold)
         choices = logits.argmax(-1).tolist()
         produced = [self._agreed(row, gold[: len(block)]) for row in choices]
@@ -128,8 +130,9 @@ class AblatedRuns:
         _crop(cache, end + position - 1)
         while any(self._is_open(row, len(gold)) for row in produced):
             fed = [row[min(position, len(row)) - 1] for row in produced]
-            logits = self._pass(cache, torch.tensor(fed, device=self.model.device)[:, None], 1)
-            self._check_finite(logits, f"trial {prompt.trial_id}")
+            with stage(DECODE):
+                logits = self._pass(cache, torch.tensor(fed, device=self.model.device)[:, None], 1)
+                self._check_finite(logits, f"trial {prompt.trial_id}")
             for row, choice in zip(produced, logits[:, -1].argmax(-1).tolist(), strict=True):
                 if len(row) == position and self._is_open(row, len(gold)):
                     row.append(choice)
@@ -153,6 +156,7 @@ class AblatedRuns:
 
     # -- one text ---------------------------------------------------------------------------------------------------
 
+    @stage(SCORING)
     @torch.inference_mode()
     def _text_loss(self, text: Sequence[int], hidden: Span | None) -> list[float]:
         cache = PrefixCache(self._layers, len(text))
@@ -183,6 +187,7 @@ class AblatedRuns:
             self.model, self.rows, self.mode, span=span if self.mode == MASK else None, means=self.means
         )
 
+    @stage(PREFILL)
     @torch.inference_mode()
     def _read(self, base: PrefixCache, tokens: Sequence[int]) -> None:
         """Read what all prompts share: in `mask` mode one sequence of which nothing is hidden yet."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
 from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, Said, sets_per_batch
 from headprobe.evaluation.knockout.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
+from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, exact_match, token_f1
 from headprobe.probes.encoding import encode
@@ -86,7 +87,9 @@ class KnockoutOptions:
 class Records(Protocol):
     """Where finished work is kept: a `Journal`, or memory."""
 
-    records: dict[str, Record]
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """Finished work by its `trial`."""
 
     def add(self, record: Record) -> None:
         """Keep a record under its `trial`."""
@@ -234,6 +237,9 @@ class KnockoutBench:
         """
         kept: Records = Memory() if journal is None else journal
         whole, *others = self.batches(sets)
+        due = self.records_due(sets, kept.records)
+        done = sum(name in kept.records for name in due)
+        emit(PLAN, work="knockout", model=self.loaded.name, trials=len(due), done=done)
         self._run(0, whole, self.prompts, kept, on_record)
         prompts = self.answered(kept.records) or ()
         if not prompts:
@@ -329,6 +335,7 @@ def text_record(batch: int, text: int) -> str:
 
 def _keep(kept: Records, record: Record, on_record: Callable[[Record], None] | None) -> None:
     kept.add(record)
+    emit(TRIAL, trial=record["trial"])
     if on_record is not None:
         on_record(record)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.uncertainty import Estimate
+from headprobe.stages import stage_record, timed
 
 SCHEMA = "headprobe-knockout/1"
 ATTEMPTS = 50  # to draw a set of heads that was not drawn before
@@ -95,6 +96,7 @@ class KnockoutResult:
     whole: dict[str, Estimate]
     steps: tuple[Step, ...]
     verdict: Verdict
+    stages: Mapping[str, float] = field(default_factory=stage_record)
 
     def causal(self) -> dict[str, Any]:
         """As an entry of `causal` in a score file."""
@@ -128,6 +130,7 @@ class KnockoutResult:
             "batch": self.study.bench.batch,
             "notes": list(self.study.notes),
             **self.causal(),
+            "stages": dict(self.stages),
         }
 
 
@@ -212,13 +215,14 @@ def knockout(
 
     Example: `headprobe.knockout("scores/demo--r2.json", options=KnockoutOptions(top=(1, 4), limit=10)).verdict.text`
     """
-    chosen = options or KnockoutOptions()
-    given = scores if isinstance(scores, AnyScores) else read_any(scores)
-    if isinstance(model, LoadedModel):
-        check_top(chosen.top, given.mean.size)
-        loaded = model
-    else:
-        name = model_of(given, model)
-        check_heads(given, chosen, name)
-        loaded = load_model(name, device=device, dtype=dtype)
-    return KnockoutStudy.build(loaded, given, chosen).run(on_record=on_record)
+    with timed():
+        chosen = options or KnockoutOptions()
+        given = scores if isinstance(scores, AnyScores) else read_any(scores)
+        if isinstance(model, LoadedModel):
+            check_top(chosen.top, given.mean.size)
+            loaded = model
+        else:
+            name = model_of(given, model)
+            check_heads(given, chosen, name)
+            loaded = load_model(name, device=device, dtype=dtype)
+        return KnockoutStudy.build(loaded, given, chosen).run(on_record=on_record)

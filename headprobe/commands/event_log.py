@@ -1,0 +1,109 @@
+"""`--log-json FILE`: the events of a run, one JSON object per line, appended as they happen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from headprobe.errors import FileAccessError, OutputExistsError
+from headprobe.events import PLAN, SKIP, TRIAL
+from headprobe.scores.files import in_folder
+from headprobe.stages import Stages
+
+SCHEMA = "headprobe-log/1"
+FIRST_BYTES = b'{"schema":"' + SCHEMA.encode() + b'"'
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class EventLog:
+    """A file to which each event is added by a single write, so that several processes can share it.
+
+    Every line has `schema`, `time` (UTC), `run`, `rank`, `seconds` (since the command began) and `event`; lines about a
+    trial have `took` (seconds since the one before, or since the plan) and `stages` (the part of it in each stage).
+    Where no more can be written, `on_failure` is called once with the reason, and the run goes on without the log.
+    """
+
+    def __init__(self, path: Path, stages: Stages, on_failure: Callable[[str], None]) -> None:
+        self.path, self._stages, self._on_failure = path, stages, on_failure
+        self._run, self._rank = run_of_environment()
+        self._since, self._before = 0.0, dict[str, float]()
+        self._descriptor: int | None = open_log(path)
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Write a line."""
+        now = self._stages.elapsed
+        line: dict[str, Any] = {
+            "schema": SCHEMA,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "run": self._run,
+            "rank": self._rank,
+            "seconds": round(now, 3),
+            "event": event,
+            **facts,
+        }
+        if event in (PLAN, TRIAL, SKIP):
+            spent = self._stages.record()
+            if event != PLAN:
+                line |= {"took": round(now - self._since, 3), "stages": _difference(spent, self._before)}
+            self._since, self._before = now, spent
+        self._write(orjson.dumps(line, default=str) + b"\n")
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            written = os.write(self._descriptor, line)
+            reason = None if written == len(line) else "No space left on device"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason is not None:
+            self.close()
+            self._on_failure(f"cannot write {self.path}: {reason}; the run goes on without it")
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that adds to `path`, made where it is missing; a last line that was cut short is ended.
+
+    Raises `OutputExistsError` for a file that is something else, `FileAccessError`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OutputExistsError(f"--log-json: {path} exists and is not a regular file")
+        descriptor = in_folder(path.parent, lambda: os.open(path, _FLAGS, 0o666))
+    except OSError as error:
+        raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
+    begins = os.read(descriptor, len(FIRST_BYTES))
+    if not FIRST_BYTES.startswith(begins):
+        os.close(descriptor)
+        raise OutputExistsError(f"--log-json: {path} exists and is no log of ours: move it away, or name another file")
+    if begins:
+        os.lseek(descriptor, -1, os.SEEK_END)
+        if os.read(descriptor, 1) != b"\n":
+            os.write(descriptor, b"\n")
+    return descriptor
+
+
+def run_of_environment() -> tuple[str, int]:
+    """The id of this run, twelve hexadecimal digits that all processes of one torchrun share, and this one's rank."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return os.urandom(6).hex(), 0
+    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+    same = "\0".join(os.environ.get(name, "") for name in names)
+    return sha256(same.encode()).hexdigest()[:12], int(os.environ.get("RANK", "0"))
+
+
+def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    found = {name: round(after[name] - before.get(name, 0.0), 3) for name in after if name != "total"}
+    return {name: seconds for name, seconds in found.items() if seconds}

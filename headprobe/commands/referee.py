@@ -100,9 +100,8 @@ def referee_command(
     )
     given = read_given(scores or (), options.detectors, model)
     folder = RefereeFolder.default(model) if output is None else RefereeFolder(output)
-    inputs = {"--needles": needles, "--haystack": haystack} | {
-        f"--scores {s.path.name}": s.path for s in given.values()
-    }
+    inputs: dict[str, Path | str | None] = {"--needles": needles, "--haystack": haystack}
+    inputs |= {f"the scores of {name}": known.path for name, known in given.items()}
     scored = [name for name in options.detectors if name not in given]
     folder.check(scored, resume=resume, overwrite=overwrite, inputs=inputs)
     loaded = load_model(model, device=device, dtype=dtype)

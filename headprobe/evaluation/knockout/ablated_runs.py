@@ -237,7 +237,10 @@ class AblatedRuns:
 
     def _pass(self, cache: PrefixCache, ids: torch.Tensor, keep: int) -> torch.Tensor:
         model: Any = self.model
-        out = model(input_ids=ids, **with_cache(model, cache), use_cache=True, logits_to_keep=keep)
+        # Places, not a number: a slice of several sequences is not contiguous, and the product with it would copy the
+        # weights of the output layer once per sequence.
+        last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
+        out = model(input_ids=ids, **with_cache(model, cache), use_cache=True, logits_to_keep=last)
         logits: torch.Tensor = out.logits[:, -keep:]
         return logits
 

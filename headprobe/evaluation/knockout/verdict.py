@@ -122,13 +122,16 @@ def _apart(first: Sequence[float] | None, second: Sequence[float] | None) -> tup
 
 
 def verdict_interval(values: Sequence[float], clusters: Sequence[str], num_steps: int) -> tuple[float, float] | None:
-    """The interval of a mean difference, so wide that `num_steps` of them share 95 %; None with only one cluster."""
+    """The interval of a mean difference, so wide that `num_steps` of them share 95 %; None with only one cluster.
+
+    Ends are rounded to 12 places: whether one is 0 decides, and sums of floats come out beside it.
+    """
     groups = numbered(clusters)
     if not groups.any():
         return None
     confidence = 1 - (1 - CONFIDENCE) / num_steps
     ((low, high),) = mean_intervals([np.asarray(values, dtype=np.float64)], groups, confidence)
-    return low, high
+    return round(low, 12), round(high, 12)
 
 
 # -- in words -------------------------------------------------------------------------------------------------------

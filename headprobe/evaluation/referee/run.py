@@ -47,7 +47,7 @@ class RefereeWatch:
 
 @dataclass(eq=False)
 class Referee:
-    """Runs the parts of a plan that `journal` (and the folder's own journal of the knockout) does not hold, each once."""
+    """Runs the parts of a plan that `journal`, and the journal of the knockout, do not hold; each once."""
 
     loaded: LoadedModel
     plan: RefereePlan

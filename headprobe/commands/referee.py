@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,25 +27,20 @@ from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, 
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.reading import one_length
 from headprobe.errors import OptionError
-from headprobe.evaluation.referee import (
-    PARTS,
-    PICTURE,
-    RESULT,
-    TABLE,
-    Referee,
-    RefereeFolder,
-    RefereeOptions,
-    RefereePlan,
-    check_part,
-)
-from headprobe.evaluation.referee_result import RefereeResult, Verdict
+from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES
+from headprobe.evaluation.referee.folder import PICTURE, RESULT, TABLE, RefereeFolder
+from headprobe.evaluation.referee.given import given_notes, read_given
+from headprobe.evaluation.referee.options import RefereeOptions
+from headprobe.evaluation.referee.plan import RefereePlan
+from headprobe.evaluation.referee.result import RefereeResult, Verdict
+from headprobe.evaluation.referee.run import Referee, RefereeWatch
 from headprobe.models.loading import load_model
+from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import ESTIMATORS, estimators
-from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
+from headprobe.scores.uncertainty import Estimate
 
 ALL = "all"
-FEW_ANSWERS = 5
 
 
 @observed
@@ -58,15 +54,23 @@ def referee_command(
     trials: Annotated[int, typer.Option(help="Prompts that each detector scores heads on, at most.")] = 20,
     prompts: Annotated[int, typer.Option(help="Fresh prompts asked with heads taken out, and on budgets.")] = 10,
     heads: Annotated[str, typer.Option(help="How many heads are taken out, such as 1,2,4.")] = "1,2,4,8,16",
-    draws: Annotated[int, typer.Option(help="Random orders of heads beside each detector's.")] = 2,
+    draws: Annotated[int, typer.Option(help="Random orders of heads beside each detector's.")] = 5,
     budgets: Annotated[str, typer.Option(help="Mean entries per KV head that scores divide.")] = "64",
     needles: Annotated[
         str | None,
         typer.Option(help="Needle set or .jsonl file for all; default: each detector's own.", show_default=False),
     ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="Score file of a detector, taken as it is; may be repeated.", show_default=False),
+    ] = None,
     haystack: HaystackOption = "all",
     gqa: GqaOption = "mean",
     seed: Annotated[int, typer.Option(help="Choice of needles and where the haystack begins.")] = 0,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Sets of heads that go through a prompt together; default: up to 16.", show_default=False),
+    ] = None,
     chat: ChatTemplateOption = True,
     output: Annotated[
         Path | None,
@@ -94,34 +98,65 @@ def referee_command(
         seed=seed,
         chat=chat,
         gqa=gqa,
+        batch=batch,
     )
+    given = read_given(scores or (), options.detectors, model)
     folder = RefereeFolder.default(model) if output is None else RefereeFolder(output)
-    folder.check(resume=resume, overwrite=overwrite, inputs={"--needles": needles, "--haystack": haystack})
+    inputs: dict[str, Path | str | None] = {"--needles": needles, "--haystack": haystack}
+    inputs |= {f"the scores of {name}": known.path for name, known in given.items()}
+    scored = [name for name in options.detectors if name not in given]
+    folder.check(scored, resume=resume, overwrite=overwrite, inputs=inputs)
     loaded = load_model(model, device=device, dtype=dtype)
-    plan = RefereePlan.build(loaded, options)
+    plan = RefereePlan.build(loaded, options, given)
+    for note in given_notes(given):
+        tell(f"note: {note}")
     with (
         Orderly(RESUME_HINT),
-        Journal.open(
-            folder.file(PARTS), plan.describe(loaded), resume=resume, overwrite=overwrite, check=check_part
-        ) as journal,
+        folder.journal(plan.describe(loaded), plan.check(), resume=resume, overwrite=overwrite) as journal,
     ):
         if journal.was_cut:
             tell_cut(journal.path, journal.dropped)
-        result = Referee(loaded, plan, folder, journal, on_part=tell_part).run()
-    if result.answered < FEW_ANSWERS:
-        tell(
-            f"warning: the model answers {result.answered} of {result.asked} prompts with all heads: areas and shares "
-            "rest on those alone, --prompts gives more"
-        )
+        referee = Referee(loaded, plan, folder, journal, RefereeWatch(tell_part, Pieces().update, tell_cut))
+        tell_answered(plan, referee.ask())
+        result = referee.run()
     write_files(folder, result)
     print_result(folder, result, as_json)
 
 
+def tell_answered(plan: RefereePlan, prompts: Sequence[Prompt]) -> None:
+    """On stderr how many prompts the model answers, and whether that is too few."""
+    needles = len(set(plan.bench.clusters(prompts)))
+    tell(f"{len(prompts)} of {len(plan.asked)} fresh prompts answered with all heads")
+    if needles < FEWEST_NEEDLES:
+        tell(
+            f"warning: the model answers {len(prompts)} of {len(plan.asked)} prompts with all heads, of {needles} "
+            f"needles: areas and shares rest on those alone, and below {FEWEST_NEEDLES} needles no effect can be said; "
+            "--prompts gives more"
+        )
+
+
 def tell_part(name: str) -> None:
     """On stderr that a part is done."""
-    kind, *rest = name.split("|")
-    words = {"run": "scored by", "hidden": "asked without heads:", "budget": "asked on a budget:"}
-    tell(f"{words[kind]} {' '.join(rest[:1] if kind == 'hidden' else rest)}")
+    kind, _, rest = name.partition("|")
+    words = {"run": "scored by", "budgets": "asked on budgets:"}
+    tell(f"{words[kind]} {rest}")
+
+
+class Pieces:
+    """A line on stderr at every tenth of the knockout, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._began, self._first, self._told = time.monotonic(), 0, 0
+
+    def update(self, done: int, total: int) -> None:
+        """Count a piece of work: one prompt under one batch of head sets."""
+        if not self._first:
+            self._began, self._first, self._told = time.monotonic(), done, done * 10 // total
+        if done * 10 // total > self._told:
+            self._told = done * 10 // total
+            passed = time.monotonic() - self._began
+            left = told_seconds(passed * (total - done) / max(done - self._first, 1))
+            tell(f"asked without heads: {done} of {total} pieces, about {left} left")
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -180,9 +215,11 @@ def legend(result: RefereeResult) -> str:
     shown = any(verdict.recall for verdict in result.verdicts)
     return (
         f"{recall if shown else ''}area: under the share of answers left while heads lose sight of the needle, best "
-        "first (lower: the answers need these heads more), and with random heads of the same layers; left: share of "
-        "answers on a cache of N entries per KV head that the scores divide; seconds: of the run, which "
-        "detectors on the same prompts share; below, Spearman and how many of the best "
+        "first (lower: the answers need these heads more); random: the same with random heads of the same layers, a "
+        f"mean over {result.facts.get('draws')} orders; difference: random minus area, on the same prompts; effect: "
+        "causal where the difference is certain, none where no causal effect is, reversed where random heads cost "
+        "more, else unclear; left: share of answers on a cache of N entries per KV head that the scores divide; "
+        "seconds: of the run, which detectors on the same prompts share; below, Spearman and how many of the best "
         f"{result.top} heads are shared"
     )
 
@@ -191,28 +228,44 @@ def table(result: RefereeResult) -> tuple[tuple[str, ...], list[tuple[str | None
     """A row per detector, and two for budgets without one."""
     budgets = sorted({b for found in result.baselines.values() for b in found})
     recalls = next((tuple(v.recall) for v in result.verdicts if v.recall), ())
+    curve = ("area", "95 %", "random", "difference", "95 %", "effect")
     columns = (
-        "detector", "passed", *(f"recall at {k}" for k in recalls), "area", "random",
-        *(f"left at {b}" for b in budgets), "seconds",
+        "detector", "passed", *(f"recall at {k}" for k in recalls), *curve, *(f"left at {b}" for b in budgets),
+        "seconds",
     )  # fmt: skip
     rows = [_row(verdict, recalls, budgets) for verdict in result.verdicts]
     for name, found in result.baselines.items():
         left = (_percent(found[budget]) for budget in budgets)
-        rows.append((f"({name} budgets)", None, *(None for _ in recalls), None, None, *left, None))
+        rows.append((f"({name} budgets)", None, *(None for _ in recalls), *(None for _ in curve), *left, None))
     return columns, rows
 
 
 def _row(verdict: Verdict, recalls: Sequence[int], budgets: Sequence[int]) -> tuple[str | None, ...]:
     curve = verdict.curve
+    seconds = None if verdict.seconds is None else told_seconds(verdict.seconds)
     return (
         verdict.name,
         f"{verdict.passed}/{verdict.trials}",
         *(None if verdict.recall is None else _percent(verdict.recall[k]) for k in recalls),
-        None if curve is None else f"{curve.area:.2f}",
-        None if curve is None else f"{curve.random_area:.2f}",
+        None if curve is None else f"{curve.area.mean:.2f}",
+        None if curve is None else _interval(curve.area),
+        None if curve is None else f"{curve.random_area.mean:.2f}",
+        None if curve is None else _signed(curve.difference.mean or 0.0),
+        None if curve is None else _interval(curve.difference, _signed),
+        None if curve is None else curve.effect,
         *(None if verdict.budgets is None else _percent(verdict.budgets[b]) for b in budgets),
-        None if verdict.seconds is None else told_seconds(verdict.seconds),
+        seconds if verdict.file is None else "file",
     )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) or 0.0:+.2f}"
+
+
+def _interval(found: Estimate, figure: Callable[[float], str] = "{:.2f}".format) -> str | None:
+    if found.low is None or found.high is None:
+        return None
+    return f"{figure(found.low)} to {figure(found.high)}"
 
 
 def agreement(result: RefereeResult) -> tuple[tuple[str, ...], list[tuple[str | None, ...]]]:

@@ -128,7 +128,7 @@ class GridFolder:
         parts = shard_journals(rows)
         if parts and not resume and not overwrite:
             raise OutputExistsError(
-                f"{parts[0]} holds a part of a run: collect it with --resume or start anew with --overwrite"
+                f"{parts[0]} holds a part of a run: collect it with --resume or start over with --overwrite"
             )
         goes_on = (check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") or bool(parts)) and resume
         for name in self.derived:

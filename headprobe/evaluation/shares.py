@@ -49,7 +49,7 @@ ALL = Share()
 
 @dataclass(frozen=True, eq=False)
 class PromptWork(Generic[AnyTrial]):
-    """A prompt of so many `tokens`, answer included, and the trials that it goes through."""
+    """A prompt of `tokens` tokens, answer included, and the trials that it goes through."""
 
     tokens: int
     trials: Callable[[], Iterable[AnyTrial]]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headprobe.errors import NoPassingTrialError
-from headprobe.evaluation.referee_result import NOISE, RefereeResult, Verdict
+from headprobe.evaluation.referee.result import NOISE, RefereeResult, Verdict
 from headprobe.pictures.page import GRID, LEFT, RIGHT, Sheet, head_line
 from headprobe.pictures.style import (
     BELOW_ZERO,
@@ -31,8 +31,8 @@ GAP = 0.32
 
 def referee_figure(result: RefereeResult) -> Figure:
     """Left a square for each pair of detectors: Spearman of their scores, and how many of the best heads they share
-    (above the diagonal). Right for each detector the area under its knockout curve (dot) beside that of random heads of
-    the same layers (ring), and the share of answers left on budgets that its scores divide.
+    (above the diagonal). Right for each detector the area under its knockout curve (dot, with its 95 % interval) beside
+    that of random heads of the same layers (ring), and the share of answers left on budgets that its scores divide.
 
     Raises `NoPassingTrialError` where no detector scored heads.
     """
@@ -53,7 +53,7 @@ def _facts(result: RefereeResult) -> list[str]:
     facts = [
         f"{count(result.answered, 'prompt')} of {result.asked} answered with all heads",
         f"{result.facts['length']:,} tokens",
-        "dot: the detector's own heads taken out; ring: random heads of the same layers",
+        "dot: the detector's own heads taken out, with its 95 % interval; ring: random heads of the same layers",
     ]
     silent = [verdict.name for verdict in result.verdicts if verdict.mean is None]
     return [*facts, f"no answer, so no score: {', '.join(silent)}"] if silent else facts
@@ -93,8 +93,12 @@ def _draw_areas(axes: Axes, scored: list[Verdict]) -> None:
     for row, verdict in enumerate(scored):
         if verdict.curve is None:
             continue
-        own, other = verdict.curve.area, verdict.curve.random_area
+        area = verdict.curve.area
+        own, other = area.mean or 0.0, verdict.curve.random_area.mean or 0.0
         axes.plot([own, other], [row + 0.5] * 2, color=hexadecimal(ON_PAPER[2]), linewidth=1.5, zorder=1)
+        if area.low is not None and area.high is not None:
+            axes.plot([area.low, area.high], [row + 0.5] * 2, color=hexadecimal(ON_PAPER[5]), linewidth=3.5, zorder=1.5,
+                      alpha=0.35, solid_capstyle="butt")  # fmt: skip
         axes.plot([other], [row + 0.5], "o", markersize=6, markerfacecolor=hexadecimal(PAPER),
                   markeredgecolor=hexadecimal(QUIET), zorder=2)  # fmt: skip
         axes.plot([own], [row + 0.5], "o", markersize=6, color=hexadecimal(ON_PAPER[5]), zorder=3)

@@ -83,7 +83,7 @@ def shard_journals(whole: Path) -> list[Path]:
 
 
 def trial_costs(tokens: Sequence[int]) -> list[float]:
-    """What trials of so many tokens cost, in tokens: attention grows with their square.
+    """What trials of N tokens cost, in tokens: attention grows with their square.
 
     >>> trial_costs([100, 8192])
     [101.220703125, 16384.0]
@@ -124,7 +124,7 @@ def finished_elsewhere(
 
 
 def clear_journals(paths: Sequence[Path]) -> None:
-    """Remove journals, for a run that starts anew. Raises `ResumeError` where another process writes one of them, and
+    """Remove journals, for a run that starts over. Raises `ResumeError` where another process writes one of them, and
     `OutputExistsError` for what is none; nothing is removed then."""
     held: list[tuple[Path, int]] = []
     try:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.evaluation.knockout.hidden import answers_without
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import load_model
 from headprobe.probes.answer import chosen_sentence, exact_match
@@ -16,6 +15,7 @@ from headprobe.profiling.estimators import estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.profiling.scoring import eos_token_ids
+from tests.evaluation.knockout.plain_answers import answers_without
 
 
 @pytest.fixture(scope="module")

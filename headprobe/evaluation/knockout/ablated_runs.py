@@ -3,12 +3,13 @@
 Prompts of one haystack share their beginning, which is read once. Where an answer's span is hidden, nothing changes up
 to its end, so that all sets share the prompt up to there; where outputs are replaced, every set has a cache of its own
 from the first token on. The gold answer goes in together with the prompt: as far as a set's own greedy choices agree
-with it they are those of step-by-step decoding, and from the first other choice on the set goes on alone.
+with it they are those of step-by-step decoding, and from the first other choice on the set goes on alone. What has not
+answered by the length of the gold answer may be read on, as in scoring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.profiler import PrefixCache, prefix_order
 from headprobe.profiling.scoring import eos_token_ids
+from headprobe.profiling.steps import ANSWER_STEPS
 from headprobe.scores.head_scores import Floats
 from headprobe.spans import Span
 from headprobe.stages import DECODE, PREFILL, SCORING, stage
@@ -38,10 +40,20 @@ MOST_SETS = 16
 @dataclass(frozen=True)
 class Said:
     """What the model wrote with a set of heads off: its greedy tokens, as many as the gold answer has at most, and the
-    mean negative log-likelihood (nats per token) of the gold answer; None where it cannot be had in one pass."""
+    mean negative log-likelihood (nats per token) of the gold answer; None where it cannot be had in one pass.
+    `read_on`: the tokens behind them of an answer that was read on."""
 
     tokens: tuple[int, ...]
     loss: float | None
+    read_on: tuple[int, ...] = ()
+
+
+ReadsOn = Callable[[Prompt, Sequence[int]], bool]
+
+
+def most_read(loaded: LoadedModel, prompt: Prompt) -> int:
+    """The most tokens of an answer that are read: twice as many as the gold answer has, as far as the window goes."""
+    return ANSWER_STEPS.read(len(prompt.answer_ids), max(0, loaded.window - len(prompt.input_ids)))
 
 
 def sets_per_batch(loaded: LoadedModel, tokens: int) -> int:
@@ -51,11 +63,21 @@ def sets_per_batch(loaded: LoadedModel, tokens: int) -> int:
 
 
 class AblatedRuns:
-    """Runs one batch of head sets (`rows`) in one `mode`; `means` as in `switched_off`."""
+    """Runs one batch of head sets (`rows`) in one `mode`; `means` as in `switched_off`.
 
-    def __init__(self, loaded: LoadedModel, rows: Sequence[HeadSet], mode: str, means: Floats | None = None) -> None:
+    `reads_on`: whether an answer that has as many tokens as the gold answer is to be read on, up to twice as many.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[HeadSet],
+        mode: str,
+        means: Floats | None = None,
+        reads_on: ReadsOn | None = None,
+    ) -> None:
         self.loaded, self.model = loaded, loaded.model
-        self.rows, self.mode, self.means = tuple(rows), mode, means
+        self.rows, self.mode, self.means, self._reads_on = tuple(rows), mode, means, reads_on
         self._layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
         self._is_moving = moving_rope(self.model) is not None
         self._ends = eos_token_ids(loaded)
@@ -71,7 +93,7 @@ class AblatedRuns:
             return
         if self._is_moving:
             shared = [0] * len(prompts)
-        capacity = max(len(p.input_ids) + len(p.answer_ids) for p in prompts)
+        capacity = max(len(p.input_ids) + most_read(self.loaded, p) for p in prompts)
         base = PrefixCache(self._layers, capacity)
         cache = PrefixCache(self._layers, capacity) if self.mode == MASK else base
         try:
@@ -125,19 +147,22 @@ class AblatedRuns:
         losses = self._gold_losses(logits, gold)
         choices = logits.argmax(-1).tolist()
         produced = [self._agreed(row, gold[: len(block)]) for row in choices]
-        open_rows = [row for row in range(len(produced)) if self._is_open(produced[row], len(gold))]
-        position = min((len(produced[row]) for row in open_rows), default=len(gold))
+        limits = [self._limit(prompt, row) for row in produced]
+        open_rows = [len(row) for row, limit in zip(produced, limits, strict=True) if len(row) < limit]
+        position = min(open_rows, default=len(gold))
         _crop(cache, end + position - 1)
-        while any(self._is_open(row, len(gold)) for row in produced):
+        while any(len(row) < limit for row, limit in zip(produced, limits, strict=True)):
             fed = [row[min(position, len(row)) - 1] for row in produced]
             with stage(DECODE):
                 logits = self._pass(cache, torch.tensor(fed, device=self.model.device)[:, None], 1)
                 self._check_finite(logits, f"trial {prompt.trial_id}")
-            for row, choice in zip(produced, logits[:, -1].argmax(-1).tolist(), strict=True):
-                if len(row) == position and self._is_open(row, len(gold)):
-                    row.append(choice)
+            for place, choice in enumerate(logits[:, -1].argmax(-1).tolist()):
+                if len(produced[place]) == position < limits[place]:
+                    produced[place].append(choice)
+                    limits[place] = self._limit(prompt, produced[place], limits[place])
             position += 1
-        return [Said(tuple(row), loss) for row, loss in zip(produced, losses, strict=True)]
+        pairs = zip(produced, losses, strict=True)
+        return [Said(tuple(row[: len(gold)]), loss, tuple(row[len(gold) :])) for row, loss in pairs]
 
     def _agreed(self, choices: list[int], gold: Sequence[int]) -> list[int]:
         """The row's own greedy tokens: as far as they are those that were put in, and the first other one."""
@@ -146,8 +171,15 @@ class AblatedRuns:
                 return choices[: place + 1]
         return choices[: len(gold) + 1]
 
-    def _is_open(self, produced: list[int], longest: int) -> bool:
-        return len(produced) < longest and produced[-1] not in self._ends
+    def _limit(self, prompt: Prompt, produced: Sequence[int], so_far: int = 0) -> int:
+        """How many tokens a row has in the end, as far as is known from those that it has."""
+        gold = len(prompt.answer_ids)
+        if produced[-1] in self._ends:
+            return len(produced)
+        if len(produced) != gold:
+            return max(gold, so_far)
+        reads_on = self._reads_on is not None and self._reads_on(prompt, produced)
+        return most_read(self.loaded, prompt) if reads_on else gold
 
     def _gold_losses(self, logits: torch.Tensor, gold: Sequence[int]) -> list[float | None]:
         if logits.shape[1] < len(gold):
@@ -210,7 +242,10 @@ class AblatedRuns:
 
     def _pass(self, cache: PrefixCache, ids: torch.Tensor, keep: int) -> torch.Tensor:
         model: Any = self.model
-        out = model(input_ids=ids, **with_cache(model, cache), use_cache=True, logits_to_keep=keep)
+        # Places, not a number: a slice of several sequences is not contiguous, and the product with it would copy the
+        # weights of the output layer once per sequence.
+        last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
+        out = model(input_ids=ids, **with_cache(model, cache), use_cache=True, logits_to_keep=last)
         logits: torch.Tensor = out.logits[:, -keep:]
         return logits
 

@@ -10,16 +10,18 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
-from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, Said, sets_per_batch
+from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, Said, most_read, sets_per_batch
 from headprobe.evaluation.knockout.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
 from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.answer import chosen_sentence, exact_match, token_f1
+from headprobe.probes.answer import exact_match, token_f1
+from headprobe.probes.deciding import answered_share
 from headprobe.probes.encoding import encode
 from headprobe.probes.haystack import PARAGRAPH_BREAK, load_haystack
 from headprobe.probes.needle import Needle
 from headprobe.probes.plan import check_number
 from headprobe.probes.prompt import Prompt
+from headprobe.profiling.estimators.estimator import ANSWERED_GATE
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.scores.head_scores import Floats
 from headprobe.spans import Span
@@ -28,7 +30,7 @@ DEFAULT_LENGTH = 1024
 DEFAULT_NEEDLES = "retrieval"
 MOST_DRAWS, MOST_BATCH = 1000, 1024
 NUM_TEXTS, NUM_REFERENCE, TEXT_TOKENS = 8, 4, 256
-ANSWERED_F1 = 0.5  # above which an answer counts, as in the gate of r2
+GATE = ANSWERED_GATE  # of all scores, so that what counts as answered here is what counts there
 WHOLE: HeadSet = ()
 METRICS = ("answered", "exact_match", "answer_f1", "answer_loss", "text_loss")
 Record = dict[str, Any]
@@ -112,14 +114,14 @@ class Outcome:
     text.
 
     `answered` and `exact_match` are 0 or 1, `answer_f1` in [0, 1]; `answer_loss` (of the gold answer; None where it
-    cannot be had) and `text_loss` in nats per token.
+    cannot be had) and `text_loss` (None on a bench without texts) in nats per token.
     """
 
     answered: tuple[float, ...]
     exact_match: tuple[float, ...]
     answer_f1: tuple[float, ...]
     answer_loss: tuple[float, ...] | None
-    text_loss: tuple[float, ...]
+    text_loss: tuple[float, ...] | None
 
     def mean(self, metric: str) -> float | None:
         """The mean of one of `METRICS`."""
@@ -140,6 +142,9 @@ class Measured:
 class KnockoutBench:
     """Prompts and texts for one model and mode. Make one with `build`; `measure` takes any number of head sets.
 
+    An answer counts by the gate of scoring: the response, read on up to twice the gold answer's tokens where it has not
+    answered by then, has most of the words that decide.
+
     Only prompts that the model answers with all its heads on are asked again: the others have nothing to lose.
     """
 
@@ -151,12 +156,17 @@ class KnockoutBench:
     batch: int
 
     @classmethod
-    def build(cls, loaded: LoadedModel, options: KnockoutOptions) -> KnockoutBench:
-        """Prompts and texts. Raises `OptionError`, `PlanError` and `FileFormatError` before the model runs."""
+    def build(cls, loaded: LoadedModel, options: KnockoutOptions, *, with_texts: bool = True) -> KnockoutBench:
+        """Prompts and texts; without texts, which `mean` needs, what heads do beside retrieval stays unknown.
+
+        Raises `OptionError`, `PlanError` and `FileFormatError` before the model runs.
+        """
         job = prepare(loaded, options.score_options(loaded.window))
-        texts = plain_texts(loaded, NUM_TEXTS + NUM_REFERENCE)
-        longest = max(len(p.input_ids) + len(p.answer_ids) for p in job.prompts)
+        longest = max(len(p.input_ids) + most_read(loaded, p) for p in job.needle_prompts)
         batch = sets_per_batch(loaded, longest) if options.batch is None else options.batch
+        if not with_texts and options.mode != MEAN:
+            return cls(loaded, options, job, (), (), batch)
+        texts = plain_texts(loaded, NUM_TEXTS + NUM_REFERENCE)
         step = len(texts) // NUM_REFERENCE
         kept = tuple(text for i, text in enumerate(texts) if i % step != step - 1)
         return cls(loaded, options, job, kept, tuple(texts[step - 1 :: step]), batch)
@@ -176,8 +186,10 @@ class KnockoutBench:
         return [self.needles[prompt.trial_id].id for prompt in prompts]
 
     @property
-    def hidden(self) -> Span:
+    def hidden(self) -> Span | None:
         """What `mask` hides in plain text: as many tokens as the answers have, a quarter of the way in."""
+        if not self.texts:
+            return None
         tokens = len(self.texts[0])
         length = round(fmean(len(prompt.answer_span) for prompt in self.prompts))
         return Span(tokens // 4, min(tokens // 4 + length, tokens // 2))
@@ -221,6 +233,7 @@ class KnockoutBench:
             "mode": self.options.mode,
             "heads_switched_off": _digest(self.batches(sets)),
             "plain_texts": _digest([self.texts, self.reference]),
+            "gate": GATE.record(),
             "batch": self.batch,
         } | {name: given[name] for name in names}
 
@@ -261,7 +274,7 @@ class KnockoutBench:
         kept: Records,
         on_record: Callable[[Record], None] | None,
     ) -> None:
-        runs = AblatedRuns(self.loaded, batch, self.options.mode, self.means)
+        runs = AblatedRuns(self.loaded, batch, self.options.mode, self.means, self._reads_on)
         done = {prompt.trial_id for prompt in prompts if needle_record(number, prompt.trial_id) in kept.records}
         for prompt, said in runs.answers(prompts, done):
             rows = [self._row(prompt, each) for each in said]
@@ -270,15 +283,26 @@ class KnockoutBench:
         for text, losses in runs.losses(self.texts, self.hidden, heard):
             _keep(kept, {"trial": text_record(number, text), "losses": losses}, on_record)
 
+    def _reads_on(self, prompt: Prompt, produced: Sequence[int]) -> bool:
+        return not self.is_answered(prompt, self.text_of(produced))
+
+    def is_answered(self, prompt: Prompt, response: str) -> bool:
+        """Whether a response counts as an answer, by the gate of scoring."""
+        return answered_share(response, self.needles[prompt.trial_id], GATE.threshold) > GATE.threshold
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What tokens of a response say."""
+        return str(self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
     def _row(self, prompt: Prompt, said: Said) -> Record:
-        needle = self.needles[prompt.trial_id]
-        response = str(self.loaded.tokenizer.decode(list(said.tokens), skip_special_tokens=True)).strip()
-        f1 = token_f1(response, needle.answer)
+        """`exact_match` and `answer_f1` go by as many tokens as the gold answer has, the gate by all that were read."""
+        response, first = self.text_of((*said.tokens, *said.read_on)), self.text_of(said.tokens)
+        answer = self.needles[prompt.trial_id].answer
         return {
             "response": response,
-            "answered": f1 > ANSWERED_F1 and chosen_sentence(response, needle) == "answer",
-            "exact_match": exact_match(response, needle.answer),
-            "answer_f1": f1,
+            "answered": self.is_answered(prompt, response),
+            "exact_match": exact_match(first, answer),
+            "answer_f1": token_f1(first, answer),
             "answer_loss": said.loss,
         }
 
@@ -292,7 +316,8 @@ class KnockoutBench:
             columns = {name: tuple(row[place][name] for row in rows) for name in METRICS[:4]}
             losses = None if None in columns["answer_loss"] else columns["answer_loss"]
             plain = {name: tuple(map(float, columns[name])) for name in METRICS[:3]}
-            made.append(Outcome(**plain, answer_loss=losses, text_loss=tuple(row[place] for row in texts)))
+            heard = tuple(row[place] for row in texts) or None
+            made.append(Outcome(**plain, answer_loss=losses, text_loss=heard))
         return made
 
     def _unanswered(self, records: Mapping[str, Record]) -> NoPassingTrialError:

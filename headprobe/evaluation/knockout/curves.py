@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 
 from headprobe.errors import OptionError
 from headprobe.evaluation.knockout.bench import WHOLE, KnockoutBench, Outcome, Record, Records
@@ -22,17 +24,25 @@ class KnockoutCurve:
         """The mean of one of `METRICS` at 0 heads and at each step."""
         return [outcome.mean(metric) for outcome in (self.whole, *self.outcomes)]
 
+    def areas(self, metric: str = "answered") -> tuple[float, ...] | None:
+        """For each prompt (or text) the area under its own curve, from 0 to the last step (trapezoids over `k`),
+        divided by the last step; None where the metric cannot be had."""
+        rows, places = [getattr(outcome, metric) for outcome in (self.whole, *self.outcomes)], (0, *self.steps)
+        if None in rows:
+            return None
+        widths = [end - start for start, end in pairwise(places)]
+        return tuple(
+            sum((a + b) / 2 * width for (a, b), width in zip(pairwise(column), widths, strict=True)) / places[-1]
+            for column in zip(*rows, strict=True)
+        )
+
     def area(self, metric: str = "answered") -> float | None:
-        """The area under the curve from 0 to the last step (trapezoids over `k`), divided by the last step.
+        """The area under the curve of the means, which is the mean of `areas`.
 
         For `answered` it is in [0, 1], and lower for an order that finds sooner the heads that matter.
         """
-        heights, places = self.means(metric), (0, *self.steps)
-        known = [height for height in heights if height is not None]
-        if len(known) < len(heights):
-            return None
-        parts = zip(known, known[1:], places, places[1:], strict=False)
-        return sum((a + b) / 2 * (end - start) for a, b, start, end in parts) / places[-1]
+        areas = self.areas(metric)
+        return None if areas is None else fmean(areas)
 
 
 def knockout_curves(

@@ -14,10 +14,7 @@ from headprobe.attention.dense import attention_weights, causal_end
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.finite import watched_generate
-from headprobe.models.loading import LoadedModel
 from headprobe.models.releases import given_cache
-from headprobe.probes.prompt import Prompt
 from headprobe.spans import Span
 
 
@@ -80,24 +77,6 @@ def hidden_span(model: Any, heads: Iterable[tuple[int, int]], span: Span) -> Ite
     silent = sorted(set(layers) - state.called)
     if state.seen and silent:
         raise ModelError(f"layer {silent[0]} of {type(model).__name__} never attended: nothing was hidden there")
-
-
-def answers_without(loaded: LoadedModel, prompts: Iterable[Prompt], heads: Iterable[tuple[int, int]]) -> dict[str, str]:
-    """Greedy answers by trial id, as long as the gold answers, with each answer's span hidden from `heads`."""
-    hidden_from = list(heads)
-    said = {}
-    for prompt in prompts:
-        ids = torch.tensor([prompt.input_ids], device=loaded.device)
-        with hidden_span(loaded.model, hidden_from, prompt.answer_span):
-            out: Any = watched_generate(
-                loaded.model,
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=len(prompt.answer_ids),
-                do_sample=False,
-            )
-        said[prompt.trial_id] = str(loaded.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-    return said
 
 
 def _by_layer(heads: Iterable[tuple[int, int]], geometry: ModelGeometry) -> dict[int, list[int]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from headprobe.evaluation.knockout.bench import (
     DEFAULT_NEEDLES,
+    GATE,
     METRICS,
     WHOLE,
     KnockoutBench,
@@ -114,6 +115,7 @@ class KnockoutResult:
             "lengths": plan["lengths"],
             "seed": bench.options.seed,
             "draws": bench.options.draws,
+            "gate": GATE.record(),
             "heads": [list(head) for head in self.study.order.ranked[: self.study.steps[-1]]],
             "whole": {metric: self.whole[metric].record() for metric in METRICS},
             "steps": [step.record() for step in self.steps],

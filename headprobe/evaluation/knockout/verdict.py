@@ -91,7 +91,7 @@ def make_step(k: int, num_off: int, sides: Sides, clusters: Sequence[str], num_s
         difference={metric: _estimate(values, clusters) for metric, values in apart.items()},
         draws={m: [fmean(getattr(each, m)) for each in sides.random] for m in METRICS if drawn[m] is not None},
         changes=changes,
-        verdict=_verdict_interval(apart["answered"] or (), clusters, num_steps),
+        verdict=verdict_interval(apart["answered"] or (), clusters, num_steps),
     )
 
 
@@ -121,13 +121,17 @@ def _apart(first: Sequence[float] | None, second: Sequence[float] | None) -> tup
     return None if first is None or second is None else tuple(a - b for a, b in zip(first, second, strict=True))
 
 
-def _verdict_interval(values: Sequence[float], clusters: Sequence[str], num_steps: int) -> tuple[float, float] | None:
+def verdict_interval(values: Sequence[float], clusters: Sequence[str], num_steps: int) -> tuple[float, float] | None:
+    """The interval of a mean difference, so wide that `num_steps` of them share 95 %; None with only one cluster.
+
+    Ends are rounded to 12 places: whether one is 0 decides, and sums of floats come out beside it.
+    """
     groups = numbered(clusters)
     if not groups.any():
         return None
     confidence = 1 - (1 - CONFIDENCE) / num_steps
     ((low, high),) = mean_intervals([np.asarray(values, dtype=np.float64)], groups, confidence)
-    return low, high
+    return round(low, 12), round(high, 12)
 
 
 # -- in words -------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from headprobe.errors import DeviceMemoryError, NonFiniteError
+from headprobe.evaluation.knockout import ablated_runs
 from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, sets_per_batch
-from headprobe.evaluation.knockout.hidden import ablated_runs, hidden_span
+from headprobe.evaluation.knockout.hidden import hidden_span
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.job import ScoreOptions, prepare
@@ -77,6 +78,30 @@ def test_answers_and_their_losses_are_those_of_each_set_alone(
             assert said.tokens == plain_tokens(loaded, prompt, len(prompt.answer_ids), off)
             due = plain_loss(loaded, prompt.input_ids + prompt.answer_ids, len(prompt.input_ids), off)
             assert said.loss == pytest.approx(due, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["mask", "zero"])
+def test_what_has_not_answered_by_the_length_of_the_answer_is_read_on(
+    loaded: LoadedModel, prompts: tuple[Prompt, ...], mode: str
+) -> None:
+    """Two of four rows are read on: those whose last token of the first eight has an even number."""
+    asked: list[tuple[int, ...]] = []
+
+    def reads_on(prompt: Prompt, produced: Any) -> bool:
+        asked.append(tuple(produced))
+        return bool(produced[-1] % 2 == 0)
+
+    found = dict(AblatedRuns(loaded, SETS, mode, reads_on=reads_on).answers(prompts))
+    lengths = set()
+    for prompt in prompts:
+        for heads, said in zip(SETS, found[prompt], strict=True):
+            due = plain_tokens(loaded, prompt, 16, off_by(loaded, mode, heads, prompt.answer_span))
+            assert said.tokens == due[:8]
+            assert said.read_on == (due[8:] if len(due) >= 8 and due[7] % 2 == 0 else ())
+            lengths.add(len(said.read_on))
+    assert lengths == {0, 8}
+    assert all(len(produced) == 8 for produced in asked)
+    assert len(asked) == len(prompts) * len(SETS)
 
 
 def test_what_a_prompt_gives_does_not_depend_on_what_is_done(loaded: LoadedModel, prompts: tuple[Prompt, ...]) -> None:

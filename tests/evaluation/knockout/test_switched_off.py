@@ -109,7 +109,7 @@ def test_in_pieces_on_a_cache_it_is_as_in_one_pass(family: str, mode: str) -> No
 
 
 def test_many_heads_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headprobe.evaluation.knockout.hidden import switched_off as module
+    from headprobe.evaluation.knockout import switched_off as module
 
     model = tiny_model("llama", seed=1)
     every = tuple((layer, head) for layer in (0, 1) for head in range(4))

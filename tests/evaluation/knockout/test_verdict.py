@@ -7,7 +7,15 @@ import pytest
 
 from headprobe.evaluation.knockout.bench import Outcome
 from headprobe.evaluation.knockout.curves import KnockoutCurve
-from headprobe.evaluation.knockout.verdict import Sides, Step, Verdict, make_step, verdict_of, whole_estimates
+from headprobe.evaluation.knockout.verdict import (
+    Sides,
+    Step,
+    Verdict,
+    make_step,
+    verdict_interval,
+    verdict_of,
+    whole_estimates,
+)
 
 PROMPTS = 40
 CLUSTERS = [f"n{i}" for i in range(PROMPTS)]
@@ -49,6 +57,13 @@ def test_more_steps_widen_the_interval_that_decides() -> None:
     assert alone is not None
     assert among is not None
     assert among[0] < alone[0] < alone[1] < among[1]
+
+
+def test_an_interval_that_ends_at_0_leaves_nothing_certain() -> None:
+    """A resample without any of the four that differ comes up with 0.6 ** 10, so among a thousand steps it counts."""
+    ends = verdict_interval([0.5] * 4 + [0.0] * 6, CLUSTERS[:10], 1000)
+    assert ends is not None
+    assert ends[0] == 0.0
 
 
 def test_heads_that_matter() -> None:
@@ -117,4 +132,5 @@ def test_the_area_under_a_curve() -> None:
     curve = KnockoutCurve(outcome(40), (1, 4), (outcome(20), outcome(0)))
     assert curve.means() == [1.0, 0.5, 0.0]
     assert curve.area() == pytest.approx((0.75 * 1 + 0.25 * 3) / 4)
+    assert curve.areas() == pytest.approx([(1 + 1.5) / 4] * 20 + [0.5 / 4] * 20)
     assert curve.area("answer_loss") == pytest.approx((0.25 * 1 + 0.75 * 3) / 4)

@@ -17,6 +17,7 @@ from headprobe.commands.options import (
     DeviceOption,
     DtypeOption,
     GqaOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     ModelOption,
     PolicyOption,
@@ -29,6 +30,7 @@ from headprobe.commands.output import print_table, printable, stdout_console, te
 from headprobe.commands.reading import one_length, prompt_name, read_text
 from headprobe.compression.budgets import Ints
 from headprobe.compression.decoding import Sampler
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.compression.policies import Policy, make_policy, make_policy_with
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import window_note, with_recommended_window
@@ -76,7 +78,7 @@ def print_answers(model: str, question: Question, answers: Sequence[CompressedAn
     if not first.policy.keeps_all:
         mean = first.generation.kv_entries / sum(len(layer) for layer in first.generation.lengths)
         console.print(
-            f"entries kept by each KV head under {first.policy.name}, {mean:,.0f} on average:", soft_wrap=True,
+            f"entries kept by each KV head under {first.name}, {mean:,.0f} on average:", soft_wrap=True,
             markup=False,
         )  # fmt: skip
         print_budget_map(KeptEntries(first.layers, np.array(first.generation.lengths)), console)
@@ -90,6 +92,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
     return {
         "model": model,
         "policy": answer.policy.name,
+        "kv_cache_dtype": given.kv_cache_dtype,
         "budget": answer.budget,
         "prompt": question.source,
         "prompt_tokens": given.prompt_tokens,
@@ -99,6 +102,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
         "f1": answer.f1,
         "kv_entries": given.kv_entries,
         "kv_bytes": given.kv_bytes,
+        "kv_scale_bytes": given.kv_scale_bytes,
         "full_kv_bytes": given.full_kv_bytes,
         "peak_bytes": given.peak_bytes,
         "ttft_s": given.ttft_s,
@@ -118,7 +122,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
 def _row(answer: CompressedAnswer) -> list[object]:
     given = answer.generation
     return [
-        answer.policy.name,
+        answer.name,
         answer.budget,
         {True: "yes", False: "no", None: "-"}[answer.correct],
         f"{given.kv_entries:,}",
@@ -202,6 +206,7 @@ def compress_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is sampled.")] = 0,
@@ -228,6 +233,7 @@ def compress_command(
         gqa=gqa,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
         sampler=sampler,
@@ -291,6 +297,6 @@ def _tell(answer: object) -> None:
     """Progress and remarks, on stderr."""
     assert isinstance(answer, CompressedAnswer)
     took = f"first token after {answer.generation.ttft_s:.2f} s"
-    tell(f"{answer.policy.name}: {took}")
+    tell(f"{answer.name}: {took}")
     for remark in answer.remarks:
         tell(f"note: {remark}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headprobe.compression.kv_cache_dtypes import KV_CACHE_DTYPES
 from headprobe.compression.policies import ALLOCATORS, POLICIES, SELECTORS
 from headprobe.errors import OptionError
 
@@ -35,6 +36,14 @@ GqaOption = Annotated[str, typer.Option(help="How query-head scores are combined
 AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
 LayerChunkOption = Annotated[
     int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
+]
+KvCacheDtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--kv-cache-dtype",
+        "--kv-dtype",
+        help=f"How entries are held: {', '.join(KV_CACHE_DTYPES)}; several, separated by commas, to compare them.",
+    ),
 ]
 WindowOption = Annotated[int | None, typer.Option(help="Latest entries that every head keeps.", show_default=False)]
 PoolOption = Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)]

@@ -27,6 +27,7 @@ from headprobe.commands.options import (
     DtypeOption,
     GqaOption,
     HaystackOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     MinutesOption,
     ModelOption,
@@ -44,6 +45,7 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import RESUME_HINT, tell_cut
 from headprobe.commands.score_output import tell_prompts
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
@@ -79,6 +81,7 @@ def needles_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     seed: Annotated[int, typer.Option(help="Choice of needles, start of the haystack, baselines.")] = 0,
     chat: ChatTemplateOption = True,
     output: Annotated[
@@ -114,6 +117,7 @@ def needles_command(
         chat=chat,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
     )
     folder = GridFolder.default(model, query_agnostic) if output is None else GridFolder(output)
     if not dry_run:

@@ -22,6 +22,7 @@ from headprobe.commands.options import (
     DtypeOption,
     GqaOption,
     HaystackOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     MinutesOption,
     ModelOption,
@@ -37,6 +38,7 @@ from headprobe.commands.options import (
     check_minutes,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.errors import OptionError
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
 from headprobe.evaluation.task_grid import (
@@ -100,6 +102,7 @@ def run_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     seed: Annotated[int, typer.Option(help="Of made prompts, and of baselines.")] = 0,
     chat: ChatTemplateOption = True,
     output: Annotated[
@@ -144,6 +147,7 @@ def run_command(
         query_agnostic=query_agnostic,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
     )
     check_scores_exist(options.policies, options.scores, model)
     folder = TaskFolder.of(model, chosen, query_agnostic) if output is None else TaskFolder(output)

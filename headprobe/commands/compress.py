@@ -14,6 +14,7 @@ from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     GqaOption,
@@ -22,11 +23,14 @@ from headprobe.commands.options import (
     ModelOption,
     PolicyOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     SinksOption,
+    TensorParallelOption,
     WindowOption,
 )
 from headprobe.commands.output import print_table, printable, stdout_console, tell, write_json
+from headprobe.commands.placed import placed
 from headprobe.commands.reading import one_length, prompt_name, read_text
 from headprobe.compression.budgets import Ints
 from headprobe.compression.decoding import Sampler
@@ -42,9 +46,10 @@ from headprobe.evaluation.questions import (
     needle_question,
     own_question,
 )
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, PlacementOptions, load_model
 from headprobe.pictures.budget_map import print_budget_map
 from headprobe.pictures.style import told_bytes
+from headprobe.profiling.shards import Ranks
 from headprobe.scores.any_scores import read_any
 
 # What `headprobe compress` prints.
@@ -143,6 +148,7 @@ DEFAULT_BUDGET = 256
 
 
 def compress_command(
+    context: typer.Context,
     budget: Annotated[
         int | None,
         typer.Option(
@@ -209,6 +215,9 @@ def compress_command(
     kv_cache_dtype: KvCacheDtypeOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    tensor_parallel: TensorParallelOption = False,
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is sampled.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")
@@ -217,6 +226,11 @@ def compress_command(
     """Answer a long prompt from a cache that keeps a different number of entries for each head."""
     if budget is not None and ratio is not None:
         raise OptionError(f"--budget {budget} and --ratio {ratio} set the same thing: give only one")
+    ranks = Ranks.of_environment()
+    placement: PlacementOptions = {
+        "tensor_parallel": tensor_parallel, "device_map": device_map, "quantization": quantization,
+    }  # fmt: skip
+    context.with_resource(placed(ranks, placement))
     sampler = _sampler(temperature, top_k, top_p, seed)
     text = None if prompt is None else read_text(prompt)
     _check_prompt_options(prompt, question, chat, length)
@@ -244,17 +258,19 @@ def compress_command(
         raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     if scores is not None:
         read_any(scores)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
+    is_first = ranks is None or ranks.rank == 0
     note = window_note(loaded, window, pool)
-    if note is not None:
+    if note is not None and is_first:
         tell(f"note: {note}")
     policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)
     else:
         asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=prompt_name(prompt))
-    answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
-    print_answers(loaded.name, asked, answers, as_json)
+    answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell if is_first else None)
+    if is_first:
+        print_answers(loaded.name, asked, answers, as_json)
 
 
 def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler | None:

@@ -17,6 +17,17 @@ ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
 
+TensorParallelOption = Annotated[
+    bool, typer.Option("--tensor-parallel", help="Under torchrun: spread the model's heads over its processes.")
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(help="auto: spread the layers over all devices, by accelerate.", show_default=False),
+]
+QuantizationOption = Annotated[
+    str | None, typer.Option(help="int8: quantize the weights while loading, by torchao.", show_default=False)
+]
+
 # -- probes ---------------------------------------------------------------------------------------------------------
 
 HaystackOption = Annotated[str, typer.Option(help="Background text: a name, file or folder (txt, md, jsonl).")]

@@ -276,15 +276,20 @@ class _Held:
 
 
 def _held(cache: RaggedCache, sequence: int) -> _Held:
-    batch, groups = len(cache.pads), cache.plan.num_kv_heads
+    batch, groups = len(cache.pads), cache.plan.own_kv_heads
     others = sum(getattr(layer, "nbytes", 0) for layer in cache.layers if layer not in cache.ragged_layers) // batch
     tokens = cache.tokens_seen - cache.pads[sequence]
     own = slice(sequence * groups, (sequence + 1) * groups)
     rooms = sum(int(store.capacities[own].sum()) * store.entry_nbytes for store in cache.stores)
     scales = sum(int(store.capacities[own].sum()) * store.scale_nbytes // store.total for store in cache.stores)
     full = sum(tokens * groups * store.plain_entry_nbytes for store in cache.stores)
-    lengths = tuple(tuple(int(count) for count in layer) for layer in cache.lengths[:, sequence])
-    return _Held(tokens, lengths, rooms + others, scales, full + others)
+    lengths = torch.from_numpy(cache.lengths[:, sequence])
+    sums = [rooms + others, scales, full + others]
+    spread, device = cache.plan.spread, cache.stores[0].device
+    if spread is not None:
+        lengths = spread.gathered(lengths.to(device), 1)
+        sums = [spread.total(number, device) for number in sums]
+    return _Held(tokens, tuple(tuple(layer) for layer in lengths.tolist()), *sums)
 
 
 @torch.inference_mode()
@@ -299,6 +304,8 @@ def _generate_batch(session, prompts, options):  # type: ignore[no-untyped-def]
         logits.append(run_step(model, caches[-1], torch.tensor([list(input_ids)], device=device)))
     session.cache = cache = join(caches)
     entries, kv_bytes = int(cache.lengths.sum()), cache.nbytes
+    if (spread := cache.plan.spread) is not None:
+        entries, kv_bytes = (spread.total(number, device) for number in (entries, kv_bytes))
     decoded = _decode(model, cache, torch.cat(logits), options)
     produced = sum(len(row) - 1 for row in decoded.rows)
     return BatchGeneration(

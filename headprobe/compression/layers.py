@@ -70,8 +70,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         if self.store is None:
-            if key_states.shape[1] != self.plan.num_kv_heads:
-                stated = self.plan.num_kv_heads
+            if key_states.shape[1] != self.plan.own_kv_heads:
+                stated = self.plan.own_kv_heads
                 raise ModelError(f"a layer has {key_states.shape[1]} KV heads, by config.json it has {stated}")
             if self._reader is None:
                 self.expect(key_states.shape[2])
@@ -81,10 +81,10 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         return key_states, value_states
 
     def _check(self, keys: torch.Tensor) -> None:
-        if keys.shape[1] != self.plan.num_kv_heads:
+        if keys.shape[1] != self.plan.own_kv_heads:
             raise ModelError(
                 f"compressed layer {self.layer} caches {keys.shape[1]} KV heads, by the model's config it has "
-                f"{self.plan.num_kv_heads}: its cache can't be compressed by head"
+                f"{self.plan.own_kv_heads}: its cache can't be compressed by head"
             )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -201,7 +201,7 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     def lengths(self) -> Ints:
         """Entries held by each KV head of each sequence, `[B, G]`."""
         if self.store is None:
-            return np.zeros((0, self.plan.num_kv_heads), dtype=np.int64)
+            return np.zeros((0, self.plan.own_kv_heads), dtype=np.int64)
         return self.store.lengths.reshape(self.store.batch, -1)
 
     @property

@@ -108,6 +108,8 @@ def batched(
     if asked.options.sampler is not None or not reading.can_join:
         return [[place] for place in range(len(plans))]
     sizes = [cache_nbytes(reading, plan, asked.slack, asked.kv_cache_dtype) for plan in plans]
+    if (spread := plans[0].spread if plans else None) is not None:  # all processes must make the same batches
+        sizes = [spread.total(size, reading.given.ids.device) for size in sizes]
     most = max(sizes, default=0) if most_bytes is None else most_bytes
     kinds: list[tuple[object, list[list[int]]]] = []
     for place, plan in enumerate(plans):

@@ -31,6 +31,7 @@ from headprobe.compression.refusals import GivenPrompt, check_options, num_copie
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
+from headprobe.models.head_spread import check_spread, head_spread
 from headprobe.models.releases import generating_with, given_cache
 from headprobe.scores.any_scores import AnyScores, check_gqa, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
@@ -282,7 +283,10 @@ def make_plan(
     table = None
     if scores is not None and chosen.needs_scores:
         table = kv_head_scores(scores, geometry, gqa)[list(layers)]
-    return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table)
+    spread = head_spread(model)
+    if spread is not None:
+        check_spread(geometry, spread.size)
+    return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table, spread)
 
 
 def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -> Floats:

@@ -15,6 +15,7 @@ import transformers
 from headprobe._version import __version__
 from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
+from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.deciding import answered_share
@@ -226,6 +227,7 @@ def _provenance(
             attn_implementation=loaded.attn_implementation,
             weights_sha256=loaded.weights_sha256,
             gguf=None if loaded.gguf is None else loaded.gguf.record(),
+            quantization=loaded.quantization,
         ),
         TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,
@@ -242,7 +244,15 @@ def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "device": f"{loaded.device.type}: {device}",
         "command": command,
-    }
+    } | spread_over(loaded.model)
+
+
+def spread_over(model: Any) -> dict[str, Any]:
+    """How the weights of a model are spread: over processes by heads, or over devices by layers; empty: neither."""
+    heads, layers = head_spread(model), getattr(model, "hf_device_map", None) or {}
+    devices = sorted({str(device) for device in layers.values()})
+    found: dict[str, Any] = {} if heads is None else {"tensor_parallel": heads.size}
+    return found | ({"device_map": devices} if len(devices) > 1 else {})
 
 
 # Scoring in growing rounds, to stop as soon as the best heads are settled.

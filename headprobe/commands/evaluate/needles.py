@@ -22,6 +22,7 @@ from headprobe.commands.options import (
     BudgetsOption,
     ChatTemplateOption,
     DepthsOption,
+    DeviceMapOption,
     DeviceOption,
     DryRunOption,
     DtypeOption,
@@ -35,6 +36,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     PoliciesOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
@@ -95,6 +97,8 @@ def needles_command(
     minutes: MinutesOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     dry_run: DryRunOption = False,
     as_json: SummaryJsonOption = False,
 ) -> None:
@@ -124,7 +128,7 @@ def needles_command(
         read = {"--needles": needles, "--haystack": haystack}
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         folder.check(resume=resume, overwrite=overwrite, inputs=read)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
     tell_prompts(grid.prepared)

@@ -17,6 +17,7 @@ from headprobe.commands.options import (
     BetaOption,
     BudgetsOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DeviceOption,
     DryRunOption,
     DtypeOption,
@@ -29,6 +30,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     PoliciesOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
@@ -116,6 +118,8 @@ def run_command(
     minutes: MinutesOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     dry_run: DryRunOption = False,
     as_json: SummaryJsonOption = False,
 ) -> None:
@@ -156,7 +160,7 @@ def run_command(
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
         folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
     sets = options.sets()
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     tell_remarks(grid)

@@ -99,7 +99,7 @@ class Bench:
 
     # -- kernels ----------------------------------------------------------------------------------------------------
 
-    def needs(self, head_dim: int | None = None, dtype: torch.dtype | None = None, **more: bool) -> KernelNeeds:
+    def needs(self, head_dim: int | None = None, dtype: torch.dtype | None = None, **more: Any) -> KernelNeeds:
         """What is asked of a kernel here."""
         kind = str(dtype or self.dtype).removeprefix("torch.")
         return KernelNeeds(

@@ -15,22 +15,28 @@ from headprobe.commands.options import (
     AttentionOption,
     BetaOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     GqaOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     ModelOption,
     PolicyOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     SinksOption,
+    TensorParallelOption,
     WindowOption,
 )
 from headprobe.commands.output import print_table, printable, stdout_console, tell, write_json
+from headprobe.commands.placed import placed
 from headprobe.commands.policy_files import PolicyFileOption, named_policy, scores_of, tell_other_model
 from headprobe.commands.reading import one_length, prompt_name, read_text
 from headprobe.compression.budgets import Ints
 from headprobe.compression.decoding import Sampler
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.compression.policies import DEFAULT_POLICY, Policy, make_policy, make_policy_with
 from headprobe.errors import OptionError
 from headprobe.evaluation.known_scores import window_note, with_recommended_window
@@ -42,9 +48,10 @@ from headprobe.evaluation.questions import (
     needle_question,
     own_question,
 )
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, PlacementOptions, load_model
 from headprobe.pictures.budget_map import print_budget_map
 from headprobe.pictures.style import told_bytes
+from headprobe.profiling.ranks import Ranks
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.files import refuse_one_place
 from headprobe.stages import stage_record
@@ -80,7 +87,7 @@ def print_answers(model: str, question: Question, answers: Sequence[CompressedAn
     if not first.policy.keeps_all:
         mean = first.generation.kv_entries / sum(len(layer) for layer in first.generation.lengths)
         console.print(
-            f"entries kept by each KV head under {first.policy.name}, {mean:,.0f} on average:", soft_wrap=True,
+            f"entries kept by each KV head under {first.name}, {mean:,.0f} on average:", soft_wrap=True,
             markup=False,
         )  # fmt: skip
         print_budget_map(KeptEntries(first.layers, np.array(first.generation.lengths)), console)
@@ -94,6 +101,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
     return {
         "model": model,
         "policy": answer.policy.name,
+        "kv_cache_dtype": given.kv_cache_dtype,
         "budget": answer.budget,
         "prompt": question.source,
         "prompt_tokens": given.prompt_tokens,
@@ -103,6 +111,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
         "f1": answer.f1,
         "kv_entries": given.kv_entries,
         "kv_bytes": given.kv_bytes,
+        "kv_scale_bytes": given.kv_scale_bytes,
         "full_kv_bytes": given.full_kv_bytes,
         "peak_bytes": given.peak_bytes,
         "ttft_s": given.ttft_s,
@@ -123,7 +132,7 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
 def _row(answer: CompressedAnswer) -> list[object]:
     given = answer.generation
     return [
-        answer.policy.name,
+        answer.name,
         answer.budget,
         {True: "yes", False: "no", None: "-"}[answer.correct],
         f"{given.kv_entries:,}",
@@ -145,6 +154,7 @@ DEFAULT_BUDGET = 256
 
 @observed
 def compress_command(
+    context: typer.Context,
     budget: Annotated[
         int | None,
         typer.Option(
@@ -209,8 +219,12 @@ def compress_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    tensor_parallel: TensorParallelOption = False,
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     seed: Annotated[int, typer.Option(help="Which needle, where its haystack begins, what is sampled.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object (a list of them with --compare).")
@@ -224,6 +238,11 @@ def compress_command(
     decided |= {"--value-aware": (value_aware, None), "--compat": (compat, None)}
     decided |= {"--policy": (policy, DEFAULT_POLICY), "--gqa": (gqa, "mean")}
     chosen = named_policy(policy_file, decided)
+    ranks = Ranks.of_environment()
+    placement: PlacementOptions = {
+        "tensor_parallel": tensor_parallel, "device_map": device_map, "quantization": quantization,
+    }  # fmt: skip
+    context.with_resource(placed(ranks, placement))
     sampler = _sampler(temperature, top_k, top_p, seed)
     refuse_one_place({}, {"--prompt": None if prompt == "-" else prompt, "--scores": scores})
     text = None if prompt is None else read_text(prompt)
@@ -245,6 +264,7 @@ def compress_command(
         gqa=gqa,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
         sampler=sampler,
@@ -255,18 +275,20 @@ def compress_command(
         raise OptionError("the context can be compressed alone only where the question is separate: give --question")
     if scores is not None:
         read_any(scores)
-    loaded = load_model(model, device=device, dtype=dtype)
+    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
+    is_first = ranks is None or ranks.rank == 0
     tell_other_model(chosen, loaded)
     note = window_note(loaded, window, pool)
-    if note is not None:
+    if note is not None and is_first:
         tell(f"note: {note}")
     policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)
     else:
         asked = own_question(loaded, text, question, chat=chat, new_tokens=max_new_tokens, name=prompt_name(prompt))
-    answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell)
-    print_answers(loaded.name, asked, answers, as_json)
+    answers = compressed_answers(loaded, asked, policies, options, on_answer=_tell if is_first else None)
+    if is_first:
+        print_answers(loaded.name, asked, answers, as_json)
 
 
 def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler | None:
@@ -309,6 +331,6 @@ def _tell(answer: object) -> None:
     """Progress and remarks, on stderr."""
     assert isinstance(answer, CompressedAnswer)
     took = f"first token after {answer.generation.ttft_s:.2f} s"
-    tell(f"{answer.policy.name}: {took}")
+    tell(f"{answer.name}: {took}")
     for remark in answer.remarks:
         tell(f"note: {remark}")

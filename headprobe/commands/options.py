@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headprobe.compression.kv_cache_dtypes import KV_CACHE_DTYPES
 from headprobe.compression.policies import ALLOCATORS, POLICIES, SELECTORS
 from headprobe.errors import OptionError
 
@@ -15,6 +16,17 @@ from headprobe.errors import OptionError
 ModelOption = Annotated[str, typer.Option(help="Alias (see `headprobe models`), folder, GGUF file or hub id.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+
+TensorParallelOption = Annotated[
+    bool, typer.Option("--tensor-parallel", help="Under torchrun: spread the model's heads over its processes.")
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(help="auto: spread the layers over all devices, by accelerate.", show_default=False),
+]
+QuantizationOption = Annotated[
+    str | None, typer.Option(help="int8: quantize the weights while loading, by torchao.", show_default=False)
+]
 
 # -- probes ---------------------------------------------------------------------------------------------------------
 
@@ -54,6 +66,14 @@ GqaOption = Annotated[str, typer.Option(help="How query-head scores are combined
 AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
 LayerChunkOption = Annotated[
     int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
+]
+KvCacheDtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--kv-cache-dtype",
+        "--kv-dtype",
+        help=f"How entries are held: {', '.join(KV_CACHE_DTYPES)}; several, separated by commas, to compare them.",
+    ),
 ]
 WindowOption = Annotated[int | None, typer.Option(help="Latest entries that every head keeps.", show_default=False)]
 PoolOption = Annotated[int | None, typer.Option(help="Width of importance pooling.", show_default=False)]

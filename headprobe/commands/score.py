@@ -17,15 +17,19 @@ from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     ChatTemplateOption,
     DepthsOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     HaystackOption,
     ModelOption,
     NeedlesPerCellOption,
+    QuantizationOption,
     ResumeOption,
     ShardOption,
+    TensorParallelOption,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.placed import placed
 from headprobe.commands.reading import one_length
 from headprobe.commands.score_output import (
     ScoreProgress,
@@ -37,14 +41,14 @@ from headprobe.commands.score_output import (
 )
 from headprobe.errors import OptionError
 from headprobe.home import in_home
-from headprobe.models.loading import load_model
+from headprobe.models.loading import PlacementOptions, load_model
 from headprobe.probes.plan import parse_lengths
 from headprobe.probes.reading import any_prompt_record
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
 from headprobe.profiling.ranks import Ranks, asked_shard
-from headprobe.profiling.run import run, run_ranks
+from headprobe.profiling.run import run, run_in_step, run_ranks
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
 
 # The command line that a score file keeps: what was typed, fit to be typed again.
@@ -132,6 +136,9 @@ def score_command(
     chat: ChatTemplateOption = True,
     trials: Annotated[bool, typer.Option("--trials/--no-trials", help="Keep every trial's scores in the file.")] = True,
     prefill_chunk: Annotated[int, typer.Option(help="Tokens that go through the model at a time.")] = 8192,
+    tensor_parallel: TensorParallelOption = False,
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     dump_prompts: Annotated[Path | None, typer.Option(help="Write every trial's prompt to this JSONL file.")] = None,
     shard: ShardOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -141,6 +148,11 @@ def score_command(
 ) -> None:
     """Find the heads that retrieve: probe MODEL with needles in haystacks and write a score file."""
     methods = tuple(e.name for e in estimators(method))
+    ranks = Ranks.of_environment()
+    placement: PlacementOptions = {
+        "tensor_parallel": tensor_parallel, "device_map": device_map, "quantization": quantization,
+    }  # fmt: skip
+    context.with_resource(placed(ranks, placement))
     options = ScoreOptions(
         methods=methods,
         needles=needles,
@@ -156,14 +168,14 @@ def score_command(
         with_trial_scores=trials,
         prefill_chunk=_at_least(prefill_chunk, 1, "--prefill-chunk"),
         until_stable=until_stable,
-        shard=asked_shard(shard, ranks := Ranks.of_environment()),
+        shard=asked_shard(shard, None if tensor_parallel else ranks),
         steps=steps,
     )
     paths = output_paths(model, methods, output)
     inputs = {"--needles": needles, "--haystack": haystack}
     is_first = ranks is None or ranks.rank == 0
-    if not dry_run:
-        parts = (options.shard, None) if ranks is not None and is_first else (options.shard,)
+    if not dry_run and (is_first or not tensor_parallel):  # of ranks that share heads the first alone writes
+        parts = (options.shard, None) if ranks is not None and is_first and not tensor_parallel else (options.shard,)
         for part in parts:  # rank 0 writes the whole, too
             check_outputs(
                 paths, resume=resume, overwrite=overwrite, prompts=dump_prompts if is_first else None, inputs=inputs,
@@ -172,7 +184,7 @@ def score_command(
     elif dump_prompts is not None:
         refuse_one_place({"--dump-prompts": dump_prompts}, inputs)
         check_place(dump_prompts, overwrite or resume)
-    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype)
+    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
     job = prepare(loaded, options)
     if is_first:
         tell_prompts(job)
@@ -182,7 +194,7 @@ def score_command(
         if is_first:
             print_plan(loaded, job, as_json)
         return
-    work = run if ranks is None else partial(run_ranks, ranks)
+    work = run if ranks is None else partial(run_in_step if tensor_parallel else run_ranks, ranks)
     with Orderly(RESUME_HINT), ScoreProgress(job, shown=is_first) as progress:
         watch = Watch(on_trial=progress.update, on_resume=progress.resumed, on_cut=tell_cut)
         command = recorded_command(context)

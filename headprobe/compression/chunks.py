@@ -50,11 +50,15 @@ def layers_in_chunks(model: Any, chunk: int) -> Iterator[None]:
 
 @contextmanager
 def _replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = module.__dict__.get("forward")  # there where another library has put its own
     module.forward = forward
     try:
         yield
     finally:
-        module.__dict__.pop("forward", None)
+        if before is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.forward = before
 
 
 class _Run:

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.errors import OptionError
 from headprobe.models.config import moving_rope
@@ -272,6 +273,10 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
         return f"graphs need a CUDA device, not {model.device.type}"
     if not cache.is_fixed:
         return "sliding-window and linear layers allocate at every step"
+    if cache.plan.spread is not None:
+        return "the model's heads lie on several processes"
+    if cache.kv_cache_dtype != AUTO:
+        return f"a cache of {cache.kv_cache_dtype} entries is read step by step"
     moving = moving_rope(model)
     return None if moving is None else f"{moving} rotary embeddings look at positions on the host"
 

@@ -23,7 +23,7 @@ class Evictor:
     """
 
     def __init__(self, policy: Policy, store: RaggedStore, heads: Sequence[KeptHead], tokens: Sequence[int]) -> None:
-        device = store.keys.device
+        device = store.device
         recents = torch.tensor([policy.selector.recent(head.limit) for head in heads], device=device)
         self._take(policy, store, np.array([head.limit for head in heads], dtype=np.int64), recents)
         where = store.entries()
@@ -32,12 +32,16 @@ class Evictor:
         self.tokens = torch.tensor(tokens, dtype=torch.int64, device=device)
 
     def _take(self, policy: Policy, store: RaggedStore, limits: Ints, recents: torch.Tensor) -> None:
-        device, total = store.keys.device, store.keys.shape[0]
+        device, total = store.device, store.total
         self.policy, self.store, self._limits, self.recents = policy, store, limits, recents
         self.limits = torch.from_numpy(limits).to(device)
         self.position = torch.zeros(total, dtype=torch.int64, device=device)
         self.scores = torch.zeros(total, policy.selector.num_columns, dtype=torch.float32, device=device)
-        self.norms = value_norms(store.values) if policy.value_aware else None
+        self.norms: torch.Tensor | None = None
+        if policy.value_aware:
+            self.norms = torch.zeros(total, dtype=torch.float32, device=device)
+            where = store.entries()
+            self.norms.index_copy_(0, where, value_norms(store.read_values(where)))
         self._sequence = store.layout.segment // store.num_kv_heads
 
     @classmethod
@@ -64,7 +68,7 @@ class Evictor:
         self.position[last] = self.tokens[self._sequence[last]]
         self.scores[last] = 0.0
         if self.norms is not None:
-            self.norms[last] = value_norms(self.store.values[last])
+            self.norms[last] = value_norms(self.store.read_values(last))
         column, anew = self._columns()
         self.scores.scatter_(1, column, self.scores.gather(1, column).masked_fill(anew, 0.0))
 
@@ -83,7 +87,8 @@ class Evictor:
         victims = self._victims()
         last, over = self.store.last, self.store.length > self.limits
         target = torch.where(over, victims, last)  # where nothing has to go, an entry takes its own place
-        for table in (self.store.keys, self.store.values, self.position, self.scores, self.norms):
+        self.store.move(target, last)
+        for table in (self.position, self.scores, self.norms):
             if table is not None:
                 table[target] = table[last]
         self.store.drop_last(over)

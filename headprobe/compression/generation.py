@@ -13,6 +13,7 @@ import torch
 
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.decoding import Decoder, Sampler, run_step, up_to_end
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.layers import RaggedLayer, WindowedLayer
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession
@@ -73,9 +74,7 @@ def _check_joinable(caches: Sequence[RaggedCache]) -> None:
 def _kind(cache: RaggedCache) -> tuple[object, ...]:
     """What caches must have in common."""
     plan = cache.plan
-    widths = [
-        (store.num_kv_heads, store.keys.shape[1], store.values.shape[1], store.keys.dtype) for store in cache.stores
-    ]
+    widths = [(store.num_kv_heads, *store.widths, store.dtype, store.kv_cache_dtype) for store in cache.stores]
     return plan.policy, plan.budget, plan.ratio, [type(layer) for layer in cache.layers], widths
 
 
@@ -90,7 +89,8 @@ class Generation:
     prompt had been read; `kv_entries` their sum, `kv_bytes` the storage held then (slack and uncompressed layers
     included), `full_kv_bytes` what all keys and values of the prompt would take. `ttft_s`: seconds to the first token;
     `tokens_per_s`: of those behind the first, None when there is none. `peak_bytes`: memory beyond the model's, None
-    where the system does not report it. `sampler`: what drew the tokens, None where the most likely were taken.
+    where the system does not report it. `kv_cache_dtype`: how entries were held; `kv_scale_bytes`: the part of
+    `kv_bytes` that is scales and offsets. `sampler`: what drew the tokens, None where the most likely were taken.
     `graph_refusal`: why decoding did not run from a captured graph, None where it did.
     """
 
@@ -106,6 +106,8 @@ class Generation:
     kernel: str
     sampler: Sampler | None = None
     graph_refusal: str | None = None
+    kv_cache_dtype: str = AUTO
+    kv_scale_bytes: int = 0
 
     @property
     def used_graph(self) -> bool:
@@ -247,6 +249,8 @@ def finished(read: ReadCache, options: AnswerOptions) -> tuple[Generation, ...]:
             kernel=cache.kernel.name,
             sampler=options.sampler,
             graph_refusal=decoded.graph_refusal,
+            kv_cache_dtype=cache.kv_cache_dtype,
+            kv_scale_bytes=before.scale_nbytes,
         )
         for row, before in zip(decoded.rows, held, strict=True)
     )
@@ -261,23 +265,31 @@ def behind(cache: RaggedCache, tokens: torch.Tensor) -> torch.Tensor | None:
 
 @dataclass(frozen=True)
 class _Held:
-    """What one sequence of a cache holds: tokens read, entries `[L][G]`, bytes, and the bytes of all entries."""
+    """What one sequence of a cache holds: tokens read, entries `[L][G]`, bytes, those of scales among them, and the
+    bytes of all its entries as the model computes them."""
 
     tokens: int
     lengths: tuple[tuple[int, ...], ...]
     nbytes: int
+    scale_nbytes: int
     full_nbytes: int
 
 
 def _held(cache: RaggedCache, sequence: int) -> _Held:
-    batch, groups = len(cache.pads), cache.plan.num_kv_heads
+    batch, groups = len(cache.pads), cache.plan.own_kv_heads
     others = sum(getattr(layer, "nbytes", 0) for layer in cache.layers if layer not in cache.ragged_layers) // batch
     tokens = cache.tokens_seen - cache.pads[sequence]
     own = slice(sequence * groups, (sequence + 1) * groups)
     rooms = sum(int(store.capacities[own].sum()) * store.entry_nbytes for store in cache.stores)
-    full = sum(tokens * groups * store.entry_nbytes for store in cache.stores)
-    lengths = tuple(tuple(int(count) for count in layer) for layer in cache.lengths[:, sequence])
-    return _Held(tokens, lengths, rooms + others, full + others)
+    scales = sum(int(store.capacities[own].sum()) * store.scale_nbytes // store.total for store in cache.stores)
+    full = sum(tokens * groups * store.plain_entry_nbytes for store in cache.stores)
+    lengths = torch.from_numpy(cache.lengths[:, sequence])
+    sums = [rooms + others, scales, full + others]
+    spread, device = cache.plan.spread, cache.stores[0].device
+    if spread is not None:
+        lengths = spread.gathered(lengths.to(device), 1)
+        sums = [spread.total(number, device) for number in sums]
+    return _Held(tokens, tuple(tuple(layer) for layer in lengths.tolist()), *sums)
 
 
 @torch.inference_mode()
@@ -292,6 +304,8 @@ def _generate_batch(session, prompts, options):  # type: ignore[no-untyped-def]
         logits.append(run_step(model, caches[-1], torch.tensor([list(input_ids)], device=device)))
     session.cache = cache = join(caches)
     entries, kv_bytes = int(cache.lengths.sum()), cache.nbytes
+    if (spread := cache.plan.spread) is not None:
+        entries, kv_bytes = (spread.total(number, device) for number in (entries, kv_bytes))
     decoded = _decode(model, cache, torch.cat(logits), options)
     produced = sum(len(row) - 1 for row in decoded.rows)
     return BatchGeneration(

@@ -14,8 +14,10 @@ from headprobe.compression.budgets import Ints
 from headprobe.compression.eviction import Evictor
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.choice import Kernel, fitting
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.prefill import KeptHead, PromptReader, Watched, choose, dense_by_sequence
+from headprobe.compression.quantized_store import store_of
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.compression.refusals import Refusals
 from headprobe.errors import ModelError
@@ -33,10 +35,18 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     is_sliding = False
     window = None  # it sees all that came before
 
-    def __init__(self, plan: CompressionPlan, layer: int, kernel: Kernel, slack: int, keep_positions: bool) -> None:
+    def __init__(
+        self,
+        plan: CompressionPlan,
+        layer: int,
+        kernel: Kernel,
+        slack: int,
+        keep_positions: bool,
+        kv_cache_dtype: str = AUTO,
+    ) -> None:
         super().__init__()
         self.plan, self.layer, self.kernel, self.slack = plan, layer, kernel, slack
-        self.keep_positions = keep_positions
+        self.keep_positions, self.kv_cache_dtype = keep_positions, kv_cache_dtype
         self.seen = 0
         self.store: RaggedStore | None = None
         self.evictor: Evictor | None = None
@@ -60,8 +70,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         self.seen += key_states.shape[2]
         if self.store is None:
-            if key_states.shape[1] != self.plan.num_kv_heads:
-                stated = self.plan.num_kv_heads
+            if key_states.shape[1] != self.plan.own_kv_heads:
+                stated = self.plan.own_kv_heads
                 raise ModelError(f"a layer has {key_states.shape[1]} KV heads, by config.json it has {stated}")
             if self._reader is None:
                 self.expect(key_states.shape[2])
@@ -71,10 +81,10 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         return key_states, value_states
 
     def _check(self, keys: torch.Tensor) -> None:
-        if keys.shape[1] != self.plan.num_kv_heads:
+        if keys.shape[1] != self.plan.own_kv_heads:
             raise ModelError(
                 f"compressed layer {self.layer} caches {keys.shape[1]} KV heads, by the model's config it has "
-                f"{self.plan.num_kv_heads}: its cache can't be compressed by head"
+                f"{self.plan.own_kv_heads}: its cache can't be compressed by head"
             )
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -91,7 +101,9 @@ class RaggedLayer(Refusals, CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(self.plan, self.layer, self.kernel, self.slack, self.keep_positions)  # type: ignore[misc]
+        self.__init__(  # type: ignore[misc]
+            self.plan, self.layer, self.kernel, self.slack, self.keep_positions, self.kv_cache_dtype
+        )
 
     # -- attention --------------------------------------------------------------------------------------------------
 
@@ -128,7 +140,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
             self.lazy_initialization(heads[0].segment.keys, heads[0].segment.values)
         evicts = self.plan.policy.evicts_while_decoding
         rooms = [head.limit + 1 if evicts else len(head.positions) + self.slack for head in heads]
-        self.store = RaggedStore([head.segment for head in heads], len(pads), rooms, self.slack)
+        segments = [head.segment for head in heads]
+        self.store = store_of(segments, len(pads), rooms, self.slack, self.kv_cache_dtype)
         self.kernel = fitting(self.kernel, self.store, shape, weights=evicts)
         if evicts:
             self.evictor = Evictor(self.plan.policy, self.store, heads, [self.seen - pad for pad in pads])
@@ -172,11 +185,11 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     def joined(cls, parts: Sequence[RaggedLayer], tokens: int) -> RaggedLayer:
         """One layer for the sequences of all parts, as if each had been padded on the left to `tokens` tokens."""
         first, stores = parts[0], [part.store for part in parts if part.store is not None]
-        new = cls(first.plan, first.layer, first.kernel, first.slack, first.keep_positions)
-        new.lazy_initialization(stores[0].keys, stores[0].values)
+        new = cls(first.plan, first.layer, first.kernel, first.slack, first.keep_positions, first.kv_cache_dtype)
+        new.dtype, new.device, new.is_initialized = stores[0].dtype, stores[0].device, True
         new.seen = tokens
         evictors = [part.evictor for part in parts if part.evictor is not None]
-        new.store = RaggedStore.joined(stores, None if evictors else first.slack)
+        new.store = type(stores[0]).joined(stores, None if evictors else first.slack)
         if evictors:
             new.evictor = Evictor.joined(evictors, new.store)
         new.positions = [positions for part in parts for positions in part.positions]
@@ -188,12 +201,12 @@ class RaggedLayer(Refusals, CacheLayerMixin):
     def lengths(self) -> Ints:
         """Entries held by each KV head of each sequence, `[B, G]`."""
         if self.store is None:
-            return np.zeros((0, self.plan.num_kv_heads), dtype=np.int64)
+            return np.zeros((0, self.plan.own_kv_heads), dtype=np.int64)
         return self.store.lengths.reshape(self.store.batch, -1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values, slack included."""
+        """Bytes of keys and values, slack and scales included."""
         return 0 if self.store is None else self.store.nbytes
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from headprobe.compression.generation import AnswerOptions, Generation, ReadCache, finished, memory_advice
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.read_once import Reading
@@ -37,13 +38,14 @@ class Asked:
     """What is asked behind prompts that were read once, and how it is answered.
 
     `later`: tokens, the same for all prompts or `[B, T]`, that are read behind the prompts once these are compressed (a
-    question that the cache did not know of); `slack` and `keep_positions` as in `compress`.
+    question that the cache did not know of); `slack`, `keep_positions` and `kv_cache_dtype` as in `compress`.
     """
 
     options: AnswerOptions = field(default_factory=AnswerOptions)
     later: torch.Tensor | Sequence[int] = ()
     slack: int = DEFAULT_SLACK
     keep_positions: bool = False
+    kv_cache_dtype: str = AUTO
 
 
 def answer(
@@ -86,7 +88,9 @@ def answer_together(
         peak = PeakMemory(model.device)
         peak.start()
         began = time.perf_counter() - reading.cost.seconds
-        cache, logits = reading.cache(plans, slack=given.slack, keep_positions=given.keep_positions)
+        cache, logits = reading.cache(
+            plans, slack=given.slack, keep_positions=given.keep_positions, kv_cache_dtype=given.kv_cache_dtype
+        )
         later = _rows(given.later, len(cache.pads), logits.device)
         made = finished(ReadCache(model, cache, logits, later, began, peak), given.options)
     return tuple(replace(each, peak_bytes=_peak(reading, each.peak_bytes)) for each in made), cache
@@ -103,11 +107,14 @@ def batched(
     """
     if asked.options.sampler is not None or not reading.can_join:
         return [[place] for place in range(len(plans))]
-    sizes = [cache_nbytes(reading, plan, asked.slack) for plan in plans]
+    sizes = [cache_nbytes(reading, plan, asked.slack, asked.kv_cache_dtype) for plan in plans]
+    if (spread := plans[0].spread if plans else None) is not None:  # all processes must make the same batches
+        sizes = [spread.total(size, reading.given.ids.device) for size in sizes]
     most = max(sizes, default=0) if most_bytes is None else most_bytes
     kinds: list[tuple[object, list[list[int]]]] = []
     for place, plan in enumerate(plans):
-        kind = (reading.reader.kernel(plan.policy)[0].name, plan.policy if plan.policy.evicts_while_decoding else None)
+        name = reading.reader.kernel(plan.policy, asked.kv_cache_dtype)[0].name
+        kind = (name, plan.policy if plan.policy.evicts_while_decoding else None)
         batches = next((found for known, found in kinds if known == kind), None)
         if batches is None:
             batches = [[]]
@@ -120,13 +127,14 @@ def batched(
     return [batch for _, batches in kinds for batch in batches]
 
 
-def cache_nbytes(reading: Reading, plan: CompressionPlan, slack: int) -> int:
-    """Bytes that the cache of `plan` will take: room for new tokens and sliding windows included."""
+def cache_nbytes(reading: Reading, plan: CompressionPlan, slack: int, kv_cache_dtype: str = AUTO) -> int:
+    """Bytes that the cache of `plan` will take: room for new tokens, scales and sliding windows included."""
     total = reading.windows_nbytes
+    widths = reading.entry_nbytes_as(kv_cache_dtype)
     for tokens in reading.tokens:
         evicts = plan.policy.evicts_while_decoding
         rooms = plan.limits(tokens) + 1 if evicts else plan.capacities(tokens) + slack
-        total += sum(int(room.sum()) * width for room, width in zip(rooms, reading.entry_nbytes, strict=True))
+        total += sum(int(room.sum()) * width for room, width in zip(rooms, widths, strict=True))
     return total
 
 

@@ -15,6 +15,7 @@ from headprobe.registry import LatePart, Registry
 if TYPE_CHECKING:
     from headprobe.compression.allocators import Allocator
     from headprobe.compression.selectors import Selector
+    from headprobe.models.head_spread import HeadSpread
 
 
 # Selectors, allocators and named policies: a selector and an allocator that belong together, or any pair by two
@@ -221,7 +222,9 @@ class CompressionPlan:
     """A policy with its budget, for a model with `num_layers` compressible layers of `num_kv_heads` KV heads.
 
     `budget`: mean entries per KV head, window and sinks included; or `ratio` of the prompt's length, in (0, 1].
-    `head_scores` `[L, G]`, not negative, for policies that need them. Raises `OptionError` for what doesn't fit.
+    `head_scores` `[L, G]`, not negative, for policies that need them. `spread`: where the heads lie on several
+    processes, which of them are this one's; budgets follow from all heads, and `capacities` and `limits` give those of
+    its own. Raises `OptionError` for what doesn't fit.
     """
 
     policy: Policy
@@ -230,6 +233,7 @@ class CompressionPlan:
     budget: int | None = None
     ratio: float | None = None
     head_scores: Floats | None = None
+    spread: HeadSpread | None = None
     _known: dict[int, Ints] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -253,8 +257,20 @@ class CompressionPlan:
         assert self.ratio is not None
         return max(1, round(self.ratio * prompt_tokens))
 
+    @property
+    def own_kv_heads(self) -> int:
+        """KV heads of a layer that lie on this process."""
+        return self.num_kv_heads if self.spread is None else self.num_kv_heads // self.spread.size
+
     def capacities(self, prompt_tokens: int) -> Ints:
-        """Entries `[L, G]` that each KV head keeps of such a prompt; never more than it has tokens."""
+        """Entries `[L, own heads]` that each KV head keeps of such a prompt; never more than it has tokens."""
+        return self._own(self.all_capacities(prompt_tokens))
+
+    def _own(self, table: Ints) -> Ints:
+        return table if self.spread is None else table[:, self.spread.own(self.num_kv_heads)]
+
+    def all_capacities(self, prompt_tokens: int) -> Ints:
+        """As `capacities`, of all heads: `[L, G]`."""
         if prompt_tokens not in self._known:
             if self.policy.keeps_all or self.budget_for(prompt_tokens) >= prompt_tokens:
                 request = BudgetRequest(prompt_tokens, prompt_tokens, self.num_layers, self.num_kv_heads)
@@ -264,7 +280,7 @@ class CompressionPlan:
         return self._known[prompt_tokens]
 
     def limits(self, prompt_tokens: int) -> Ints:
-        """Entries `[L, G]` that each head may hold while decoding, for policies that evict then."""
+        """Entries `[L, own heads]` that each may hold while decoding, for policies that evict then."""
         budget = self.budget_for(prompt_tokens)
         return self.capacities(prompt_tokens if budget < prompt_tokens else UNLIMITED)
 

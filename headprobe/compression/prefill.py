@@ -195,7 +195,7 @@ def chosen(
         importance = scores[..., 0]
     else:
         importance = weighted(scores.sum(-1), value, policy.value_aware, policy.value_eps)
-        capacities = policy.allocator.adapt(_open(importance, plan), capacities, policy.floor)
+        capacities = _adapted(importance, plan, layer)
     limits = [int(c) for c in plan.limits(tokens)[layer]] if policy.evicts_while_decoding else capacities
     shortened = [policy.compensates and capacity < tokens for capacity in capacities]
     entries = [capacity - short for capacity, short in zip(capacities, shortened, strict=True)]
@@ -205,6 +205,19 @@ def chosen(
         _head(key[head], value[head], scores[head], positions[head], limits[head], shortened[head])
         for head in range(groups)
     ]
+
+
+def _adapted(importance: torch.Tensor, plan: CompressionPlan, layer: int) -> list[int]:
+    """Capacities of the heads that are here, once the importance `[own heads, n]` of their entries is known; of all
+    heads' importance where the allocator looks at it."""
+    policy, spread = plan.policy, plan.spread
+    capacities = [int(c) for c in plan.all_capacities(importance.shape[1])[layer]]
+    free = _open(importance, plan)
+    if spread is None:
+        return policy.allocator.adapt(free, capacities, policy.floor)
+    if not policy.allocator.adapts:
+        return capacities[spread.own(len(capacities))]
+    return policy.allocator.adapt(spread.gathered(free), capacities, policy.floor)[spread.own(len(capacities))]
 
 
 def weighted(importance: torch.Tensor, value: torch.Tensor, value_aware: bool, eps: float) -> torch.Tensor:

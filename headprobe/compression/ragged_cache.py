@@ -14,6 +14,7 @@ from headprobe.compression.budgets import Ints
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.choice import Kernel
+from headprobe.compression.kv_cache_dtypes import AUTO, check_kv_cache_dtype
 from headprobe.compression.layers import RaggedLayer, WindowedLayer
 from headprobe.compression.policies import CompressionPlan
 from headprobe.compression.ragged_store import RaggedStore, announce, take_back
@@ -81,7 +82,8 @@ class RaggedCache(Refusals, Cache):
     """The compressed cache of one batch of sequences, for a model that runs in a compression session.
 
     `config` is the model's text config; its full-attention layers are compressed by `plan`, the others are cached as
-    transformers does. `slack`: entries of room for new tokens after each segment.
+    transformers does. `slack`: entries of room for new tokens after each segment. `kv_cache_dtype`: how entries are
+    held once the prompt has been read, one of `KV_CACHE_DTYPES`; layers that are not compressed stay as they are.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class RaggedCache(Refusals, Cache):
         kernel: Kernel,
         slack: int = DEFAULT_SLACK,
         keep_positions: bool = False,
+        kv_cache_dtype: str = AUTO,
     ) -> None:
+        check_kv_cache_dtype(kv_cache_dtype)
         if slack < 1:
             raise OptionError(f"a slack of {slack} entries is too small, need at least 1")
         layers: list[Any] = list(DynamicCache(config=config).layers)
@@ -99,14 +103,14 @@ class RaggedCache(Refusals, Cache):
         for index, layer in enumerate(layers):
             kind = type(layer).__name__
             if kind == "DynamicLayer":
-                layers[index] = RaggedLayer(plan, compressed, kernel, slack, keep_positions)
+                layers[index] = RaggedLayer(plan, compressed, kernel, slack, keep_positions, kv_cache_dtype)
                 compressed += 1
             elif kind == "DynamicSlidingWindowLayer":
                 layers[index] = WindowedLayer(layer.sliding_window)
         if compressed != plan.num_layers:
             raise ModelError(f"the plan is for {plan.num_layers} compressible layers, the model has {compressed}")
         super().__init__(layers=layers)
-        self.plan = plan
+        self.plan, self.kv_cache_dtype = plan, kv_cache_dtype
         self.pads: list[int] = []
         self.conversation = Conversation()
 
@@ -158,8 +162,13 @@ class RaggedCache(Refusals, Cache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values held, room for new tokens and uncompressed layers included."""
+        """Bytes of all keys and values held, room for new tokens, scales and uncompressed layers included."""
         return sum(getattr(layer, "nbytes", 0) for layer in self.layers)
+
+    @property
+    def scale_nbytes(self) -> int:
+        """Bytes of `nbytes` that are scales and offsets of quantized entries."""
+        return sum(store.scale_nbytes for store in self.stores)
 
     @property
     def bookkeeping_nbytes(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from headprobe.compression.conversation import Conversation
 from headprobe.compression.generation import behind, memory_advice
 from headprobe.compression.kernels.choice import Kernel, pick_kernel
+from headprobe.compression.kv_cache_dtypes import AUTO, FORMATS
 from headprobe.compression.layers import RaggedLayer, WindowedLayer
 from headprobe.compression.policies import CompressionPlan, Policy, make_policy
 from headprobe.compression.prefill import Watched
@@ -64,15 +65,16 @@ class Reader:
         self._watched = Watched.by(policies)
         self._everything = make_plan(model, "full")
         self._attention = attention
-        self._kernels: dict[tuple[bool, bool], tuple[Kernel, str]] = {}
+        self._kernels: dict[tuple[bool, bool, str], tuple[Kernel, str]] = {}
         for policy in policies:
             self.kernel(policy)
 
-    def kernel(self, policy: Policy) -> tuple[Kernel, str]:
-        """The attention kernel for `policy`, and why."""
-        asked = policy.compensates, policy.evicts_while_decoding  # all that policies differ in for a kernel
+    def kernel(self, policy: Policy, kv_cache_dtype: str = AUTO) -> tuple[Kernel, str]:
+        """The attention kernel for `policy` on a cache of such entries, and why."""
+        # all that policies differ in for a kernel
+        asked = policy.compensates, policy.evicts_while_decoding, kv_cache_dtype
         if asked not in self._kernels:
-            self._kernels[asked] = pick_kernel(self._attention, kernel_needs(self.model, policy))
+            self._kernels[asked] = pick_kernel(self._attention, kernel_needs(self.model, policy, kv_cache_dtype))
         return self._kernels[asked]
 
     def read(self, prompt: Prompt, attention_mask: torch.Tensor | None = None) -> Reading:
@@ -195,6 +197,13 @@ class Reading:
         """Of each compressed layer the bytes of one entry of one KV head: its key and its value."""
         return [layer.entry_nbytes for layer in self._layers()]
 
+    def entry_nbytes_as(self, kv_cache_dtype: str) -> list[int]:
+        """As `entry_nbytes`, held in this number format."""
+        quantized = FORMATS.get(kv_cache_dtype)
+        if quantized is None:
+            return self.entry_nbytes
+        return [sum(map(quantized.row_nbytes, layer.widths)) for layer in self._layers()]
+
     @property
     def windows_nbytes(self) -> int:
         """Bytes of the layers that are not compressed."""
@@ -216,20 +225,26 @@ class Reading:
 
     @torch.inference_mode()
     def cache(
-        self, plans: Sequence[CompressionPlan], *, slack: int = DEFAULT_SLACK, keep_positions: bool = False
+        self,
+        plans: Sequence[CompressionPlan],
+        *,
+        slack: int = DEFAULT_SLACK,
+        keep_positions: bool = False,
+        kv_cache_dtype: str = AUTO,
     ) -> tuple[RaggedCache, torch.Tensor]:
         """A new cache that has read the prompts under each of `plans`, and the logits `[P * B, vocabulary]` behind it.
 
-        Sequence `p * B + b` is prompt `b` under plan `p`; `slack` and `keep_positions` as in `compress`. Of several
-        plans the cache carries the first as its own.
+        Sequence `p * B + b` is prompt `b` under plan `p`; `slack`, `keep_positions` and `kv_cache_dtype` as in
+        `compress`. Of several plans the cache carries the first as its own.
 
         Raises `OptionError` for plans that can't share a cache (policies that evict while decoding only share it with
         themselves), and for a policy that was not named before the reading.
         """
         check_together(plans, self.can_join)
-        kernel, _ = self.reader.kernel(max((plan.policy for plan in plans), key=lambda policy: policy.compensates))
+        most = max((plan.policy for plan in plans), key=lambda policy: policy.compensates)
+        kernel, _ = self.reader.kernel(most, kv_cache_dtype)
         config = self.reader.model.config.get_text_config(decoder=True)
-        cache = RaggedCache(config, plans[0], kernel, slack, keep_positions)
+        cache = RaggedCache(config, plans[0], kernel, slack, keep_positions, kv_cache_dtype)
         if self._seen is None:
             return cache, self.given.read_by(self.reader.model, cache)
         for plan in plans:

@@ -48,10 +48,14 @@ class SeenLayer:
         return sum(seen.key.nbytes + seen.value.nbytes for seen in self.sequences)
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of a key and of a value."""
+        return self.sequences[0].key.shape[-1], self.sequences[0].value.shape[-1]
+
+    @property
     def entry_nbytes(self) -> int:
         """Bytes of one entry of one KV head: its key and its value."""
-        key, value = self.sequences[0].key, self.sequences[0].value
-        return (key.shape[-1] + value.shape[-1]) * key.element_size()
+        return sum(self.widths) * self.sequences[0].key.element_size()
 
     @property
     def scores_nbytes(self) -> int:

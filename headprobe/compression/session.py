@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +20,18 @@ from headprobe.compression.kernels.choice import (
     KernelNeeds,
     capability,
     check_kernel_name,
+    check_kernel_reads,
     device_name,
     pick_kernel,
 )
+from headprobe.compression.kv_cache_dtypes import AUTO, check_kv_cache_dtype, check_kv_cache_dtypes
 from headprobe.compression.policies import DEFAULT_POLICY, CompressionPlan, Policy, make_policy
 from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache, handed_out
 from headprobe.compression.refusals import GivenPrompt, check_options, num_copies
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
+from headprobe.models.head_spread import check_spread, head_spread
 from headprobe.models.releases import generating_with, given_cache
 from headprobe.scores.any_scores import AnyScores, check_gqa, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores
@@ -95,16 +98,26 @@ class CompressionSession:
     """
 
     def __init__(
-        self, model: Any, plan: CompressionPlan, kernel: Kernel, reason: str, *, slack: int, keep_positions: bool
+        self,
+        model: Any,
+        plan: CompressionPlan,
+        kernel: Kernel,
+        reason: str,
+        *,
+        slack: int,
+        keep_positions: bool,
+        kv_cache_dtype: str = AUTO,
     ) -> None:
         self.model, self.plan, self.kernel, self.kernel_reason = model, plan, kernel, reason
-        self._slack, self._keep_positions = slack, keep_positions
+        self._slack, self._keep_positions, self._kv_cache_dtype = slack, keep_positions, kv_cache_dtype
         self.cache: RaggedCache | None = None
 
     def new_cache(self) -> RaggedCache:
         """An empty cache for a new batch of prompts; it becomes `cache`."""
         config = self.model.config.get_text_config(decoder=True)
-        self.cache = RaggedCache(config, self.plan, self.kernel, self._slack, self._keep_positions)
+        self.cache = RaggedCache(
+            config, self.plan, self.kernel, self._slack, self._keep_positions, self._kv_cache_dtype
+        )
         return self.cache
 
     def reset(self) -> None:
@@ -143,17 +156,24 @@ class CompressionSession:
 
 @dataclass(frozen=True)
 class Serving:
-    """How a compressed cache is served; nothing here changes what is kept.
+    """How a compressed cache is served; nothing here changes what is kept of the prompt.
 
     `attention`: the kernel, see `kernels.choice.KERNELS`. `prefill_chunk`: tokens that go through a layer at a time
     (None: the whole prompt); the layers take turns, so that one layer's full keys and values are held. `slack`: entries
     of room that each head gets beyond its own. `keep_positions`: the cache says which positions were kept.
+    `kv_cache_dtype`: how the kept entries are held, "auto" (as the model computes them), "int8" or "int4" with scales
+    of their own; the one thing here that changes numbers.
     """
 
     attention: str = "auto"
     prefill_chunk: int | None = None
     slack: int = DEFAULT_SLACK
     keep_positions: bool = False
+    kv_cache_dtype: str = AUTO
+
+    def __post_init__(self) -> None:
+        check_kv_cache_dtype(self.kv_cache_dtype)
+        check_kernel_reads(self.attention, self.kv_cache_dtype)
 
 
 class ServingOptions(TypedDict, total=False):
@@ -163,6 +183,7 @@ class ServingOptions(TypedDict, total=False):
     prefill_chunk: int | None
     slack: int
     keep_positions: bool
+    kv_cache_dtype: str
 
 
 @contextmanager
@@ -180,8 +201,8 @@ def compress(
 
     `budget`: mean entries per KV head, window and sinks included, or `ratio` of the prompt; `scores`: head scores or
     their file, for policies that need them, brought from query to KV heads by `gqa` ("mean" or "max"). How the cache is
-    served (`Serving`: kernel, chunks, room) changes no result. The model's own attention is restored when the block
-    ends, however it ends.
+    served (`Serving`: kernel, chunks, room) changes no result, unless its entries are quantized (`kv_cache_dtype`). The
+    model's own attention is restored when the block ends, however it ends.
 
     Raises `OptionError` (policy, budget, scores, kernel), `ModelError` (a model whose attention can't be compressed).
 
@@ -192,8 +213,11 @@ def compress(
     how = Serving(**serving)
     model = bare_model(model)
     plan = make_plan(model, policy, budget=budget, ratio=ratio, scores=scores, gqa=gqa)
-    kernel, reason = pick_kernel(how.attention, kernel_needs(model, plan.policy))
-    session = CompressionSession(model, plan, kernel, reason, slack=how.slack, keep_positions=how.keep_positions)
+    kernel, reason = pick_kernel(how.attention, kernel_needs(model, plan.policy, how.kv_cache_dtype))
+    session = CompressionSession(
+        model, plan, kernel, reason, slack=how.slack, keep_positions=how.keep_positions,
+        kv_cache_dtype=how.kv_cache_dtype,
+    )  # fmt: skip
     with on_ragged_caches(model, how.prefill_chunk):
         yield session
 
@@ -214,9 +238,15 @@ def on_ragged_caches(model: Any, prefill_chunk: int | None = None) -> Iterator[N
         yield
 
 
-def check_serving(attention: str, gqa: str, prefill_chunk: int | None) -> None:
-    """Raise `OptionError` for what `compress` takes with no model: an unknown kernel or `gqa`, a chunk below 1."""
+def check_serving(
+    attention: str, gqa: str, prefill_chunk: int | None, kv_cache_dtypes: Sequence[str] = (AUTO,)
+) -> None:
+    """Raise `OptionError` for what `compress` takes with no model: an unknown kernel, `gqa` or number format, a kernel
+    that reads no such entries, a chunk below 1."""
     check_kernel_name(attention)
+    check_kv_cache_dtypes(kv_cache_dtypes)
+    for kv_cache_dtype in kv_cache_dtypes:
+        check_kernel_reads(attention, kv_cache_dtype)
     check_gqa(gqa)
     if prefill_chunk is not None:
         check_chunk(prefill_chunk)
@@ -253,7 +283,10 @@ def make_plan(
     table = None
     if scores is not None and chosen.needs_scores:
         table = kv_head_scores(scores, geometry, gqa)[list(layers)]
-    return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table)
+    spread = head_spread(model)
+    if spread is not None:
+        check_spread(geometry, spread.size)
+    return CompressionPlan(chosen, len(layers), geometry.num_key_value_heads, budget, ratio, table, spread)
 
 
 def kv_head_scores(scores: Scores, geometry: ModelGeometry, gqa: str = "mean") -> Floats:
@@ -281,8 +314,9 @@ def on_kv_heads(scores: AnyScores, geometry: ModelGeometry, gqa: str = "mean") -
     return replace(scores, mean=table, heads="kv", trial_scores=None, native=None)
 
 
-def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
-    """What `model` and `policy` ask of an attention kernel, by the config; what the stores hold takes precedence."""
+def kernel_needs(model: Any, policy: Policy, kv_cache_dtype: str = AUTO) -> KernelNeeds:
+    """What `model`, `policy` and a cache of such entries ask of an attention kernel, by the config; what the stores
+    hold takes precedence."""
     config = model.config.get_text_config(decoder=True)
     width = ModelGeometry.from_config(config).head_dim
     return KernelNeeds(
@@ -296,12 +330,13 @@ def kernel_needs(model: Any, policy: Policy) -> KernelNeeds:
         device_name=device_name(model.device),
         value_dim=getattr(config, "v_head_dim", None) or width,
         capability=capability(model.device),
+        kv_cache_dtype=kv_cache_dtype,
     )
 
 
 def _mode_of(cache: RaggedCache) -> AbstractContextManager[Any]:
     """Inference mode where the cache was filled in it: its tensors can be written to in no other."""
-    filled = any(store.keys.is_inference() for store in cache.stores)
+    filled = any(store.tables[0].is_inference() for store in cache.stores)
     return torch.inference_mode() if filled else nullcontext()
 
 

@@ -23,6 +23,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from headprobe.compression.decoding import run_step
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.policies import DEFAULT_POLICY, make_policy
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.errors import OptionError
@@ -54,6 +55,7 @@ class HarnessOptions:
     pool: int | None = None
     beta: float | None = None
     sinks: int | None = None
+    kv_cache_dtype: str = AUTO
 
     @classmethod
     def names(cls) -> set[str]:
@@ -191,7 +193,7 @@ class _Compression:
         scores, _ = known_scores(loaded, policy, None if options.scores is None else in_home(Path(options.scores)))
         keywords: dict[str, Any] = {
             "policy": policy, "scores": scores, "gqa": options.gqa, "attention": options.attention,
-            "prefill_chunk": options.prefill_chunk,
+            "prefill_chunk": options.prefill_chunk, "kv_cache_dtype": options.kv_cache_dtype,
         }  # fmt: skip
         if not policy.keeps_all:
             keywords |= {"budget": options.budget, "ratio": options.ratio}
@@ -215,5 +217,6 @@ def _fingerprint(loaded: LoadedModel, options: HarnessOptions, policy: str, scor
     parts = (
         loaded.config_sha256, loaded.weights_sha256, loaded.dtype, policy, options.budget, options.ratio, options.gqa,
         None if scores is None else scores.sha256,
+        *(() if options.kv_cache_dtype == AUTO else (options.kv_cache_dtype,)),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()

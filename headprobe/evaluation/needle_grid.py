@@ -11,6 +11,7 @@ from typing import Any
 
 from headprobe.compression.budgets import check_budget
 from headprobe.compression.generation import generate
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.session import check_serving, compress, make_plan
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
@@ -18,7 +19,7 @@ from headprobe.evaluation.needle_trial import GridTrial, run_trials
 from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.shares import ALL, Asking, PromptWork, Share, run_share
 from headprobe.evaluation.trials import Row, Running
-from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
+from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, in_formats, variants
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.encoding import resolve_template
 from headprobe.probes.plan import MOST_PLACES, TrialSpec, check_number
@@ -40,7 +41,8 @@ class GridOptions:
     answer together (None: half of the model's window and all of it); `depths`: how many, evenly over 0..100 %;
     `needles`: a set's name or file; `scores`: score files (none: those in `scores/`, and the shipped ones);
     `baselines`: of `random` and `shuffled`, for each policy that takes scores; `query_agnostic`: compress the context
-    before the question is seen. `chat`: use the tokenizer's chat template where it has one.
+    before the question is seen. `chat`: use the tokenizer's chat template where it has one. `kv_cache_dtypes`: how
+    entries are held, every variant once for each.
     """
 
     policies: tuple[str, ...] = DEFAULT_POLICIES
@@ -59,13 +61,14 @@ class GridOptions:
     chat: bool = True
     attention: str = "auto"
     prefill_chunk: int | None = None
+    kv_cache_dtypes: tuple[str, ...] = (AUTO,)
 
     def __post_init__(self) -> None:
         score_options(self, 1)  # refuses what no scoring run could have either
         check_number(len(self.budgets), "budgets", MOST_PLACES)
         for budget in self.budgets:
             check_budget(budget)
-        check_serving(self.attention, self.gqa, self.prefill_chunk)
+        check_serving(self.attention, self.gqa, self.prefill_chunk, self.kv_cache_dtypes)
         for name in self.baselines:
             if name not in BASELINES:
                 raise OptionError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
@@ -96,7 +99,8 @@ class NeedleGrid:
             with_recommended_window(loaded, policy, given.window, given.pool)
             for policy in given.apply(options.policies)
         ]
-        found = tuple(variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa))
+        plain = variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa)
+        found = in_formats(plain, options.kv_cache_dtypes)
         budgets = tuple(sorted(set(options.budgets)))
         check_plans(loaded, found, budgets)
         prepared = prepare(loaded, score_options(options, loaded.window))

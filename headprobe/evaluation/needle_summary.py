@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -120,7 +120,7 @@ class GridSummary(RowSummary):
             "cells": [cell.record() for cell in self.cells],
             "cells_by_length": [cell.record() for cell in self.cells_by_length],
             "grid": [
-                {**vars(key), "length": length, "depth": depth}
+                {**key.record(), "length": length, "depth": depth}
                 | {metric: self.place(key, length, depth, metric) for metric in METRICS}
                 for key in self.keys for length in self.lengths for depth in self.depths
             ],
@@ -135,7 +135,7 @@ class GridSummary(RowSummary):
 
     def _minus(self, key: CellKey, source: str, good: list[Row], length: int | None) -> dict[str, Estimate] | None:
         """The difference to a baseline; None for what has none."""
-        other = CellKey(key.policy, source, key.budget)
+        other = replace(key, scores=source)
         if key.scores != REAL or other not in self._by_key:
             return None
         return self._difference(good, [row for row in self._rows(other, length) if row["error"] is None])

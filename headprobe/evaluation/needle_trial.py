@@ -50,8 +50,7 @@ class GridTrial:
             "depth_reached": self.prompt.depth_reached,
             "prompt_tokens": len(self.prompt.input_ids),
             "context_tokens": self.context_tokens,
-            "policy": self.variant.policy.name,
-            "scores": self.variant.source,
+            **self.variant.row_head(),
             "budget": self.budget,
             "query_agnostic": self.context_tokens is not None,
         }

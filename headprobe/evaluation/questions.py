@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headprobe.compression.budgets import check_budget
 from headprobe.compression.decoding import Sampler
 from headprobe.compression.generation import AnswerOptions, Generation, check_new_tokens, generate
+from headprobe.compression.kv_cache_dtypes import AUTO, told_with
 from headprobe.compression.many_answers import Asked, answer
 from headprobe.compression.policies import CompressionPlan, Policy, check_ratio
 from headprobe.compression.read_once import read_once
@@ -122,7 +123,8 @@ def _checked(loaded: LoadedModel, question: Question, new_tokens: int) -> Questi
 class CompressionOptions:
     """`budget` or `ratio` as in `compress`; `scores`: a file for policies that need scores (None: found by itself).
 
-    `sampler` draws the tokens; None takes the most likely.
+    `kv_cache_dtypes`: how entries are held; with several every policy answers once for each. `sampler` draws the
+    tokens; None takes the most likely.
     """
 
     budget: int | None = 256
@@ -134,9 +136,10 @@ class CompressionOptions:
     max_new_tokens: int = 64
     query_agnostic: bool = False
     sampler: Sampler | None = None
+    kv_cache_dtypes: tuple[str, ...] = (AUTO,)
 
     def __post_init__(self) -> None:
-        check_serving(self.attention, self.gqa, self.prefill_chunk)
+        check_serving(self.attention, self.gqa, self.prefill_chunk, self.kv_cache_dtypes)
         check_new_tokens(self.max_new_tokens)
         if self.budget is not None:
             check_budget(self.budget)
@@ -159,6 +162,11 @@ class CompressedAnswer:
     scores_path: Path | None
     remarks: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The policy, and behind it how entries were held where they were quantized."""
+        return told_with(self.policy.name, self.generation.kv_cache_dtype)
+
 
 def compressed_answers(
     loaded: LoadedModel,
@@ -168,12 +176,17 @@ def compressed_answers(
     on_answer: Callable[[CompressedAnswer], None] | None = None,
 ) -> list[CompressedAnswer]:
     """Let the model answer under each policy, one after another; several policies share one reading of the prompt.
+    Behind a policy's answer come those on its quantized caches, as `options` has them.
 
     Raises what `compress` and `generate` raise.
     """
     if options.query_agnostic and question.context_tokens is None:
         raise OptionError("the context can be compressed alone only where the question is separate: give --question")
-    found = [_planned(loaded, question, policy, options) for policy in policies]
+    found = [
+        replace(_planned(loaded, question, policy, options), kv_cache_dtype=kv_cache_dtype)
+        for policy in policies
+        for kv_cache_dtype in options.kv_cache_dtypes
+    ]
     answers = []
     emit(PLAN, work="compress", model=loaded.name, trials=len(policies), done=0, tokens=len(question.input_ids))
     with closing(_generations(loaded, question, found, options)) as generations:
@@ -196,6 +209,12 @@ class _Planned:
     scores: AnyScores | None
     remark: str | None
     read: int
+    kv_cache_dtype: str = AUTO
+
+    @property
+    def name(self) -> str:
+        """The policy and the number format."""
+        return told_with(self.plan.policy.name, self.kv_cache_dtype)
 
     @property
     def budget(self) -> int | None:
@@ -220,16 +239,17 @@ def _generations(
     if len(found) == 1:
         yield _alone(loaded, question, found[0], options, eos)
         return
-    asked = AnswerOptions(options.max_new_tokens, eos, options.sampler)
+    how = AnswerOptions(options.max_new_tokens, eos, options.sampler)
     ids, policies = question.input_ids, [planned.plan.policy for planned in found]
     with read_once(loaded.model, policies, attention=options.attention, prefill_chunk=options.prefill_chunk) as reader:
         with stage(PREFILL):
             reading = reader.read(ids[: found[0].read])
         for planned in found:
             with _named(planned), stage(DECODE):
-                (made,), _ = answer(reading, planned.plan, Asked(asked, ids[planned.read :]))
+                asked = Asked(how, ids[planned.read :], kv_cache_dtype=planned.kv_cache_dtype)
+                (made,), _ = answer(reading, planned.plan, asked)
             move_seconds(made.ttft_s - reading.cost.seconds, DECODE, PREFILL)
-            yield made, reader.kernel(planned.plan.policy)[1]
+            yield made, reader.kernel(planned.plan.policy, planned.kv_cache_dtype)[1]
 
 
 def _alone(
@@ -239,7 +259,7 @@ def _alone(
     plan = planned.plan
     with _named(planned), compress(
         loaded.model, plan.policy, budget=plan.budget, ratio=plan.ratio, scores=planned.scores,
-        attention=options.attention, prefill_chunk=options.prefill_chunk,
+        attention=options.attention, prefill_chunk=options.prefill_chunk, kv_cache_dtype=planned.kv_cache_dtype,
     ) as session:  # fmt: skip
         with stage(DECODE):
             made = generate(
@@ -256,7 +276,7 @@ def _named(planned: _Planned) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        raise NonFiniteError(f"{planned.plan.policy.name}: {error}") from error
+        raise NonFiniteError(f"{planned.name}: {error}") from error
 
 
 def _answer(

@@ -8,23 +8,36 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.evaluation.trials import Row
-from headprobe.evaluation.variants import RANDOM, REAL, SHUFFLED
+from headprobe.evaluation.variants import RANDOM, SHUFFLED, told_as
 from headprobe.scores.uncertainty import Estimate
 
 
 @dataclass(frozen=True)
 class CellKey:
-    """A policy with the source of its scores (None, `real`, `random`, `shuffled`) at a budget (None: `full`)."""
+    """A policy with the source of its scores (None, `real`, `random`, `shuffled`) at a budget (None: `full`), and how
+    its cache holds entries."""
 
     policy: str
     scores: str | None
     budget: int | None
+    kv_cache_dtype: str = AUTO
 
     @property
     def name(self) -> str:
-        """The policy, and behind it what its scores are where they are a baseline's."""
-        return self.policy if self.scores in (None, REAL) else f"{self.policy} ({self.scores})"
+        """The policy, and behind it how entries are held and what its scores are, where that is not as usual."""
+        return told_as(self.policy, self.scores, self.kv_cache_dtype)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; of quantized entries only where there are any."""
+        held = {} if self.kv_cache_dtype == AUTO else {"kv_cache_dtype": self.kv_cache_dtype}
+        return {"policy": self.policy, "scores": self.scores, "budget": self.budget, **held}
+
+    @property
+    def rule(self) -> str:
+        """The policy, and behind it how entries are held, whatever its scores are."""
+        return told_as(self.policy, None, self.kv_cache_dtype)
 
     @property
     def is_baseline(self) -> bool:
@@ -37,12 +50,12 @@ FULL = CellKey("full", None, None)
 
 def key_of(row: Row) -> CellKey:
     """The cell that a row belongs to."""
-    return CellKey(row["policy"], row["scores"], row["budget"])
+    return CellKey(row["policy"], row["scores"], row["budget"], row.get("kv_cache_dtype", AUTO))
 
 
 def cell_record(cell: Any) -> dict[str, Any]:
     """A cell, a dataclass whose first field is its key, as JSON."""
-    plain: dict[str, Any] = {**vars(cell.key)}
+    plain = cell.key.record()
     for field in fields(cell)[1:]:
         value = getattr(cell, field.name)
         if isinstance(value, Estimate):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from headprobe.compression.budgets import check_budget
 from headprobe.compression.generation import check_new_tokens, generate
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.session import check_serving, compress
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
@@ -21,7 +22,7 @@ from headprobe.evaluation.task import Task, TaskRequest, TaskSet, load_sets
 from headprobe.evaluation.task_prompts import CUTS, TaskPrompt, prompts_of, prompts_sha256
 from headprobe.evaluation.task_trial import MEASURED, TaskTrial, answers_of
 from headprobe.evaluation.trials import Row, Running
-from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, variants
+from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, in_formats, variants
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.plan import MOST_PLACES, MOST_TRIALS, check_number
@@ -41,7 +42,8 @@ class TaskOptions:
     entries per KV head, window and sinks included; `scores`: score files (none: those in `scores/`, and the shipped
     ones); `baselines`: of `random` and `shuffled`, for each policy that takes scores; `cut`: what is left out of a
     prompt that is longer than the window (None: as the task has it); `max_new_tokens`: overrules the tasks' own;
-    `query_agnostic`: the context is compressed before the question is seen.
+    `query_agnostic`: the context is compressed before the question is seen; `kv_cache_dtypes`: how entries are held,
+    every variant once for each.
     """
 
     tasks: tuple[tuple[Task, str], ...]
@@ -57,12 +59,13 @@ class TaskOptions:
     query_agnostic: bool = False
     attention: str = "auto"
     prefill_chunk: int | None = None
+    kv_cache_dtypes: tuple[str, ...] = (AUTO,)
 
     def __post_init__(self) -> None:
         check_number(len(self.budgets), "budgets", MOST_PLACES)
         for budget in self.budgets:
             check_budget(budget)
-        check_serving(self.attention, self.gqa, self.prefill_chunk)
+        check_serving(self.attention, self.gqa, self.prefill_chunk, self.kv_cache_dtypes)
         for name in self.baselines:
             if name not in BASELINES:
                 raise OptionError(f"no baseline is called {name!r}; there are {', '.join(BASELINES)}")
@@ -98,7 +101,8 @@ class TaskGrid:
             with_recommended_window(loaded, policy, given.window, given.pool)
             for policy in given.apply(options.policies)
         ]
-        found = tuple(variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa))
+        plain = variants(loaded, policies, options.scores, baselines=options.baselines, gqa=options.gqa)
+        found = in_formats(plain, options.kv_cache_dtypes)
         budgets = tuple(sorted(set(options.budgets)))
         check_plans(loaded, found, budgets)
         prompts = prompts_of(

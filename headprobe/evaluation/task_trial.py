@@ -53,8 +53,7 @@ class TaskTrial:
             "prompt_tokens": len(prompt.input_ids),
             "context_tokens": prompt.context_tokens if self.query_agnostic else None,
             "cut_tokens": prompt.cut_tokens,
-            "policy": self.variant.policy.name,
-            "scores": self.variant.source,
+            **self.variant.row_head(),
             "budget": self.budget,
             "query_agnostic": self.query_agnostic,
         }

@@ -94,14 +94,26 @@ def answered(
     ]
     later = prompt.input_ids[prompt.read :]
     options = AnswerOptions(prompt.max_new_tokens, running.eos_token_ids)
-    asked = Asked(options, later, slack=prompt.max_new_tokens + len(later))
+    slack = prompt.max_new_tokens + len(later)
     policies = [plan.policy for plan in plans]
     with read_once(loaded.model, policies, attention=running.attention, prefill_chunk=running.prefill_chunk) as reader:
         with stage(PREFILL):
             reading = reader.read(prompt.input_ids[: prompt.read])
-        batches = batched(reading, plans, asked) if running.together else [[place] for place in range(len(trials))]
-        for places in batches:
-            yield from _answers(reading, [(trials[place], plans[place]) for place in places], asked)
+        for kv_cache_dtype, own in _by_kv_cache_dtype(trials):
+            asked = Asked(options, later, slack=slack, kv_cache_dtype=kv_cache_dtype)
+            some = [plans[place] for place in own]
+            batches = batched(reading, some, asked) if running.together else [[number] for number in range(len(own))]
+            for numbers in batches:
+                places = [own[number] for number in numbers]
+                yield from _answers(reading, [(trials[place], plans[place]) for place in places], asked)
+
+
+def _by_kv_cache_dtype(trials: Sequence[Trial]) -> list[tuple[str, list[int]]]:
+    """The places of `trials` by how their caches hold entries, which is one way for a batch."""
+    places: dict[str, list[int]] = {}
+    for place, trial in enumerate(trials):
+        places.setdefault(trial.variant.kv_cache_dtype, []).append(place)
+    return list(places.items())
 
 
 def _answers(
@@ -137,6 +149,7 @@ def _alone(loaded: LoadedModel, prompt: AskedPrompt, trial: Trial, running: Runn
         with compress(
             loaded.model, trial.variant.policy, budget=trial.budget, scores=scores,
             slack=prompt.max_new_tokens + later, attention=running.attention, prefill_chunk=running.prefill_chunk,
+            kv_cache_dtype=trial.variant.kv_cache_dtype,
         ) as session:  # fmt: skip
             with stage(DECODE):
                 made = generate(

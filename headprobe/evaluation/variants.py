@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from headprobe.compression.kv_cache_dtypes import AUTO, told_with
 from headprobe.compression.policies import POLICIES, Policy, has_option, make_policy, make_policy_with
 from headprobe.compression.session import on_kv_heads
 from headprobe.errors import OptionError
@@ -32,17 +33,19 @@ class Variant:
 
     `source` is `real` (a file's scores), `random` or `shuffled` (baselines), None for a policy that takes no scores.
     `scores` are those of the KV heads `[L, G]` over all layers, `remark` says what is not quite right with them.
+    `kv_cache_dtype`: how its cache holds entries, one of `KV_CACHE_DTYPES`.
     """
 
     policy: Policy
     source: str | None = None
     scores: AnyScores | None = None
     remark: str | None = None
+    kv_cache_dtype: str = AUTO
 
     @property
     def name(self) -> str:
-        """The policy's name, for a baseline with its kind behind it: `headkv-r2 (random)`."""
-        return self.policy.name if self.source in (None, REAL) else f"{self.policy.name} ({self.source})"
+        """The policy's name; behind it how entries are held, and for a baseline its kind: `headkv-r2 int8 (random)`."""
+        return told_as(self.policy.name, self.source, self.kv_cache_dtype)
 
     def scores_for(self, trial: str, seed: int, geometry: ModelGeometry) -> AnyScores | None:
         """The scores that `trial` runs with; baselines are drawn afresh for each trial, the same for all budgets.
@@ -52,7 +55,7 @@ class Variant:
         """
         if self.scores is None or self.source == REAL:
             return self.scores
-        digest = sha256(f"{seed}/{self.name}/{trial}".encode()).digest()
+        digest = sha256(f"{seed}/{told_as(self.policy.name, self.source)}/{trial}".encode()).digest()
         generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
         drawn = self.scores.mean.copy()
         rows = list(geometry.full_attention_layers)
@@ -65,7 +68,30 @@ class Variant:
     def describe(self) -> dict[str, Any]:
         """All that decides what it does, as plain JSON values."""
         found = None if self.scores is None else {"method": self.scores.method, "sha256": self.scores.sha256}
-        return {"rule": repr(self.policy), "scores": found}
+        held = {} if self.kv_cache_dtype == AUTO else {"kv_cache_dtype": self.kv_cache_dtype}
+        return {"rule": repr(self.policy), "scores": found, **held}
+
+    def row_head(self) -> dict[str, Any]:
+        """What rows say of it; of quantized entries only where there are any."""
+        held = {} if self.kv_cache_dtype == AUTO else {"kv_cache_dtype": self.kv_cache_dtype}
+        return {"policy": self.policy.name, "scores": self.source, **held}
+
+
+def told_as(policy: str, source: str | None, kv_cache_dtype: str = AUTO) -> str:
+    """What a variant is called.
+
+    >>> told_as("headkv-r2", "random", "int8"), told_as("snapkv", None)
+    ('headkv-r2 int8 (random)', 'snapkv')
+    """
+    name = told_with(policy, kv_cache_dtype)
+    return name if source in (None, REAL) else f"{name} ({source})"
+
+
+def in_formats(found: Iterable[Variant], kv_cache_dtypes: Sequence[str]) -> tuple[Variant, ...]:
+    """Each variant with its entries held in each of these ways; `full` as it is first, the measure of all others."""
+    every = [replace(variant, kv_cache_dtype=kv_cache_dtype) for variant in found for kv_cache_dtype in kv_cache_dtypes]
+    plain = [replace(variant, kv_cache_dtype=AUTO) for variant in every if variant.policy.keeps_all]
+    return tuple({variant.name: variant for variant in [*plain, *every]}.values())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from headprobe.models.weights import plain_weights
+
 SAMPLES = 64  # elements of each parameter, spread evenly over it
 
 
@@ -16,8 +18,8 @@ def weights_fingerprint(model: Any) -> str:
     Samples are rounded to bfloat16, so that it hardly depends on the dtype that the model was loaded in.
     """
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().flatten()
+    for name, parameter in plain_weights(model):
+        flat = parameter.flatten()
         samples = flat[:: max(1, flat.numel() // SAMPLES)].to("cpu", torch.bfloat16).view(torch.int16)
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + samples.numpy().tobytes())
     return digest.hexdigest()

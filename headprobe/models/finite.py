@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from headprobe.errors import NonFiniteError
+from headprobe.models.weights import here
 
 NAMED = 3  # broken weights that a message lists
 
@@ -31,7 +32,7 @@ def non_finite(model: Any, what: str) -> NonFiniteError:
 
 def advice(model: Any) -> str:
     """What may help: other files where weights hold NaN, else a dtype that reaches further, where there is one."""
-    extremes = {name: _extremes(weight) for name, weight in model.named_parameters()}
+    extremes = {name: _extremes(here(weight)) for name, weight in model.named_parameters()}
     has_nan = [name for name, (low, _) in extremes.items() if low != low]
     infinite = [name for name, ends in extremes.items() if any(isinf(end) for end in ends)]
     if has_nan:
@@ -87,6 +88,8 @@ def _extremes(weight: torch.Tensor) -> tuple[float, float]:
 
     Takes no memory of the weight's size: the device may be full.
     """
+    if type(weight) not in (torch.Tensor, torch.nn.Parameter):  # held in a way of its own
+        return 0.0, 0.0
     if weight.is_meta or not weight.numel() or not weight.is_floating_point() or weight.element_size() < 2:
         return 0.0, 0.0
     low, high = torch.aminmax(weight.detach())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 import transformers
@@ -33,6 +34,7 @@ from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_
 from headprobe.models.gguf_file import ENDING as GGUF_ENDING
 from headprobe.models.gguf_file import read_gguf
 from headprobe.models.packaged import installed_parts
+from headprobe.models.placement import Placement, quantization_of, quantized_error
 from headprobe.models.releases import quiet_transformers
 from headprobe.stages import LOAD, stage
 
@@ -49,6 +51,7 @@ class LoadedModel:
     `name` is as given, `source` the folder, GGUF file or hub id behind it, `revision` the commit hash of a hub
     snapshot; `dtype` is torch's name without prefix ("float32"); `window` counts tokens. `gguf` says which GGUF file
     the weights were unpacked from, None for others; `config_sha256` is then that of this file, which holds the config.
+    `quantization`: how the weights are held where they are quantized, with transformers' `quant_method`.
     """
 
     model: PreTrainedModel
@@ -65,6 +68,7 @@ class LoadedModel:
     window: int
     architecture: str
     gguf: GgufOrigin | None = None
+    quantization: Mapping[str, Any] | None = None
 
     @property
     def attn_implementation(self) -> str:
@@ -77,6 +81,14 @@ class LoadedModel:
         return weights_fingerprint(self.model)
 
 
+class PlacementOptions(TypedDict, total=False):
+    """The fields of `Placement` as keywords."""
+
+    tensor_parallel: bool
+    device_map: str | Mapping[str, Any] | None
+    quantization: str | None
+
+
 @stage(LOAD)
 def load_model(
     name: str,
@@ -84,16 +96,18 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
+    **placement: Unpack[PlacementOptions],
 ) -> LoadedModel:
     """Load the model called `name` (alias, folder, GGUF file or hub id).
 
     A GGUF file is converted the first time, which takes minutes and is said on stderr (`headprobe.models.gguf_cache`).
 
     `device` "auto" is CUDA where there is one, else the CPU; `dtype` "auto" is float32 on a CPU and elsewhere the
-    half precision that the config names, else bfloat16. Gradients are switched off.
+    half precision that the config names, else bfloat16. Gradients are switched off. `placement`: the fields of
+    `Placement`: `tensor_parallel`, `device_map`, `quantization`.
     Raises `ModelError` (unknown, broken, no decoder), `OptionError` (device, dtype) and `DeviceMemoryError`.
     """
-    target = pick_device(device)
+    target, how = pick_device(device), Placement(**placement)
     check_dtype(dtype)
     resolved = resolve(name)
     held = _gguf(resolved, hub.MODEL_FILES)
@@ -112,8 +126,10 @@ def load_model(
     if gguf is None:
         _fetch_pickled_weights(resolved, folder)
     check_weight_files(folder)
-    model = _load_weights(folder, config, target, chosen, trust_remote_code, attn_implementation)
-    return LoadedModel(
+    how.check(geometry, target, config, folder)
+    options = _options(config, chosen, trust_remote_code, attn_implementation) | how.options(target)
+    model = _load_weights(folder, options, target, moves=not how.is_placed)
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         geometry=geometry,
@@ -124,11 +140,15 @@ def load_model(
         tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
         chat_template_sha256=_template_sha256(tokenizer.chat_template),
         dtype=chosen,
-        device=target,
+        device=model.device if how.is_placed else target,
         window=window,
         architecture=type(model).__name__,
         gguf=gguf,
+        quantization=quantization_of(model.config),
     )
+    if how.tensor_parallel:
+        assert loaded.weights_sha256  # all processes take part in it, and will not always ask at the same time
+    return loaded
 
 
 def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
@@ -217,26 +237,32 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenize
     return tokenizer
 
 
-def _load_weights(
-    folder: Path, config: Any, device: torch.device, dtype: str, trust_remote_code: bool, attn: str | None
-) -> PreTrainedModel:
+def _options(config: Any, dtype: str, trust_remote_code: bool, attn: str | None) -> dict[str, Any]:
+    """Keywords for transformers' `from_pretrained`."""
     options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
     options |= {"trust_remote_code": trust_remote_code, "local_files_only": _stays_local(trust_remote_code)}
-    if attn is not None:
-        options["attn_implementation"] = attn
+    return options if attn is None else options | {"attn_implementation": attn}
+
+
+def _load_weights(folder: Path, options: dict[str, Any], device: torch.device, *, moves: bool) -> PreTrainedModel:
     try:
         with quiet_transformers():
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
             model, info = loaded
             _check_complete(folder, info)
-            model = model.to(device)
+            if moves and "quantization_config" not in options:
+                model = model.to(device)
     except ModelError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
+            dtype = str(options["dtype"]).removeprefix("torch.")
             raise DeviceMemoryError(_memory_message(folder, device, dtype)) from error
         if "ignore_mismatched_sizes" in str(error):
             _name_mismatch(folder, options)
+        quantized = quantized_error(folder, options["config"], device, error)
+        if quantized is not None:
+            raise quantized from error
         raise ModelError(f"{folder}: the weights cannot be loaded: {whole(error)}") from error
     return model.eval().requires_grad_(False)
 

@@ -156,7 +156,7 @@ def recall_curve_figure(
     """
     if metric not in CURVES:
         raise OptionError(f"no metric is called {metric!r}; there are {', '.join(CURVES)}")
-    names = [name for name in dict.fromkeys(cell.key.policy for cell in summary.cells) if name != "full"]
+    names = list(dict.fromkeys(cell.key.rule for cell in summary.cells if cell.key.budget is not None))
     if not names:
         raise OptionError("only the full cache was measured: there is no budget to draw a curve over")
     columns = min(COLUMNS, len(names))
@@ -174,30 +174,30 @@ def recall_curve_figure(
     return sheet.page.figure
 
 
-def curve(summary: GridSummary | TaskSummary, policy: str, sources: Sequence[str | None]) -> list[Cell | TaskCell]:
+def curve(summary: GridSummary | TaskSummary, rule: str, sources: Sequence[str | None]) -> list[Cell | TaskCell]:
     """Cells of a policy with scores of these sources, by rising budget."""
     found: list[Cell | TaskCell] = [
-        cell for cell in summary.cells if cell.key.policy == policy and cell.key.scores in sources
+        cell for cell in summary.cells if cell.key.rule == rule and cell.key.scores in sources
     ]
     return sorted((cell for cell in found if cell.key.budget is not None), key=lambda cell: cell.key.budget or 0)
 
 
-def _draw_panel(axes: Axes, summary: GridSummary | TaskSummary, policy: str, metric: str) -> None:
+def _draw_panel(axes: Axes, summary: GridSummary | TaskSummary, rule: str, metric: str) -> None:
     budgets = summary.budgets
     axes.set_xscale("log", base=2)
     top = _top(summary, metric)
     axes.set(xlim=(budgets[0] / 1.25, budgets[-1] * 1.25), ylim=(-0.03 * top, 1.03 * top))
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    for other in dict.fromkeys(cell.key.policy for cell in summary.cells):
-        if other not in ("full", policy):
+    for other in dict.fromkeys(cell.key.rule for cell in summary.cells if cell.key.budget is not None):
+        if other != rule:
             _line(axes, curve(summary, other, (None, "real")), metric, color=PALE, linewidth=0.9, zorder=1)
     for cell in summary.cells:
-        if cell.key.policy == "full" and (mean := getattr(cell, metric).mean) is not None:
+        if cell.key.rule == "full" and (mean := getattr(cell, metric).mean) is not None:
             axes.axhline(mean, zorder=2, **FULL)
     for source, style in STYLES.items():
-        _line(axes, curve(summary, policy, (source,)), metric, zorder=3, **style)
-    own = curve(summary, policy, (None, "real"))
+        _line(axes, curve(summary, rule, (source,)), metric, zorder=3, **style)
+    own = curve(summary, rule, (None, "real"))
     _whiskers(axes, own, metric)
     _line(axes, own, metric, zorder=5, clip_on=False, **OWN)
 

@@ -17,6 +17,7 @@ from headprobe.events import RETRY, emit
 from headprobe.models.config import moving_rope
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
+from headprobe.models.head_spread import head_spread
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.reading import AnyPrompt, Reading
@@ -161,6 +162,7 @@ class Profiler:
         reads_on: Callable[[Prompt, Sequence[int]], bool] | None = None,
     ) -> None:
         self.model, self._config = model, model.config.get_text_config(decoder=True)
+        self._spread = head_spread(model)
         self.estimators = tuple(estimators)
         self._steps = step_rule(self.estimators)
         self.eos_token_ids = eos_token_ids if self._steps.ends else set()
@@ -225,6 +227,11 @@ class Profiler:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
+                if self._spread is not None:  # the others are in the middle of a pass, and wait
+                    raise DeviceMemoryError(
+                        f"{tokens} tokens do not fit on {self.model.device} in chunks of {self.prefill_chunk}: take a "
+                        "smaller --prefill-chunk, shorter --lengths or more processes"
+                    ) from error
             # Outside the except clause: its traceback would hold the tensors that are to be freed.
             self._cache = self._new_cache()
             if torch.cuda.is_available():
@@ -279,7 +286,8 @@ class Profiler:
                 self._ask_nothing(prompt, target, evidence)
         with stage(SCORING):
             scores = {
-                e.name: e.trial_scores(torch.cat(evidence[e.name], 2), target, produced).cpu() for e in self._on_needles
+                e.name: e.trial_scores(self._of_all(torch.cat(evidence[e.name], 2)), target, produced).cpu()
+                for e in self._on_needles
             }
         self._crop(shared)
         return Measured(tuple(produced), scores, read_on)
@@ -353,7 +361,7 @@ class Profiler:
                 self._merge(readers, gathered)
             begin = end
         with stage(SCORING):
-            scores = {e.name: e.trial_scores(gathered[e.name], target, ()).cpu() for e in readers}
+            scores = {e.name: e.trial_scores(self._of_all(gathered[e.name]), target, ()).cpu() for e in readers}
         self._crop(0)
         return Measured((), scores, copied=foretold / max(1, len(prompt.input_ids) - 1 - span.start))
 
@@ -389,8 +397,13 @@ class Profiler:
             for reader in readers:
                 self._evidence[reader.name].append(reader.evidence(rows, target))
 
+    def _of_all(self, evidence: torch.Tensor) -> torch.Tensor:
+        """Evidence `[L, H, ...]` of all heads, where this process has some of them."""
+        return evidence if self._spread is None else self._spread.gathered(evidence, 1)
+
     def _check_rows(self, rows: AttentionRows) -> None:
-        found, heads = rows.weights.shape[0], self._config.num_attention_heads
+        parts = 1 if self._spread is None else self._spread.size
+        found, heads = rows.weights.shape[0] * parts, self._config.num_attention_heads
         if found != heads:
             raise ModelError(
                 f"layer {rows.layer} of {type(self.model).__name__} has {found} heads, its config says {heads}"

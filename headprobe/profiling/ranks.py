@@ -50,14 +50,31 @@ class Ranks:
         return asked
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, backend: str = "gloo") -> Iterator[None]:
         """Inside, the ranks can talk to each other (gloo, on CPUs). Raises `LostRankError` where one has gone."""
         with _heard():
-            dist.init_process_group("gloo", timeout=PATIENCE)
+            dist.init_process_group(backend, timeout=PATIENCE)
         try:
             yield
         finally:
             dist.destroy_process_group()
+
+    @contextmanager
+    def sharing_heads(self) -> Iterator[None]:
+        """Inside, the ranks can share the heads of one model, each on the device of its own (NCCL between GPUs)."""
+        has_gpu = torch.cuda.is_available()
+        if has_gpu:
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+        with self.together("cpu:gloo,cuda:nccl" if has_gpu else "gloo"):
+            yield
+
+    def refuse_device_map(self, device_map: object) -> None:
+        """Raise `OptionError` where every rank would spread its layers over the same devices."""
+        if device_map is not None:
+            raise OptionError(
+                f"device_map {device_map} spreads layers over all devices, and torchrun started {self.size} processes: "
+                "start one, or take tensor_parallel"
+            )
 
     def wait(self) -> None:
         """Until all ranks have come here."""
@@ -76,6 +93,17 @@ class Ranks:
                 f"rank {others[0]} has another plan than rank 0: a file that the run reads was changed while the ranks "
                 "began; nothing has run, start again"
             )
+
+    def from_first(self, records: Sequence[Record]) -> list[Record]:
+        """The records that rank 0 has, on all of them. They travel as JSON."""
+        mine = torch.frombuffer(bytearray(orjson.dumps(list(records))), dtype=torch.uint8)
+        size = torch.tensor([len(mine)], dtype=torch.int64)
+        with _heard():
+            dist.broadcast(size, 0)
+            sent = mine if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(sent, 0)
+        found: list[Record] = orjson.loads(sent.numpy().tobytes())
+        return found
 
     def gathered(self, records: Sequence[Record]) -> list[Record] | None:
         """The records of all ranks in their order, on rank 0; None on the others. They travel as JSON."""

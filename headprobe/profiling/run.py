@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from headprobe.errors import NoPassingTrialError, OutputExistsError
 from headprobe.events import PLAN, emit
@@ -165,6 +166,43 @@ def _emit_plan(loaded: LoadedModel, job: ScoreJob, journal: Journal, elsewhere: 
         PLAN, work="score", model=loaded.name, methods=list(job.options.methods), shard=shard, trials=len(own),
         done=done, planned=len(job.prompts),
     )  # fmt: skip
+
+
+def run_in_step(
+    ranks: Ranks,
+    loaded: LoadedModel,
+    job: ScoreJob,
+    paths: dict[str, Path],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Watch = Watch(),  # noqa: B008 - frozen
+    command: str | None = None,
+) -> ScoreRun:
+    """Run a job on a model whose heads lie on the processes that torchrun started (`tensor_parallel`).
+
+    All measure the same trials in the same order; rank 0 alone reads and writes files, and gives what `run` gives.
+    Raises as `run`.
+    """
+    known = ranks.from_first(_known_records(loaded, job, paths) if ranks.rank == 0 and resume else ())
+    if ranks.rank == 0:
+        return run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch, command=command)
+    with TemporaryDirectory() as folder:
+        own = {method: Path(folder) / path.name for method, path in paths.items()}
+        whole, shard = journal_path(own), job.options.shard
+        place = whole if shard is None else shard.journal(whole)
+        with Journal.start(place, job.description(loaded)) as journal:
+            _take_over(journal, known)
+        return run(loaded, job, own, resume=True, watch=watch, command=command)
+
+
+def _known_records(loaded: LoadedModel, job: ScoreJob, paths: dict[str, Path]) -> list[Record]:
+    """The finished trials that a resumed run will find."""
+    whole = journal_path(paths)
+    places = [path for path in (whole, *shard_journals(whole)) if path.exists()]
+    skip_held = job.options.shard is not None
+    found = finished_elsewhere(places, job.description(loaded), job.record_check(loaded), skip_held=skip_held)
+    return list(found.values())
 
 
 def _take_over(journal: Journal, records: Iterable[Record]) -> None:

@@ -16,6 +16,7 @@ from headprobe._version import __version__
 from headprobe.events import RETRY, SKIP, TRIAL, emit
 from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
+from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.deciding import answered_share
@@ -247,6 +248,7 @@ def _provenance(
             attn_implementation=loaded.attn_implementation,
             weights_sha256=loaded.weights_sha256,
             gguf=None if loaded.gguf is None else loaded.gguf.record(),
+            quantization=loaded.quantization,
         ),
         TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
         probes,
@@ -256,14 +258,26 @@ def _provenance(
 
 def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
     device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
-    return {
-        "headprobe": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "device": f"{loaded.device.type}: {device}",
-        "command": command,
-    } | ({"stages": seconds} if (seconds := stage_record()) else {})
+    return (
+        {
+            "headprobe": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "device": f"{loaded.device.type}: {device}",
+            "command": command,
+        }
+        | spread_over(loaded.model)
+        | ({"stages": seconds} if (seconds := stage_record()) else {})
+    )
+
+
+def spread_over(model: Any) -> dict[str, Any]:
+    """How the weights of a model are spread: over processes by heads, or over devices by layers; empty: neither."""
+    heads, layers = head_spread(model), getattr(model, "hf_device_map", None) or {}
+    devices = sorted({str(device) for device in layers.values()})
+    found: dict[str, Any] = {} if heads is None else {"tensor_parallel": heads.size}
+    return found | ({"device_map": devices} if len(devices) > 1 else {})
 
 
 # Scoring in growing rounds, to stop as soon as the best heads are settled.

@@ -16,7 +16,8 @@ class ModelIdentity:
 
     `weights_sha256`: of samples of all parameters, see `models.fingerprint`; it changes when a model is retrained.
     `gguf`: the GGUF file that the weights come from, as `file`, `sha256`, `types` (how many tensors are of which type)
-    and perhaps `packages`; None for other models.
+    and perhaps `packages`; None for other models. `quantization`: how the weights are held where they are quantized,
+    with transformers' `quant_method`, such as "torchao"; None for plain weights.
     """
 
     id: str
@@ -27,6 +28,7 @@ class ModelIdentity:
     attn_implementation: str | None = None
     weights_sha256: str | None = None
     gguf: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -94,6 +94,7 @@ def _model_block(scores: HeadScores) -> dict[str, Any]:
         "attn_implementation": model.attn_implementation,
         **({} if model.weights_sha256 is None else {"weights_sha256": model.weights_sha256}),
         **({} if model.gguf is None else {"gguf": dict(model.gguf)}),
+        **({} if model.quantization is None else {"quantization": dict(model.quantization)}),
     } | dict(model.extra)
 
 
@@ -126,8 +127,16 @@ def _geometry(model: Fields) -> ModelGeometry:
 def _model(model: Fields) -> ModelIdentity:
     names = ("revision", "config_sha256", "architecture", "dtype", "attn_implementation", "weights_sha256")
     known = {name: model.optional_text(name) for name in names}
-    gguf = _gguf(model.block("gguf")) if model.has("gguf") and model.everything()["gguf"] is not None else None
-    return ModelIdentity(id=model.text("id"), **known, gguf=gguf, extra=model.rest())
+    gguf, quantization = (
+        read(model.block(name)) if model.has(name) and model.everything()[name] is not None else None
+        for name, read in (("gguf", _gguf), ("quantization", _quantization))
+    )
+    return ModelIdentity(id=model.text("id"), **known, gguf=gguf, quantization=quantization, extra=model.rest())
+
+
+def _quantization(block: Fields) -> dict[str, Any]:
+    block.text("quant_method")
+    return block.everything()
 
 
 def _gguf(block: Fields) -> dict[str, Any]:

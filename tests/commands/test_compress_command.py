@@ -167,3 +167,37 @@ def test_nan_ends_with_code_7_and_names_policy_and_weight(cli, tmp_path: Path, o
         f"headprobe: error: {policy}: NaN or infinity in the logits of new token 1: the weights themselves hold NaN "
         "(model.layers.1.self_attn.v_proj.weight), the model's files are broken"
     )
+
+
+def test_quantized_caches_answer_beside_the_plain_one_with_exact_bytes(cli: RunCli) -> None:
+    given = ("--policy", "snapkv", "--budget", 64, "--compare", "full", "--kv-cache-dtype", "auto,int8,int4")
+    records = json.loads(cli("compress", *given, "--json", *SHORT).out)
+    assert [(record["policy"], record["kv_cache_dtype"]) for record in records] == [
+        (policy, held) for policy in ("snapkv", "full") for held in ("auto", "int8", "int4")
+    ]
+    rooms = 6 * 4 * (64 + 64)  # layers x KV heads x (entries and room for new ones)
+    entry = {"auto": 2 * 32 * 4, "int8": 2 * (32 + 2), "int4": 2 * (16 + 4)}  # float32; codes and scales
+    scales = {"auto": 0, "int8": 2 * 2, "int4": 2 * 4}
+    for record in records[:3]:
+        held = record["kv_cache_dtype"]
+        assert (record["kv_bytes"], record["kv_scale_bytes"]) == (rooms * entry[held], rooms * scales[held])
+    assert len({record["full_kv_bytes"] for record in records}) == 1
+    assert all(record["correct"] for record in records[3:])
+    table = cli("compress", *given[:-1], "int8", *SHORT)
+    assert table.out.splitlines()[-2].split()[:3] == ["snapkv", "int8", "64"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--kv-cache-dtype", "fp8"), "kv_cache_dtype is 'fp8', need one of auto, int8, int4"),
+        (("--kv-dtype", "int8,"), "kv_cache_dtype is '', need one of auto, int8, int4"),
+        (("--kv-dtype", "int4", "--attention", "triton"), "kernel triton reads no int4 entries: take auto or torch"),
+    ],
+)  # fmt: skip
+def test_number_formats_that_cannot_be_are_refused_before_the_model_is_loaded(
+    cli: RunCli, given: tuple[str, ...], message: str
+) -> None:
+    done = cli("compress", "--model", "no-such-model", *given)
+    assert done.code == 2
+    assert message in done.err

@@ -2,12 +2,13 @@
 
 `oracle_attention(model, plan)` switches a model to an attention function that never throws anything away: for each KV
 head it holds the set of positions that are still in the cache, and masks all others. It knows one sequence at a time.
+With `held` it reads keys and values, once the prompt is over, as a cache of another number format would give them back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ class OracleState:
     plan: CompressionPlan
     layers: tuple[int, ...]  # indices of the compressed layers
     heads: dict[tuple[int, int], HeadState] = field(default_factory=dict)
+    held: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows
 
 
 _state: list[OracleState] = []
@@ -135,6 +137,9 @@ def _attention(module, query, key, value, attention_mask, scaling=None, softcap=
     groups, seen = key.shape[1], key.shape[2]
     out = torch.zeros(1, heads, tokens, value.shape[-1])
     layer = module.layer_idx
+    mine, theirs = key, value  # as the model computed them
+    if layer in state.layers and (layer, 0) in state.heads:
+        key, value = state.held(key), state.held(value)
     for t in range(tokens):
         position = seen - tokens + t
         for g in range(groups):
@@ -148,7 +153,8 @@ def _attention(module, query, key, value, attention_mask, scaling=None, softcap=
                 visible = head.kept
                 if head.dropped:
                     drop = head.dropped
-                    extra = key[0, g, drop].mean(0), value[0, g, drop].mean(0), math.log(len(drop))
+                    means = mine[0, g, drop].mean(0), theirs[0, g, drop].mean(0)
+                    extra = state.held(means[0]), state.held(means[1]), math.log(len(drop))
             rows = []
             for h in own:
                 sink = None if s_aux is None else s_aux[h]
@@ -187,10 +193,15 @@ AttentionMaskInterface.register(
 
 
 @contextmanager
-def oracle_attention(model: Any, plan: CompressionPlan, layers: tuple[int, ...]) -> Iterator[OracleState]:
+def oracle_attention(
+    model: Any,
+    plan: CompressionPlan,
+    layers: tuple[int, ...],
+    held: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
+) -> Iterator[OracleState]:
     """Run `model` with plain, masked attention over a full `DynamicCache`; gives the state to look into."""
     before = model.config._attn_implementation
-    state = OracleState(plan, layers)
+    state = OracleState(plan, layers, held=held)
     _state.append(state)
     model.set_attn_implementation(NAME)
     try:

@@ -13,6 +13,7 @@ from headprobe.errors import DeviceMemoryError, NonFiniteError, OptionError, Res
 from headprobe.evaluation import needle_grid, trials
 from headprobe.evaluation.needle_folder import RowCheck
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, fair_order, run_grid
+from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED, run_trials
 from headprobe.evaluation.trials import Running
 from headprobe.evaluation.variants import PolicyOptions
@@ -249,3 +250,59 @@ def test_what_cannot_be_is_refused_before_anything_runs(llama: Any) -> None:
         options(baselines=("worst",))
     with pytest.raises(OptionError, match="none of full, snapkv has a beta"):
         NeedleGrid.build(llama, options(policy_options=PolicyOptions(beta=1.5)))
+
+
+# -- quantized entries ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_every_variant_runs_once_for_each_number_format_and_the_full_cache_as_it_is_comes_first(
+    tmp_path: Path, llama: Any, together: bool
+) -> None:
+    grid = NeedleGrid.build(llama, options(kv_cache_dtypes=("int8", "int4"), depths=1))
+    assert [variant.name for variant in grid.variants] == [
+        "full",
+        "full int8",
+        "full int4",
+        "snapkv int8",
+        "snapkv int4",
+    ]
+    rows = run(llama, tmp_path / "rows.jsonl", grid, together=together)
+    assert [row["trial"].split("|", 1)[1] for row in rows] == [
+        "full|-", "full int8|-", "full int4|-", "snapkv int8|16", "snapkv int4|16",
+    ]  # fmt: skip
+    full, full8, full4, snap8, snap4 = rows
+    assert "kv_cache_dtype" not in full
+    assert [row["kv_cache_dtype"] for row in rows[1:]] == ["int8", "int4", "int8", "int4"]
+    entry = {"int8": 2 * (8 + 2), "int4": 2 * (4 + 4)}  # codes and scales of a key and a value of width 8
+    for row in rows[1:]:
+        assert row["kv_bytes_asked"] == row["kv_entries_asked"] * entry[row["kv_cache_dtype"]]
+        assert row["kv_bytes"] * (2 * 8 * 4) == full["kv_bytes"] * entry[row["kv_cache_dtype"]] or row in (snap8, snap4)
+        assert row["full_kv_bytes"] == full["full_kv_bytes"]
+    check = RowCheck(grid)
+    for row in rows:
+        check(row)
+    with pytest.raises(ValueError, match="its kv_cache_dtype is 'int4', the grid has 'int8'"):
+        check(full8 | {"kv_cache_dtype": "int4"})
+    cells = GridSummary(tuple(rows)).cells
+    assert [cell.key.name for cell in cells] == [variant.name for variant in grid.variants]
+    assert full4["kv_bytes"] < full8["kv_bytes"] < full["kv_bytes"]
+
+
+def test_another_number_format_is_another_run(tmp_path: Path, llama: Any) -> None:
+    described = [
+        NeedleGrid.build(llama, options(kv_cache_dtypes=held)).describe(llama) for held in (("auto",), ("int8",))
+    ]
+    assert described[0] != described[1]
+    assert described[0] == NeedleGrid.build(llama, options()).describe(llama)
+
+
+def test_baselines_are_drawn_alike_for_every_number_format(tmp_path: Path, llama: Any) -> None:
+    file = write_score_file(tmp_path / "r2.json", random_scores(llama.geometry))
+    given = {"policies": ("full", "headkv-r2"), "scores": (file,), "baselines": ("random",)}
+    grid = NeedleGrid.build(llama, options(kv_cache_dtypes=("auto", "int8"), **given))
+    drawn = {variant.name: variant.scores_for("trial", 0, llama.geometry) for variant in grid.variants}
+    first, second = drawn["headkv-r2 (random)"], drawn["headkv-r2 int8 (random)"]
+    assert first is not None
+    assert second is not None
+    assert (first.mean == second.mean).all()

@@ -23,11 +23,13 @@ from headprobe.commands.options import (
     BudgetsOption,
     ChatTemplateOption,
     DepthsOption,
+    DeviceMapOption,
     DeviceOption,
     DryRunOption,
     DtypeOption,
     GqaOption,
     HaystackOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     MinutesOption,
     ModelOption,
@@ -35,6 +37,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     PoliciesOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
@@ -47,6 +50,7 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
 from headprobe.commands.score_output import tell_prompts
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
@@ -87,6 +91,7 @@ def needles_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     seed: Annotated[int, typer.Option(help="Choice of needles, start of the haystack, baselines.")] = 0,
     chat: ChatTemplateOption = True,
     output: Annotated[
@@ -101,6 +106,8 @@ def needles_command(
     shard: ShardOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     dry_run: DryRunOption = False,
     as_json: SummaryJsonOption = False,
 ) -> None:
@@ -128,13 +135,16 @@ def needles_command(
         chat=chat,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
     )
     folder = GridFolder.default(model, query_agnostic) if output is None else GridFolder(output)
     if not dry_run:
         read = {"--needles": needles, "--haystack": haystack}
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         spread.check(folder, read)
-    loaded = load_model(model, device=spread.device(device), dtype=dtype)
+    loaded = load_model(
+        model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization
+    )
     tell_other_model(chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
     if spread.is_first:

@@ -18,6 +18,7 @@ from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, Grid
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import Cell, GridSummary
 from headprobe.evaluation.needle_trial import GridTrial
+from headprobe.evaluation.summaries import FULL
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
@@ -224,7 +225,8 @@ def pivot(summary: GridSummary, metric: str = "exact_match") -> tuple[tuple[str,
     for name in summary.names:
         full = cells.get((name, None))
         if full is not None:
-            rows.append((name, *([percent(getattr(full, metric).mean)] * max(1, len(summary.budgets)))))
+            shown = percent(getattr(full, metric).mean) if full.key == FULL else _pivot_cell(full, metric)
+            rows.append((name, *([shown] * max(1, len(summary.budgets)))))
         else:
             rows.append((name, *(_pivot_cell(cells.get((name, budget)), metric) for budget in summary.budgets)))
     return (PIVOTS[metric], *(str(budget) for budget in summary.budgets or ("full",))), rows
@@ -239,10 +241,10 @@ def _pivot_cell(cell: Cell | None, metric: str) -> str | None:
 def cell_row(cell: Cell) -> tuple[object, ...]:
     """A policy at a budget; what was not measured stays empty."""
     difference = cell.minus_full["exact_match"]
-    is_full = cell.key.budget is None
+    is_full = cell.key == FULL
     return (
         cell.key.name,
-        None if is_full else cell.key.budget,
+        cell.key.budget,
         cell.num_prompts,
         percent(cell.exact_match.mean),
         span(cell.exact_match),

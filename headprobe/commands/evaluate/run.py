@@ -17,17 +17,20 @@ from headprobe.commands.options import (
     BetaOption,
     BudgetsOption,
     ChatTemplateOption,
+    DeviceMapOption,
     DeviceOption,
     DryRunOption,
     DtypeOption,
     GqaOption,
     HaystackOption,
+    KvCacheDtypeOption,
     LayerChunkOption,
     MinutesOption,
     ModelOption,
     OverwriteRunOption,
     PoliciesOption,
     PoolOption,
+    QuantizationOption,
     QueryAgnosticOption,
     ResumeOption,
     ScoreFilesOption,
@@ -40,6 +43,7 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import tell
 from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
+from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.errors import OptionError
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
@@ -108,6 +112,7 @@ def run_command(
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
     prefill_chunk: LayerChunkOption = None,
+    kv_cache_dtype: KvCacheDtypeOption = AUTO,
     seed: Annotated[int, typer.Option(help="Of made prompts, and of baselines.")] = 0,
     chat: ChatTemplateOption = True,
     output: Annotated[
@@ -123,6 +128,8 @@ def run_command(
     shard: ShardOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    device_map: DeviceMapOption = None,
+    quantization: QuantizationOption = None,
     dry_run: DryRunOption = False,
     as_json: SummaryJsonOption = False,
 ) -> None:
@@ -159,6 +166,7 @@ def run_command(
         query_agnostic=query_agnostic,
         attention=attention,
         prefill_chunk=prefill_chunk,
+        kv_cache_dtypes=parse_kv_cache_dtypes(kv_cache_dtype),
     )
     check_scores_exist(options.policies, options.scores, model)
     folder = TaskFolder.of(model, chosen, query_agnostic) if output is None else TaskFolder(output)
@@ -167,7 +175,9 @@ def run_command(
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
         spread.check(folder, read | {"--templates": templates})
     sets = options.sets()
-    loaded = load_model(model, device=spread.device(device), dtype=dtype)
+    loaded = load_model(
+        model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization
+    )
     tell_other_model(named, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)

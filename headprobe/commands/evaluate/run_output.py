@@ -8,9 +8,11 @@ from typing import Any
 from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span, told_seconds
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.evaluation.needle_folder import told_windows
 from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
 from headprobe.evaluation.published_scores import published_for
+from headprobe.evaluation.summaries import FULL
 from headprobe.evaluation.task_grid import CURVE, SUMMARY, TABLE, TaskFolder, TaskGrid
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.models.loading import LoadedModel
@@ -97,7 +99,7 @@ def _published(loaded: LoadedModel, summary: TaskSummary) -> dict[str, Any] | No
     rows = [
         {"policy": cell.key.policy, "budget": cell.key.budget, "num_prompts": cell.num_prompts,
          "score": cell.score.mean, "published": None if figure is None else figure / 100}
-        for cell in six.cells if not cell.key.is_baseline
+        for cell in six.cells if not cell.key.is_baseline and cell.key.kv_cache_dtype == AUTO
         for figure in [found.of(cell.key.policy, cell.key.budget)]
     ]  # fmt: skip
     return {"model": found.model, "group": found.group, "rows": rows}
@@ -164,7 +166,8 @@ def pivot(summary: TaskSummary, record: dict[str, Any], name: str | None) -> Tab
     for policy in summary.names:
         full = cells.get((policy, None))
         if full is not None:
-            rows.append((policy, *([percent(full.score.mean, TENTHS)] * max(1, len(summary.budgets)))))
+            shown = percent(full.score.mean, TENTHS) if full.key == FULL else _pivot_cell(full)
+            rows.append((policy, *([shown] * max(1, len(summary.budgets)))))
         else:
             rows.append((policy, *(_pivot_cell(cells.get((policy, budget))) for budget in summary.budgets)))
     return (title, *(str(budget) for budget in summary.budgets or ("full",))), rows
@@ -178,7 +181,7 @@ def _pivot_cell(cell: TaskCell | None) -> str | None:
 
 def cell_row(cell: TaskCell) -> tuple[object, ...]:
     """A policy at a budget, over all sets; what was not measured stays empty."""
-    is_full = cell.key.budget is None
+    is_full = cell.key == FULL
     share = None if cell.kv_entries is None or not cell.full_kv_entries else cell.kv_entries / cell.full_kv_entries
     return (
         cell.key.name,

@@ -192,6 +192,7 @@ def _origin(scores: AnyScores) -> list[tuple[str, str]]:
         ("model facts", ", ".join(filter(None, (model.architecture, model.dtype, model.attn_implementation)))),
         ("revision", model.revision or ""),
         ("gguf", _gguf(model.gguf)),
+        ("quantization", _quantization(model.quantization)),
         ("made", f"{origin.created_at}" + (f", headprobe {version}" if isinstance(version, str) else "")),
         ("converted from", str(source.get("format")) if isinstance(source, dict) else ""),
     ]
@@ -205,6 +206,15 @@ def _gguf(stated: Mapping[str, Any] | None) -> str:
     types = ", ".join(f"{name} {count}" for name, count in stated["types"].items())
     packages = stated.get("packages")
     return f"{stated['file']} ({types}), sha256 {stated['sha256'][:12]}" + (f", of {packages}" if packages else "")
+
+
+def _quantization(stated: Mapping[str, Any] | None) -> str:
+    """The method, and what else is said of it."""
+    if stated is None:
+        return ""
+    said = {name: value for name, value in stated.items() if name != "quant_method" and value not in (None, False)}
+    more = [f"{name} {value}" for name, value in said.items()]
+    return ", ".join([str(stated["quant_method"]), *more])
 
 
 def _print_pass_rates(scores: AnyScores) -> None:

@@ -21,6 +21,7 @@ from headprobe.compression.kernels.varlen import (
     flash4_attention,
     torch_varlen_attention,
 )
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.errors import OptionError, shown
 from headprobe.home import user_cache
@@ -89,6 +90,7 @@ class Kernel:
     dtypes: tuple[str, ...] | None = HALF  # None: any
     max_head_dim: int | None = 256
     head_dim_step: int = 8
+    quantized: bool = False  # reads entries that are held as int8 or int4
     one_width: bool = False  # keys and values must be equally wide
     widths: tuple[tuple[int, int, int], ...] = ()
     only_cuda: bool = True
@@ -106,6 +108,7 @@ class Kernel:
         reasons = (
             (self.newest is not None and needs.capability is None, "needs to know the compute capability"),
             (self.dtypes is not None and needs.dtype not in self.dtypes, f"takes {self._takes}, not {needs.dtype}"),
+            (needs.kv_cache_dtype != AUTO and not self.quantized, f"reads no {needs.kv_cache_dtype} entries"),
             (needs.softcap and not self.softcap, "cannot cap scores (softcap)"),
             (needs.sinks and not self.sinks, "does not support attention sinks"),
             (needs.bias and not self.bias, "does not support a bias (compensation entries)"),
@@ -157,22 +160,24 @@ class KernelNeeds:
     device_name: str | None = None
     value_dim: int | None = None
     capability: tuple[int, int] | None = None
+    kv_cache_dtype: str = AUTO
 
     @classmethod
     def of_store(cls, store: RaggedStore, shape: AttentionShape, *, weights: bool) -> KernelNeeds:
         """What a store asks for, by what it really holds."""
-        keys = store.keys
+        key_width, value_width = store.widths
         return cls(
-            device=keys.device.type,
-            dtype=str(keys.dtype).removeprefix("torch."),
-            head_dim=keys.shape[-1],
+            device=store.device.type,
+            dtype=str(store.dtype).removeprefix("torch."),
+            head_dim=key_width,
             softcap=shape.softcap is not None,
             sinks=shape.sinks is not None,
             bias=store.bias is not None,
             weights=weights,
-            device_name=device_name(keys.device),
-            value_dim=store.values.shape[-1],
-            capability=capability(keys.device),
+            device_name=device_name(store.device),
+            value_dim=value_width,
+            capability=capability(store.device),
+            kv_cache_dtype=store.kv_cache_dtype,
         )
 
 
@@ -192,7 +197,7 @@ KERNELS = (
     ),
     Kernel(
         "torch", torch_attention, torch_weigh, softcap=True, sinks=True, bias=True, dtypes=None, max_head_dim=None,
-        head_dim_step=1, only_cuda=False,
+        head_dim_step=1, only_cuda=False, quantized=True,
     ),
 )  # fmt: skip
 KERNEL_NAMES = ("auto", *(kernel.name for kernel in KERNELS))
@@ -202,6 +207,14 @@ def check_kernel_name(name: str) -> None:
     """Raise `OptionError` for a name that is not in `KERNEL_NAMES`."""
     if name not in KERNEL_NAMES:
         raise OptionError(f"unknown attention kernel {shown(name)}: known are {', '.join(KERNEL_NAMES)}")
+
+
+def check_kernel_reads(name: str, kv_cache_dtype: str) -> None:
+    """Raise `OptionError` for a kernel, asked for by name, that cannot read entries held in this number format."""
+    kernel = next((kernel for kernel in KERNELS if kernel.name == name), None)
+    if kernel is not None and kv_cache_dtype != AUTO and not kernel.quantized:
+        able = ", ".join(kernel.name for kernel in KERNELS if kernel.quantized)
+        raise OptionError(f"the attention kernel {name} reads no {kv_cache_dtype} entries: take auto or {able}")
 
 
 def pick_kernel(name: str, needs: KernelNeeds) -> tuple[Kernel, str]:

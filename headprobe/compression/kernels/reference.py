@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headprobe.attention.dense import causal_end
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_store import RaggedStore
 
 SCORE_ELEMENTS = 1 << 26  # scores that the torch kernel holds at a time
@@ -47,7 +48,7 @@ def weigh_masked(
     query: torch.Tensor, store: RaggedStore, shape: AttentionShape, *, with_weights: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`weigh` without a number that the host would have to know."""
-    if store.is_even:
+    if store.is_even and store.kv_cache_dtype == AUTO:  # of others a sequence at a time is read
         return _weigh_even(query, store, shape, with_weights)
     outputs, weights = [], []
     for sequence in range(query.shape[0]):
@@ -65,14 +66,15 @@ def weigh_by_segment(
     groups = store.num_kv_heads
     size = heads // groups
     if count == 1 and shape.softcap is None and shape.sinks is None and store.bias is None and not with_weights:
-        step = _level_step if store.is_level else _plain_step
+        step = _level_step if store.is_level and store.kv_cache_dtype == AUTO else _plain_step
         return step(query, store, shape.scaling), None
-    out = query.new_empty(batch * groups, size * count, store.values.shape[-1])
-    given = torch.zeros(store.keys.shape[0], dtype=torch.float32) if with_weights else None
+    out = query.new_empty(batch * groups, size * count, store.widths[1])
+    given = torch.zeros(store.total, dtype=torch.float32) if with_weights else None
     queries = query.reshape(batch * groups, size * count, dim)
     for index, (start, length) in enumerate(zip(store.starts.tolist(), store.lengths.tolist(), strict=True)):
         used = slice(start, start + length)
-        scores = queries[index].float() @ store.keys[used].float().T
+        keys, values = store.read(used)
+        scores = queries[index].float() @ keys.float().T
         scores = _capped(scores, shape) if store.bias is None else _capped(scores, shape) + store.bias[used]
         sinks = None
         if shape.sinks is not None:
@@ -82,7 +84,7 @@ def weigh_by_segment(
             seen = causal_end(count, length, query.device)
             scores = scores.view(size, count, length).masked_fill(~seen, float("-inf")).view(-1, length)
         weights = _softmax(scores, sinks)
-        torch.mm(weights.to(store.values.dtype), store.values[used], out=out[index])
+        torch.mm(weights.to(values.dtype), values, out=out[index])
         if given is not None:
             given[used] = weights.mean(0)
     return out.view(batch, heads, count, -1), given
@@ -134,7 +136,7 @@ def _weigh_uneven(query, store, sequence, shape, with_weights):  # type: ignore[
     groups = store.num_kv_heads
     first = sequence * groups
     start, end = int(store.starts[first]), int(store.starts[first + groups - 1] + store.capacities[first + groups - 1])
-    keys, values = store.keys[start:end], store.values[start:end]
+    keys, values = store.read(slice(start, end))
     segment, offset = store.layout.segment[start:end], store.layout.offset[start:end]
     block = max(1, SCORE_ELEMENTS // (heads * (end - start)))
     outputs, given = [], None

@@ -10,6 +10,7 @@ import torch
 
 from headprobe.attention.rows import AttentionRows
 from headprobe.errors import ModelError
+from headprobe.models.weights import plain
 from headprobe.profiling.estimators.estimator import ANSWERED_GATE, Gate, Target
 from headprobe.scores.provenance import METHODS, MethodFacts
 
@@ -75,10 +76,10 @@ class Unembedding:
     def logits(self, outputs: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
         """`u_y . W_O[h] z` of outputs `z` `[L, H, T, d_v]` for the tokens `y`, one per step: `[L, H, T]`."""
         heads, width = outputs.shape[1], outputs.shape[3]
-        rows = self.embedding[torch.tensor(list(tokens), device=self.embedding.device)].float()  # [T, hidden]
+        rows = plain(self.embedding)[torch.tensor(list(tokens), device=self.embedding.device)].float()  # [T, hidden]
         found = []
         for layer, weight in zip(outputs, self.projections, strict=True):
-            read = (rows @ weight.float()).view(len(tokens), heads, width)  # u_y . W_O, by head
+            read = (rows @ plain(weight).to(rows.device).float()).view(len(tokens), heads, width)  # u_y . W_O, by head
             found.append(torch.einsum("htd,thd->ht", layer, read.to(layer.device)))
         return torch.stack(found)
 

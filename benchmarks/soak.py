@@ -12,7 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,15 @@ def resident_bytes() -> int:
 class Watched:
     """Looks at the memory after every `every`-th step."""
 
-    def __init__(self, every: int, done: int = 0, tell: Callable[[str], None] = print) -> None:
-        self._every, self._steps, self._tell = every, done, tell
+    def __init__(self, every: int, tell: Callable[[str], None] = print) -> None:
+        self._every, self._steps, self._tell = every, 0, tell
         self._at: list[int] = []
         self._sizes: list[int] = []
         self._began = time.perf_counter()
+
+    def resumed(self, records: Sized) -> None:
+        """So many trials were done before."""
+        self._steps = len(records)
 
     def step(self, *_: object) -> None:
         """A trial or turn is done."""
@@ -108,7 +112,7 @@ def soak_trials(loaded: LoadedModel, trials: int, folder: Path, every: int = EVE
     paths = output_paths("demo", ["r2"], folder / f"soak-{trials}.json")
     watched = Watched(every)
     job = prepare(loaded, options)
-    watch = Watch(on_trial=watched.step, on_resume=lambda records: watched.__init__(every, len(records)))  # type: ignore[misc]
+    watch = Watch(on_trial=watched.step, on_resume=watched.resumed)
     scores = run(loaded, job, paths, resume=True, overwrite=True, watch=watch).scores["r2"]
     return watched.series(), scores.num_passed
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from headprobe.errors import FileAccessError, FileFormatError, OptionError, OutputExistsError, ResumeError
+from headprobe.events import listening
 from headprobe.profiling.journal import Journal, check_journal
 from tests.conftest import ROOT
 
@@ -239,3 +240,63 @@ def test_a_journal_that_is_removed_while_we_wait_for_it_is_begun_anew(
         journal.add(finished(2))
     assert len(locked) == 2
     assert path.read_bytes().count(b"\n") == 2
+
+
+# -- damage at the end ----------------------------------------------------------------------------------------------
+
+TAILS = {
+    "zeros": (b"\0" * 4096, 1),
+    "zeros with a newline": (b"\0" * 100 + b"\n" + b"\0" * 100 + b"\n", 2),
+    "another file's bytes": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\n\xff\xfe\n", 4),
+    "half a line and zeros": (b'{"trial": "t2", "sco' + b"\0" * 30 + b"\n", 1),
+    "JSON that is no trial": (b"[1]\n{}\n", 2),
+}
+
+
+@pytest.mark.parametrize(("tail", "lines"), TAILS.values(), ids=list(TAILS))
+def test_damage_at_the_end_is_dropped_with_the_number_of_its_lines(tmp_path: Path, tail: bytes, lines: int) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.start(path, PLAN) as journal:
+        journal.add(finished(1))
+    good = path.read_bytes()
+    path.write_bytes(good + tail)
+    heard: list[tuple[str, object]] = []
+    with listening(lambda event, facts: heard.append((event, facts["lines"]))), Journal.resume(path, PLAN) as journal:
+        assert (journal.dropped, journal.was_cut) == (lines, True)
+        assert path.read_bytes() == good
+        journal.add(finished(2))
+    assert heard == [("retry", lines)]
+    with Journal.resume(path, PLAN) as journal:
+        assert dict(journal.records) == {"t1": finished(1), "t2": finished(2)}
+
+
+# -- records --------------------------------------------------------------------------------------------------------
+
+
+def test_records_are_read_from_the_file_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headprobe.profiling.journal_records.CACHED_BYTES", 200)
+    path = tmp_path / "run.journal"
+    with Journal.start(path, PLAN) as journal:
+        for number in range(50):
+            journal.add(finished(number))
+        records = journal.records
+        assert records["t7"] == finished(7)
+        assert [record for _, record in records.items()] == [finished(number) for number in range(50)]
+        assert len(records._cached) < 5
+        journal.discard()
+    assert not path.exists()
+    assert records["t7"] == finished(7)  # also of a file that is gone
+    assert "t50" not in records
+    with pytest.raises(KeyError):
+        records["t50"]
+
+
+def test_a_later_record_of_a_trial_replaces_the_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.start(path, PLAN) as journal:
+        journal.add({"trial": "t1", "error": "full"})
+        assert journal.records["t1"]["error"] == "full"
+        journal.add_all([{"trial": "t2"}, {"trial": "t1", "error": None}])
+        assert dict(journal.records) == {"t1": {"trial": "t1", "error": None}, "t2": {"trial": "t2"}}
+    with Journal.resume(path, PLAN) as journal:
+        assert dict(journal.records) == {"t1": {"trial": "t1", "error": None}, "t2": {"trial": "t2"}}

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from headprobe.commands.referee import Pieces
+from headprobe.models.catalog import bundled_model_folder
+from tests.conftest import ROOT
+
+SHIPPED = str(bundled_model_folder() / "scores" / "demo--r2.json")
 
 SMALL = (
     *("--detectors", "mass,echo", "--length", "256", "--trials", "4", "--prompts", "2"),
@@ -23,12 +35,20 @@ def test_it_writes_result_table_picture_and_score_files(cli: Any, folder: Path) 
     done = cli("referee", *SMALL, "-o", folder)
     assert done.code == 0, done.err
     assert "scored by mass" in done.err
-    assert "asked on a budget: even 32" in done.err
-    assert "warning: the model answers 2 of 2 prompts with all heads: areas and shares rest on those alone" in done.err
+    assert "asked without heads: " in done.err
+    assert "asked on budgets: retrieval-" in done.err
+    assert (
+        "warning: the model answers 2 of 2 prompts with all heads, of 2 needles: areas and shares rest on those alone, "
+        "and below 5 needles no effect can be said; --prompts gives more"
+    ) in done.err
     record = json.loads((folder / "referee.json").read_bytes())
-    assert record["schema"] == "headprobe-referee/1"
+    assert record["schema"] == "headprobe-referee/2"
     assert [detector["name"] for detector in record["detectors"]] == ["mass", "echo"]
     assert record["detectors"][0]["recall"]["4"] == 1.0
+    assert record["gate"]["metric"] == "deciding_words"
+    assert (record["prompts_answered"], record["needles_answered"]) == (2, 2)
+    assert set(record["detectors"][0]["knockout"]["difference"]) == {"mean", "low", "high", "num"}
+    assert [detector["knockout"]["effect"] for detector in record["detectors"]] == ["unclear", "unclear"]
     assert {path.name for path in (folder / "scores").iterdir()} == {"mass.json", "echo.json"}
     assert (folder / "referee.png").read_bytes().startswith(b"\x89PNG")
     for text in (done.out, (folder / "referee.md").read_text()):
@@ -64,6 +84,12 @@ def test_another_plan_does_not_go_on_with_it(cli: Any, folder: Path) -> None:
         (("--detectors", "r2,r9"), "unknown method 'r9'"),
         (("--trials", "0"), "trials is 0, need at least 1"),
         (("--length", "many"), "many"),
+        (("--batch", "0"), "--batch is 0, need 1 to 1024"),
+        (
+            ("--scores", SHIPPED, "--detectors", "mass"),
+            "holds scores of 'r2', which is not judged: --detectors names mass",
+        ),
+        (("--scores", SHIPPED, "--scores", SHIPPED), "both hold scores of r2"),
         (("--gqa", "sum"), "query heads are joined by 'mean' or 'max', not 'sum'"),
     ],
 )
@@ -75,3 +101,73 @@ def test_what_cannot_be_is_one_line_before_the_model_loads(
     assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+def test_score_files_that_are_there_are_taken_and_never_written_over(cli: Any, tmp_path: Path) -> None:
+    held = Path(shutil.copy(SHIPPED, tmp_path / "gallery.json"))
+    before = held.read_bytes()
+    given = ("--detectors", "r2", *SMALL[2:])
+    done = cli("referee", *given, "--scores", held, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "scored by" not in done.err
+    (row,) = json.loads((tmp_path / "out" / "referee.json").read_bytes())["detectors"]
+    assert (row["name"], row["scores_file"], row["seconds"]) == ("r2", "gallery.json", None)
+    assert row["recall"]["4"] == 1.0
+    assert not (tmp_path / "out" / "scores").exists()
+    assert held.read_bytes() == before
+    other = cli("referee", *given, "-o", tmp_path / "out", "--resume")
+    assert other.code == 9
+    assert "was written for another plan" in other.err
+    place = tmp_path / "again" / "scores" / "mass.json"
+    place.parent.mkdir(parents=True)
+    shutil.copy(SHIPPED, place)
+    lost = cli("referee", "--detectors", "r2,mass", *SMALL[2:], "--scores", place, "-o", tmp_path / "again")
+    assert (lost.code, place.read_bytes()) == (2, before)
+    assert "are the same file: the input would be lost" in lost.err
+
+
+def test_the_pieces_of_the_knockout_are_counted_in_tenths(capsys: pytest.CaptureFixture[str]) -> None:
+    pieces = Pieces()
+    for done in range(5, 21):
+        pieces.update(done, 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0].removeprefix("headprobe: ") for line in lines] == [
+        f"asked without heads: {done} of 20 pieces" for done in (6, 8, 10, 12, 14, 16, 18, 20)
+    ]
+
+
+HANGING = """
+import sys, time
+from headprobe.profiling.journal import Journal
+add = Journal.add
+def add_and_wait(journal, record):
+    add(journal, record)
+    if journal.path.name == "knockout.jsonl" and len(journal.records) == 3:
+        time.sleep(300)
+Journal.add = add_and_wait
+from headprobe.__main__ import run
+sys.exit(run())
+"""
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(cli: Any, folder: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", HANGING, "referee", *SMALL, "-o", "ended"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = tmp_path / "ended" / "knockout.jsonl", time.monotonic() + 400
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") == 4:  # the plan stands first
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(100) == -signal.SIGKILL
+    assert not (tmp_path / "ended" / "referee.json").exists()
+    done = cli("referee", *SMALL, "-o", tmp_path / "ended", "--resume")
+    assert done.code == 0, done.err
+    assert "scored by" not in done.err
+    assert journal.read_bytes() == (folder / "knockout.jsonl").read_bytes()
+    records = [json.loads((place / "referee.json").read_bytes()) for place in (folder, tmp_path / "ended")]
+    for record in records:
+        for detector in record["detectors"]:
+            detector.pop("seconds")
+    assert records[0] == records[1]

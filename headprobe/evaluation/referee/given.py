@@ -36,8 +36,9 @@ def read_given(paths: Sequence[Path], detectors: Sequence[str], model: str) -> d
             )
         if scores.method in given:
             raise OptionError(f"--scores {given[scores.method].path} and {path} both hold scores of {scores.method}")
-        check_heads(scores, KnockoutOptions(), model)
         given[scores.method] = scores
+    for scores in given.values():
+        check_heads(scores, KnockoutOptions(), model)
     return given
 
 

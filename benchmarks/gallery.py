@@ -43,11 +43,13 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A model of the gallery: its short name, lengths of prompts in tokens, and needles per length and depth."""
+    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with retrieval
+    needles and of texts without needles), and needles per length and depth."""
 
     model: str
     title: str
     lengths: str
+    retrieval_lengths: str
     needles_per_cell: int
     knockout_length: int = 512
     knockout_prompts: int = 24
@@ -59,9 +61,9 @@ class Exhibit:
 
 
 EXHIBITS = (
-    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", 3),
-    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", 4),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", 4),
+    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", 3),
+    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", "512,1k,2k", 4),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", 4),
 )
 
 
@@ -78,7 +80,7 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
         yield Step(
             (
                 "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
-                exhibit.lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
+                exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
             ),
             made,
         )  # fmt: skip

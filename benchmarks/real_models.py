@@ -45,7 +45,7 @@ SUBJECTS = (
         (("longbench", "longbench:multifieldqa_zh+passage_retrieval_zh"), ("babilong", "babilong:1k/qa1+1k/qa2")),
     ),
     Subject(
-        "smollm2-135m", "1k,2k,4k", 17, 1,
+        "smollm2-135m", "1k,2k", 13, 2,
         (("longbench", "longbench:multi_news"), ("ruler", "ruler:4096/niah_multikey_3")),
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from benchmarks.steps import Step, run_all
 from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
 
-DEMO = Exhibit("demo", "demo", "512", 1)
+DEMO = Exhibit("demo", "demo", "512", "512", 1)
 
 
 def parsed(step: Step) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_tables_say_what_the_files_say(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     for method in ("r2", "retrieval", "echo"):
         shutil.copy(bundled_model_folder() / "scores" / f"demo--{method}.json", tmp_path / "demo")
-    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", "512", 1)))
+    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", "512", "512", 1)))
     assert list(made) == ["scores demo", "agreement demo"]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in made["scores demo"].splitlines()[2:]]
     assert [row[0] for row in rows] == ["`r2`", "`retrieval`", "`echo`"]

@@ -43,8 +43,8 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with retrieval
-    needles and of texts without needles), and needles per length and depth."""
+    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with
+    retrieval needles and of texts without needles), and needles per length and depth."""
 
     model: str
     title: str
@@ -77,10 +77,11 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     place = folder / exhibit.folder
     for needles, methods in METHODS.items():
         made = tuple(score_file(folder, exhibit, method) for method in methods)
+        lengths = exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths
         yield Step(
             (
                 "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
-                exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
+                lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
             ),
             made,
         )  # fmt: skip

@@ -24,6 +24,7 @@ from headprobe.models.hub import cache_folder, is_offline
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "numpy", "orjson", "matplotlib",
     "triton", "flash-attn", "flash-attn-4", "gguf", "accelerate",
+    "torchao",
 )  # fmt: skip
 
 FIRST_GPU = torch.device("cuda", 0)

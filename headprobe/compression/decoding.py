@@ -275,6 +275,8 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
         return "sliding-window and linear layers allocate at every step"
     if cache.plan.spread is not None:
         return "the model's heads lie on several processes"
+    if len({store.device for store in cache.stores}) > 1:
+        return "the model's layers lie on several devices"
     if cache.kv_cache_dtype != AUTO:
         return f"a cache of {cache.kv_cache_dtype} entries is read step by step"
     moving = moving_rope(model)

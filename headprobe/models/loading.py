@@ -144,7 +144,7 @@ def load_model(
         window=window,
         architecture=type(model).__name__,
         gguf=gguf,
-        quantization=quantization_of(model.config),
+        quantization=quantization_of(model.config) if getattr(model, "hf_quantizer", None) is not None else None,
     )
     if how.tensor_parallel:
         assert loaded.weights_sha256  # all processes take part in it, and will not always ask at the same time

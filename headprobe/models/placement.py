@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import TorchAoConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from headprobe.errors import ModelError, OptionError, shown
 from headprobe.geometry import ModelGeometry
@@ -80,8 +82,6 @@ class Placement:
         """Keywords for transformers' `from_pretrained`."""
         given: dict[str, Any] = {}
         if self.tensor_parallel:
-            from transformers.distributed.configuration_utils import DistributedConfig  # slow to load
-
             given["distributed_config"] = DistributedConfig(tp_plan="auto", tp_size=processes())
         if self.device_map is not None:
             given["device_map"] = self.device_map if isinstance(self.device_map, str) else dict(self.device_map)
@@ -102,8 +102,6 @@ def processes() -> int:
 
 
 def _torchao_int8() -> Any:
-    from transformers import TorchAoConfig  # only for those who quantize
-
     quantization = import_module("torchao.quantization")
     return TorchAoConfig(quantization.Int8WeightOnlyConfig())
 

@@ -388,14 +388,14 @@ class Profiler:
             for estimator in self._on_needles:
                 part = parts[rows_of(estimator)]
                 if part is not None:
-                    self._evidence[estimator.name].append(estimator.evidence(part, target))
+                    self._evidence[estimator.name].append(estimator.evidence(part, target).to(self.model.device))
 
     def _take_reading(self, readers: Sequence[Estimator], target: Target, rows: AttentionRows) -> None:
         """Evidence from a block of a text that is read twice."""
         self._check_rows(rows)
         with stage(SCORING):
             for reader in readers:
-                self._evidence[reader.name].append(reader.evidence(rows, target))
+                self._evidence[reader.name].append(reader.evidence(rows, target).to(self.model.device))
 
     def _of_all(self, evidence: torch.Tensor) -> torch.Tensor:
         """Evidence `[L, H, ...]` of all heads, where this process has some of them."""
@@ -408,7 +408,8 @@ class Profiler:
             raise ModelError(
                 f"layer {rows.layer} of {type(self.model).__name__} has {found} heads, its config says {heads}"
             )
-        self._finite.append(rows.weights.sum().isfinite())  # NaN and infinity survive a sum of weights in [0, 1]
+        finite = rows.weights.sum().isfinite()  # NaN and infinity survive a sum of weights in [0, 1]
+        self._finite.append(finite.to(self.model.device))
 
     def _check_finite(self, prompt: AnyPrompt, logits: torch.Tensor) -> None:
         """Layers are named by the attention that first shows it: what breaks the last one shows in the logits alone."""

@@ -55,7 +55,8 @@ def test_what_is_written_follows_the_schema(toy_scores, with_trial_scores):
 
 def test_every_field_that_is_written_is_described(toy_scores):
     file = {"file": "m.gguf", "sha256": "0" * 64, "types": {"Q4_K": 3}, "packages": "m 1.0"}
-    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64, gguf=file)
+    held = {"quant_method": "torchao"}
+    owner = replace(toy_scores.provenance.model, weights_sha256="0" * 64, gguf=file, quantization=held)
     full = with_causal(replace(toy_scores, provenance=replace(toy_scores.provenance, model=owner)), result())
     payload, schema = json.loads(score_file_bytes(full)), score_file_schema()
     assert set(payload) == set(schema["properties"])

@@ -52,7 +52,7 @@ from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_rec
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, is_finished, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 
 
@@ -128,7 +128,8 @@ def needles_command(
         read = {"--needles": needles, "--haystack": haystack}
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         folder.check(resume=resume, overwrite=overwrite, inputs=read)
-    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
+    load = load_to_plan if dry_run else load_model
+    loaded = load(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
     grid = NeedleGrid.build(loaded, options)
     tell_remarks(grid)
     tell_prompts(grid.prepared)

@@ -55,7 +55,7 @@ from headprobe.evaluation.task_grid import (
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_budgets, policy_names
 from headprobe.home import in_home
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 
 MADE = ("needles", "ruler")  # tasks whose prompts are made to a length
@@ -160,7 +160,8 @@ def run_command(
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
         folder.check(resume=resume, overwrite=overwrite, inputs=read | {"--templates": templates})
     sets = options.sets()
-    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
+    load = load_to_plan if dry_run else load_model
+    loaded = load(model, device=device, dtype=dtype, device_map=device_map, quantization=quantization)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     tell_remarks(grid)

@@ -38,7 +38,7 @@ def test_a_soak_that_was_stopped_goes_on(tmp_path: Path, demo: Any, monkeypatch:
     class StoppedError(Exception):
         pass
 
-    def stop(self: Any, *_: object) -> None:
+    def stop(self: Any) -> None:
         self._steps += 1
         if self._steps == 25:
             raise StoppedError

@@ -41,12 +41,12 @@ from headprobe.commands.score_output import (
 )
 from headprobe.errors import OptionError
 from headprobe.home import in_home
-from headprobe.models.loading import PlacementOptions, load_model
+from headprobe.models.loading import PlacementOptions, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 from headprobe.probes.reading import any_prompt_record
 from headprobe.profiling.estimators import DEFAULT_METHOD, ESTIMATORS, estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, Watch, prepare
-from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
+from headprobe.profiling.preflight import check_outputs, journal_path, output_paths, run_cost
 from headprobe.profiling.ranks import Ranks, asked_shard
 from headprobe.profiling.run import run, run_in_step, run_ranks
 from headprobe.scores.files import check_place, refuse_one_place, write_atomically
@@ -184,15 +184,17 @@ def score_command(
     elif dump_prompts is not None:
         refuse_one_place({"--dump-prompts": dump_prompts}, inputs)
         check_place(dump_prompts, overwrite or resume)
-    loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
+    load = load_to_plan if dry_run and not tensor_parallel else load_model
+    loaded = load(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
     job = prepare(loaded, options)
     if is_first:
         tell_prompts(job)
     if dump_prompts is not None and is_first:
         _dump(job, dump_prompts, overwrite)
     if dry_run:
+        cost = run_cost(loaded, job.prompts, options.prefill_chunk)
         if is_first:
-            print_plan(loaded, job, as_json)
+            print_plan(loaded, job, cost, as_json)
         return
     work = run if ranks is None else partial(run_in_step if tensor_parallel else run_ranks, ranks)
     with Orderly(RESUME_HINT), ScoreProgress(job, shown=is_first) as progress:

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.models.loading import LoadedModel
+from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
 from headprobe.probes.reading import COPIES
 from headprobe.profiling.job import ScoreJob
-from headprobe.profiling.preflight import run_cost
+from headprobe.profiling.preflight import RunCost
 from headprobe.profiling.scoring import passed, settled
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.uncertainty import head_intervals
@@ -65,14 +66,19 @@ PLAN_NOTES = {
     "depths_reached": "where the needles are, on average",
     "tokens": "in all prompts and answers",
     "tokens_to_compute": "after sharing prefixes",
-    "kv_bytes": "cache of the longest prompt",
+    "kv_bytes": "cache of the longest prompt, all layers",
     "seconds": "rough, from a short pass on this machine",
+    "weights_bytes": "of the model",
+    "activations_bytes": "of a chunk, and of the rows that are looked at",
+    "kv_layer_bytes": "keys and values of the longest prompt in one layer",
+    "needed_bytes": "weights, activations, keys and values of all layers, buffers",
+    "free_bytes": "on the device, for all of that",
+    "fits": "whether it does; keys and values go to the host's memory where they do not fit on a GPU",
 }
 
 
-def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
+def print_plan(loaded: LoadedModel, job: ScoreJob, cost: RunCost, as_json: bool) -> None:
     """The grid and what it will cost, as a table or as one JSON object."""
-    cost = run_cost(loaded, job.prompts)
     grid: dict[str, Any] = (
         {}
         if job.needles is None
@@ -93,7 +99,8 @@ def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
         "tokens": cost.tokens,
         "tokens_to_compute": cost.tokens_to_compute,
         "kv_bytes": cost.kv_bytes,
-        "seconds": round(cost.seconds, 1),
+        "seconds": None if cost.seconds is None else round(cost.seconds, 1),
+        **memory_plan(cost.memory, cost.free_bytes),
     }
     if as_json:
         write_json(plan)
@@ -101,7 +108,21 @@ def print_plan(loaded: LoadedModel, job: ScoreJob, as_json: bool) -> None:
         print_table(("", "plan", ""), [(name, _shown(value), PLAN_NOTES.get(name, "")) for name, value in plan.items()])
 
 
+def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
+    """What a run needs and what there is, in bytes."""
+    return {
+        "weights_bytes": need.weights,
+        "activations_bytes": need.activations,
+        "kv_layer_bytes": need.kv_layer,
+        "needed_bytes": need.total,
+        "free_bytes": free_bytes,
+        "fits": None if free_bytes is None else need.total <= free_bytes,
+    }
+
+
 def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, list):
         return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
     return value if isinstance(value, str) else f"{value:,}"

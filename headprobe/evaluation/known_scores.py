@@ -105,7 +105,8 @@ def belongs(scores: AnyScores, loaded: LoadedModel) -> bool:
     """Whether a file's scores are of this model: by the hashes of config and weights in it, else by name."""
     identity = None if scores.native is None else scores.native.provenance.model
     if identity is not None and identity.config_sha256:
-        same_weights = identity.weights_sha256 in (None, loaded.weights_sha256)
+        known = loaded.weights_sha256  # empty where only a plan is made, without weights
+        same_weights = not known or identity.weights_sha256 in (None, known)
         return identity.config_sha256 == loaded.config_sha256 and same_weights
     return scores.model is not None and short_name(scores.model) == short_name(loaded.name)
 

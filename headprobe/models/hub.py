@@ -19,6 +19,7 @@ from headprobe.models.catalog import FOLDER_HINT, ResolvedModel
 CONFIG_FILES = ("config.json",)
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 PICKLED_WEIGHTS = ("pytorch_model*.bin",)
+PLAN_FILES = ("*.json", "*.model", "*.txt", "*.jinja")  # all but the weights
 CODE_FILES = ("*.py",)
 _SKIPPED = ["*/*", "consolidated*"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -33,8 +33,9 @@ from headprobe.models.gguf_cache import GgufOrigin, converted
 from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_gguf_config, say
 from headprobe.models.gguf_file import ENDING as GGUF_ENDING
 from headprobe.models.gguf_file import read_gguf
+from headprobe.models.memory import free_nbytes, weights_nbytes
 from headprobe.models.packaged import installed_parts
-from headprobe.models.placement import Placement, quantization_of, quantized_error
+from headprobe.models.placement import Placement, bits_of, quantization_of, quantized_error
 from headprobe.models.releases import quiet_transformers
 from headprobe.stages import LOAD, stage
 
@@ -77,8 +78,8 @@ class LoadedModel:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """See `weights_fingerprint`."""
-        return weights_fingerprint(self.model)
+        """See `weights_fingerprint`; empty for a model that was loaded without weights."""
+        return "" if self.model.device.type == "meta" else weights_fingerprint(self.model)
 
 
 class PlacementOptions(TypedDict, total=False):
@@ -87,6 +88,7 @@ class PlacementOptions(TypedDict, total=False):
     tensor_parallel: bool
     device_map: str | Mapping[str, Any] | None
     quantization: str | None
+    empty: bool
 
 
 @stage(LOAD)
@@ -117,18 +119,22 @@ def load_model(
     else:
         gguf = None
         config = read_config(_folder(resolved, hub.CONFIG_FILES), trust_remote_code=trust_remote_code)
-        folder = _folder(resolved, hub.MODEL_FILES + (hub.CODE_FILES if trust_remote_code else ()))
+        wanted = hub.PLAN_FILES if how.empty else hub.MODEL_FILES
+        folder = _folder(resolved, wanted + (hub.CODE_FILES if trust_remote_code else ()))
     geometry = read_geometry(config, folder)
     check_generation_config(folder)
     tokenizer = _load_tokenizer(folder, trust_remote_code)
     window = read_window(config, tokenizer, folder)
     chosen = pick_dtype(dtype, target, config)
-    if gguf is None:
-        _fetch_pickled_weights(resolved, folder)
-    check_weight_files(folder)
     how.check(geometry, target, config, folder)
-    options = _options(config, chosen, trust_remote_code, attn_implementation) | how.options(target)
-    model = _load_weights(folder, options, target, moves=not how.is_placed)
+    options = _options(config, chosen, trust_remote_code, attn_implementation)
+    if how.empty:
+        model = _empty_model(folder, options)
+    else:
+        if gguf is None:
+            _fetch_pickled_weights(resolved, folder)
+        check_weight_files(folder)
+        model = _load_weights(folder, options | how.options(target), target, moves=not how.is_placed)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -140,15 +146,35 @@ def load_model(
         tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
         chat_template_sha256=_template_sha256(tokenizer.chat_template),
         dtype=chosen,
-        device=model.device if how.is_placed else target,
+        device=model.device if how.is_placed and not how.empty else target,
         window=window,
         architecture=type(model).__name__,
         gguf=gguf,
-        quantization=quantization_of(model.config) if getattr(model, "hf_quantizer", None) is not None else None,
+        quantization=_quantization(model, how),
     )
     if how.tensor_parallel:
         assert loaded.weights_sha256  # all processes take part in it, and will not always ask at the same time
     return loaded
+
+
+def load_to_plan(
+    name: str, device: str = "auto", dtype: str = "auto", **placement: Unpack[PlacementOptions]
+) -> LoadedModel:
+    """The model called `name` where its weights fit on the device; otherwise without any (`Placement.empty`), so that
+    what it would need can be said. Raises as `load_model`."""
+    options: PlacementOptions = {**placement, "empty": True}
+    planned = load_model(name, device=device, dtype=dtype, **options)
+    free = free_nbytes(planned.device)
+    weights = weights_nbytes(planned.model.config, planned.dtype, bits_of(planned.quantization))
+    if free is not None and weights > free and placement.get("device_map") is None:
+        return planned
+    return load_model(name, device=device, dtype=dtype, **placement)
+
+
+def _quantization(model: PreTrainedModel, how: Placement) -> dict[str, Any] | None:
+    if how.empty and how.quantization is not None:
+        return {"quant_method": how.quantization}
+    return quantization_of(model.config) if getattr(model, "hf_quantizer", None) is not None else None
 
 
 def geometry_of(name: str, trust_remote_code: bool = False) -> ModelGeometry:
@@ -242,6 +268,18 @@ def _options(config: Any, dtype: str, trust_remote_code: bool, attn: str | None)
     options: dict[str, Any] = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
     options |= {"trust_remote_code": trust_remote_code, "local_files_only": _stays_local(trust_remote_code)}
     return options if attn is None else options | {"attn_implementation": attn}
+
+
+def _empty_model(folder: Path, options: dict[str, Any]) -> PreTrainedModel:
+    """The model without its weights, on the device "meta"."""
+    given = {name: value for name, value in options.items() if name in ("dtype", "attn_implementation")}
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model: Any = transformers.AutoModelForCausalLM.from_config(options["config"], **given)
+    except Exception as error:
+        raise ModelError(f"{folder}: the model cannot be built from its config.json: {whole(error)}") from error
+    empty: PreTrainedModel = model.eval().requires_grad_(False)
+    return empty
 
 
 def _load_weights(folder: Path, options: dict[str, Any], device: torch.device, *, moves: bool) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,40 +12,45 @@ import transformers
 from headprobe.geometry import ModelGeometry
 
 NORMAL = 4  # bytes of float32, in which attention rows and logits are looked at
+BUFFERS = 24 * 2**20  # measured on a CPU: what kernels and glibc's allocator hold beside the tensors that are alive
 
 
 @dataclass(frozen=True)
 class Pass:
-    """The largest pass of a run: `tokens` go through the model at a time, over `keys` positions in all; of the last
-    `rows` tokens attention rows and logits are looked at. `kv_layers`: layers whose full keys and values are held at the
-    same time (None: all)."""
+    """The largest pass of a run: `tokens` go through the model at a time, over `keys` positions in all.
+
+    Of the last `rows` tokens attention rows and logits are looked at. `kv_layers`: layers whose full keys and
+    values are held at the same time (None: all); `states`: tokens whose hidden states are held (None: those that go
+    through).
+    """
 
     tokens: int
     keys: int
     rows: int = 1
     kv_layers: int | None = None
+    states: int | None = None
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes: of the weights, of all that a pass computes on the way, of one layer's keys and values, and of the layers'
-    that are held at the same time. Rough: kernels have buffers of their own."""
+    """Bytes: of the weights, of all that a pass computes on the way, of one layer's keys and values, of the layers'
+    that are held at the same time, and of what kernels and the allocator keep beside them."""
 
     weights: int
     activations: int
     kv_layer: int
     kv: int
+    buffers: int = BUFFERS
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.activations + self.kv
+        return self.weights + self.activations + self.kv + self.buffers
 
 
-def memory_need(
-    config: Any, dtype: str, largest: Pass, *, quantization: str | None = None, parts: int = 1
-) -> MemoryNeed:
-    """What a model of this config takes in `dtype`, by `parts` processes that share its heads (of each of them)."""
+def memory_need(config: Any, dtype: str, largest: Pass, *, bits: int | None = None, parts: int = 1) -> MemoryNeed:
+    """What a model of this config takes in `dtype`: `bits` per weight of its linear layers where they are quantized; of
+    each of `parts` processes that share its heads."""
     text = config.get_text_config(decoder=True)
     geometry, size = ModelGeometry.from_config(text), getattr(torch, dtype).itemsize
     held = geometry.num_hidden_layers if largest.kv_layers is None else largest.kv_layers
@@ -52,25 +58,24 @@ def memory_need(
     groups = geometry.num_key_value_heads // parts
     kv_layer = largest.keys * groups * (geometry.head_dim + value_width) * size
     return MemoryNeed(
-        weights=weights_nbytes(config, dtype, quantization) // parts,
+        weights=weights_nbytes(config, dtype, bits) // parts,
         activations=_activations(text, geometry, largest, size, parts),
         kv_layer=kv_layer,
         kv=kv_layer * held,
     )
 
 
-def weights_nbytes(config: Any, dtype: str, quantization: str | None = None) -> int:
-    """Bytes of all parameters and buffers, from a model without any memory; of "int8" linear layers a byte each, and a
-    scale for each output."""
+def weights_nbytes(config: Any, dtype: str, bits: int | None = None) -> int:
+    """Bytes of all parameters and buffers, from a model without any memory; with `bits` linear layers take so many per
+    weight and a scale for each output."""
     with torch.device("meta"):
         model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    total = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    if quantization is not None:
+    total = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if bits is not None:
         output = model.get_output_embeddings()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear) and module is not output:
-                total -= module.weight.numel() * (module.weight.element_size() - 1)
-                total += module.out_features * module.weight.element_size()
+        layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output]
+        total -= sum(m.weight.nbytes - m.weight.numel() * bits // 8 for m in layers)
+        total += sum(m.out_features * m.weight.element_size() for m in layers)
     return int(total)
 
 
@@ -79,10 +84,12 @@ def _activations(config: Any, geometry: ModelGeometry, largest: Pass, size: int,
     tokens, keys, rows = largest.tokens, largest.keys, min(largest.rows, largest.tokens)
     hidden, heads = config.hidden_size, geometry.num_attention_heads // parts
     width, kv_width = heads * geometry.head_dim, geometry.num_key_value_heads // parts * geometry.head_dim
-    states = 2 * tokens * hidden * size  # the residual, and what was normed
+    states = 2 * (tokens if largest.states is None else largest.states) * hidden * size  # before a layer and behind it
     inner = 3 * tokens * _inner(config) // parts * size + tokens * hidden * size
     # queries before and behind the rotation, its halves, the output; keys and values likewise
     attention = tokens * (5 * width + 4 * kv_width) * size
+    if keys > tokens:  # kernels copy what is held of earlier chunks
+        attention += keys * 2 * kv_width * size
     looked_at = rows * heads * keys * NORMAL * 2
     logits = rows * config.vocab_size * (size + NORMAL)
     return states + max(inner, attention + looked_at, logits)
@@ -101,7 +108,7 @@ def free_nbytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        lines = open("/proc/meminfo", encoding="ascii").read().splitlines()  # noqa: PTH123, SIM115
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -31,13 +31,15 @@ class Placement:
 
     `tensor_parallel`: its heads are spread over the processes that torchrun started; `device_map`: its layers over the
     devices that accelerate finds ("auto"), or by a table of modules and devices; `quantization`: its linear layers'
-    weights are quantized while they are loaded, "int8" by torchao. Raises `OptionError` for what does not exist, does
+    weights are quantized while they are loaded, "int8" by torchao. `empty`: no weight is read, the model lies on the
+    device "meta" and can only be planned with. Raises `OptionError` for what does not exist, does
     not go together, or lacks a package.
     """
 
     tensor_parallel: bool = False
     device_map: str | Mapping[str, Any] | None = None
     quantization: str | None = None
+    empty: bool = False
 
     def __post_init__(self) -> None:
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
@@ -119,6 +121,14 @@ def quantization_of(config: Any) -> dict[str, Any] | None:
     if kind is not None and not isinstance(kind, str):
         plain["quant_type"] = _kind_of(kind)
     return plain | {"quant_method": str(getattr(method, "value", method))}
+
+
+def bits_of(quantization: Mapping[str, Any] | None) -> int | None:
+    """Bits per weight by a record of `quantization_of`, or by a name of `QUANTIZATIONS`; None for plain weights."""
+    if quantization is None:
+        return None
+    stated = quantization.get("bits")
+    return stated if isinstance(stated, int) else 4 if quantization.get("load_in_4bit") else 8
 
 
 def _kind_of(kind: Any) -> str:

@@ -14,10 +14,13 @@ import torch
 from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
+from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.reading import AnyPrompt
+from headprobe.models.memory import MemoryNeed, Pass, free_nbytes, memory_need
+from headprobe.models.placement import bits_of
+from headprobe.probes.reading import AnyPrompt, Reading
 from headprobe.profiling.journal import check_journal
-from headprobe.profiling.profiler import prefix_order
+from headprobe.profiling.profiler import READING_ROWS, prefix_order
 from headprobe.profiling.shards import Shard, shard_journals
 from headprobe.scores.files import LONGEST_NAME, check_place, refuse_one_place
 
@@ -107,27 +110,56 @@ TRIAL_TOKENS = 512
 @dataclass(frozen=True)
 class RunCost:
     """`tokens` of all prompts and answers; `tokens_to_compute` once prefixes are shared; `kv_bytes` of the longest
-    prompt's cache; `seconds`, rough: it grows a short prompt's time linearly and leaves out the quadratic part."""
+    prompt's cache; `seconds`, rough: it grows a short prompt's time linearly and leaves out the quadratic part; None
+    for a model without weights. `memory`: what the longest prompt needs, `free_bytes`: what there is for all of it
+    (None: the system does not say)."""
 
     tokens: int
     tokens_to_compute: int
     kv_bytes: int
-    seconds: float
+    seconds: float | None
+    memory: MemoryNeed
+    free_bytes: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it all fits; None where that is not known."""
+        return None if self.free_bytes is None else self.memory.total <= self.free_bytes
 
 
-def run_cost(loaded: LoadedModel, prompts: Sequence[AnyPrompt]) -> RunCost:
+def run_cost(loaded: LoadedModel, prompts: Sequence[AnyPrompt], prefill_chunk: int = 8192) -> RunCost:
     """The cost of measuring `prompts`, from one timed pass over the start of the longest."""
     lengths = [len(p.input_ids) + len(p.answer_ids) for p in prompts]
     _, shared = prefix_order(prompts)
     to_compute = sum(lengths) - sum(shared) + shared[0]
     longest = max(prompts, key=lambda p: len(p.input_ids))
     per_element = torch.finfo(loaded.model.dtype).bits // 8
+    is_empty = loaded.model.device.type == "meta"
+    need = needed(loaded, Pass(min(prefill_chunk, max(lengths)), max(lengths), max(map(_rows, prompts))))
+    free = free_nbytes(loaded.device)
     return RunCost(
         tokens=sum(lengths),
         tokens_to_compute=to_compute,
         kv_bytes=max(lengths) * loaded.geometry.kv_bytes_per_token(per_element),
-        seconds=to_compute * _seconds_per_token(loaded, longest.input_ids[:TRIAL_TOKENS]),
+        seconds=None if is_empty else to_compute * _seconds_per_token(loaded, longest.input_ids[:TRIAL_TOKENS]),
+        memory=need,
+        free_bytes=free if is_empty or free is None else free + need.weights,
     )
+
+
+def needed(loaded: LoadedModel, largest: Pass) -> MemoryNeed:
+    """What a pass through this model takes, on each of the processes that share its heads."""
+    spread = head_spread(loaded.model)
+    parts = 1 if spread is None else spread.size
+    return memory_need(loaded.model.config, loaded.dtype, largest, bits=bits_of(loaded.quantization), parts=parts)
+
+
+def _rows(prompt: AnyPrompt) -> int:
+    """How many rows of a prompt's pass are looked at, at most."""
+    if isinstance(prompt, Reading):
+        return min(READING_ROWS, len(prompt.again_span))
+    asked = len(prompt.input_ids) - prompt.question_span.start if prompt.null is not None else 0
+    return len(prompt.answer_ids) + asked
 
 
 def _seconds_per_token(loaded: LoadedModel, tokens: tuple[int, ...]) -> float:

@@ -43,21 +43,29 @@ from headprobe.stages import DECODE, PREFILL, SCORING, stage
 
 
 class PrefixLayer(CacheLayerMixin):
-    """Keys and values of one layer, `[B, G, capacity, d]`, of which the first `length` positions are in use."""
+    """Keys and values of one layer, `[B, G, capacity, d]`, of which the first `length` positions are in use.
+
+    `on_host`: they lie in the host's memory, and those in use are copied to the device for each pass, layer by layer.
+    """
 
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, on_host: bool = False) -> None:
         super().__init__()
-        self.capacity, self.length = capacity, 0
+        self.capacity, self.length, self.on_host = capacity, 0, on_host
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate the buffers."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty(*key_states.shape[:2], self.capacity, key_states.shape[-1])
-        self.values = value_states.new_empty(*value_states.shape[:2], self.capacity, value_states.shape[-1])
+        self.keys, self.values = (self._buffer(states) for states in (key_states, value_states))
         self.is_initialized = True
+
+    def _buffer(self, states: torch.Tensor) -> torch.Tensor:
+        shape = (*states.shape[:2], self.capacity, states.shape[-1])
+        if not self.on_host:
+            return states.new_empty(shape)
+        return torch.empty(shape, dtype=states.dtype, pin_memory=states.is_cuda)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -75,7 +83,8 @@ class PrefixLayer(CacheLayerMixin):
             )
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return (keys.to(self.device), values.to(self.device)) if self.on_host else (keys, values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """All positions in use and the new ones."""
@@ -95,10 +104,10 @@ class PrefixLayer(CacheLayerMixin):
 
 
 class PrefixCache(Cache):
-    """A cache for at most `capacity` tokens of one sequence, in all `num_layers` layers."""
+    """A cache for at most `capacity` tokens of one sequence, in all `num_layers` layers; see `PrefixLayer`."""
 
-    def __init__(self, num_layers: int, capacity: int) -> None:
-        super().__init__(layers=[PrefixLayer(capacity) for _ in range(num_layers)])
+    def __init__(self, num_layers: int, capacity: int, on_host: bool = False) -> None:
+        super().__init__(layers=[PrefixLayer(capacity, on_host) for _ in range(num_layers)])
 
 
 # Run prompts through a model and score its heads, sharing the prefix that the prompts have in common.
@@ -147,7 +156,8 @@ class Profiler:
     """Measures prompts on one model with one or more estimators.
 
     `prefill_chunk`: most tokens that go through the model at a time; halved when the device runs out of memory,
-    down to 256, after which the trial is skipped. `window`: tokens that the model can see; None for no limit.
+    down to 256; then keys and values move to the host's memory (`on_host`), once, and after that the trial is skipped.
+    `window`: tokens that the model can see; None for no limit.
     `reads_on`: whether a trial that produced these tokens is to be read on behind the steps that are scored.
     """
 
@@ -168,7 +178,8 @@ class Profiler:
         self.eos_token_ids = eos_token_ids if self._steps.ends else set()
         self.prefill_chunk, self._window, self._reads_on = prefill_chunk, window, reads_on
         self._is_moving = moving_rope(model) is not None
-        self._longest = 0
+        self._longest, self._asked_chunk = 0, prefill_chunk
+        self.on_host = False
         self._cache = self._new_cache()
         self._on_needles = [e for e in self.estimators if prompts_of(e) == NEEDLES]
         self._on_question = any(rows_of(e) == QUESTION for e in self._on_needles)
@@ -215,7 +226,11 @@ class Profiler:
             )
 
     def _new_cache(self) -> PrefixCache:
-        return PrefixCache(self._config.num_hidden_layers, self._longest)
+        return PrefixCache(self._config.num_hidden_layers, self._longest, self.on_host)
+
+    def _can_move_to_host(self) -> bool:
+        """Whether keys and values can make room on the device: not where that is the host, or they are there."""
+        return not self.on_host and self.model.device.type != "cpu"
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -233,10 +248,16 @@ class Profiler:
                         "smaller --prefill-chunk, shorter --lengths or more processes"
                     ) from error
             # Outside the except clause: its traceback would hold the tensors that are to be freed.
+            at_end = self._is_moving or self.prefill_chunk <= MIN_PREFILL_CHUNK
+            moves = at_end and self._can_move_to_host()
+            self.on_host |= moves
             self._cache = self._new_cache()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if self._is_moving or self.prefill_chunk <= MIN_PREFILL_CHUNK:
+            if moves:
+                self.prefill_chunk = self._asked_chunk
+                continue
+            if at_end:
                 return Skipped(f"out of memory on {self.model.device} at {tokens} tokens")
             self.prefill_chunk = max(MIN_PREFILL_CHUNK, self.prefill_chunk // 2)
             reason = f"out of memory on {self.model.device} at {tokens} tokens"

@@ -75,7 +75,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         yield from made(*given)
 
     monkeypatch.setattr(task_grid, "answers_of", generator)
-    monkeypatch.setattr(task_grid, "_warm_up", lambda *_: None)
+    monkeypatch.setattr(task_grid, "_warm_up", lambda loaded, prompt, running: None)
     return made
 
 
@@ -213,7 +213,9 @@ def test_an_interrupted_search_goes_on_and_ends_alike(cli: Cli, stand_in: StandI
 def test_bad_input_is_one_line_before_a_model_is_loaded(
     cli: Cli, options: list[str], code: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headprobe.commands.tune.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "headprobe.commands.tune.load_model", lambda name, *, device, dtype: pytest.fail("a model was loaded")
+    )
     write_task(Path("my.jsonl"))
     done = cli(*SEARCH, *options)
     assert (done.code, done.err.count("\n")) == (code, 1)

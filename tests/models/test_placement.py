@@ -15,8 +15,8 @@ from headprobe.models.loading import load_model
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler
+from headprobe.profiling.ranks import Ranks
 from headprobe.profiling.scoring import spread_over
-from headprobe.profiling.shards import Ranks
 from tests.tiny_models import build_tiny_model
 
 pytest.importorskip("accelerate")

@@ -15,7 +15,7 @@ from headprobe.compression.generation import generate
 from headprobe.compression.session import compress
 from headprobe.errors import ModelError, OptionError
 from headprobe.models.loading import load_model
-from headprobe.models.placement import quantization_of
+from headprobe.models.placement import bits_of, quantization_of
 from headprobe.profiling.job import ScoreOptions
 from headprobe.profiling.run import score
 from headprobe.scores.score_file import load_scores
@@ -111,8 +111,7 @@ def test_what_a_config_says_is_recorded_as_plain_values() -> None:
         "quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}},
         "modules_to_not_convert": ["lm_head"], "dtype": torch.float32,
     }  # fmt: skip
-    assert quantization_of(SimpleNamespace(quantization_config=block)) == {
-        "quant_method": "torchao",
-        "quant_type": "Int8WeightOnlyConfig",
-    }
+    found = quantization_of(SimpleNamespace(quantization_config=block))
+    assert found == {"quant_method": "torchao", "quant_type": "Int8WeightOnlyConfig"}
+    assert (bits_of(found), bits_of({"bits": 4}), bits_of({"load_in_4bit": True}), bits_of(None)) == (8, 4, 4, None)
     assert quantization_of(object()) is None

@@ -408,3 +408,43 @@ def test_published_steps_shorter_than_the_answer_end_there() -> None:
     model, prompts = tiny_model("llama"), make_prompts(8, lengths=(200,), answer=60)
     ((_, result),) = Profiler(model, [PUBLISHED_RETRIEVAL], set()).measure(with_answers(model, prompts, 60))
     assert list(result.produced) == greedy(model, prompts[0].input_ids, 50)
+
+
+# -- keys and values in the host's memory ---------------------------------------------------------------------------
+
+
+def test_a_prefix_on_the_host_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", seed=6)
+    prompts = with_answers(model, make_prompts(seed=6), 3)
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=64)
+    profiler.on_host = True
+    results = {prompt.trial_id: result for prompt, result in profiler.measure(prompts)}
+    assert all(layer.on_host and layer.keys.device.type == "cpu" for layer in profiler._cache.layers)
+    wanted = measure(model, prompts, prefill_chunk=64)
+    for trial, found in wanted.items():
+        assert results[trial].produced == found.produced
+        for name, table in found.scores.items():
+            assert torch.equal(results[trial].scores[name], table)
+
+
+def test_keys_and_values_move_to_the_host_where_the_smallest_pieces_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", seed=6)
+    prompts = with_answers(model, make_prompts(seed=6, lengths=(700, 650)), 3)
+    monkeypatch.setattr(Profiler, "_can_move_to_host", lambda self: not self.on_host)  # as on a GPU
+    original = Profiler._pass
+
+    def short_of_memory(self, ids, keep):  # type: ignore[no-untyped-def]
+        if not self.on_host:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, ids, keep)
+
+    monkeypatch.setattr(Profiler, "_pass", short_of_memory)
+    profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=1024)
+    results = {prompt.trial_id: result for prompt, result in profiler.measure(prompts)}
+    assert profiler.on_host
+    assert profiler.prefill_chunk == 1024
+    assert_equals_oracle(model, prompts, results)
+
+
+def test_on_a_cpu_there_is_no_other_memory_to_move_to() -> None:
+    assert not Profiler(tiny_model("llama"), (), set())._can_move_to_host()

@@ -57,7 +57,7 @@ from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 from headprobe.profiling.journal import Journal
 
@@ -142,10 +142,10 @@ def needles_command(
         read = {"--needles": needles, "--haystack": haystack}
         read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
         spread.check(folder, read)
-    loaded = load_model(
-        model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization
-    )
-    tell_other_model(chosen, loaded)
+    load = load_to_plan if dry_run else load_model
+    loaded = load(model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization)
+    if not dry_run:
+        tell_other_model(chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
     if spread.is_first:
         tell_remarks(grid)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from headprobe.commands.output import print_table, stdout_console, tell, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
+from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
 from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import Cell, GridSummary
@@ -38,6 +39,7 @@ PLANNED = {
     "trials_per_prompt": "`full` once, every other policy and baseline at every budget",
     "trials": "rows in total",
     "tokens": "in all prompts of all trials",
+    **MEMORY_NOTES,
 }
 
 
@@ -55,6 +57,7 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
         "trials_per_prompt": grid.trials_per_prompt,
         "trials": grid.num_trials,
         "tokens": grid.trials_per_prompt * sum(len(prompt.input_ids) for _, prompt in grid.prompts),
+        **reading_plan(loaded, max(len(prompt.input_ids) for _, prompt in grid.prompts), grid.options.prefill_chunk),
     }
     if as_json:
         write_json(plan)
@@ -66,7 +69,9 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def tell_remarks(grid: NeedleGrid | TaskGrid) -> None:

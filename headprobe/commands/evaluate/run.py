@@ -59,7 +59,7 @@ from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_budgets, policy_names
 from headprobe.home import in_home
-from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 from headprobe.profiling.journal import Journal
 
@@ -175,10 +175,10 @@ def run_command(
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
         spread.check(folder, read | {"--templates": templates})
     sets = options.sets()
-    loaded = load_model(
-        model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization
-    )
-    tell_other_model(named, loaded)
+    load = load_to_plan if dry_run else load_model
+    loaded = load(model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization)
+    if not dry_run:
+        tell_other_model(named, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     if spread.is_first:

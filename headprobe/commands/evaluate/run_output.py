@@ -9,6 +9,7 @@ from headprobe.commands.evaluate.needles_output import markdown_table, percent, 
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.compression.kv_cache_dtypes import AUTO
+from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
 from headprobe.evaluation.needle_folder import told_windows
 from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
 from headprobe.evaluation.published_scores import published_for
@@ -41,6 +42,7 @@ def print_plan(loaded: LoadedModel, grid: TaskGrid, as_json: bool) -> None:
         "budgets": list(grid.budgets),
         "prompts": len(grid.prompts),
         "trials": grid.num_trials,
+        **reading_plan(loaded, max(len(p.input_ids) for p in grid.prompts), grid.options.prefill_chunk),
         "sets": {
             name: {
                 "prompts": len(own),
@@ -55,14 +57,19 @@ def print_plan(loaded: LoadedModel, grid: TaskGrid, as_json: bool) -> None:
     if as_json:
         write_json(plan)
         return
-    print_table(("", "plan"), [(key, _shown(value)) for key, value in plan.items() if key != "sets"])
+    rows = [(key, _shown(value), MEMORY_NOTES.get(key, "")) for key, value in plan.items() if key != "sets"]
+    print_table(("", "plan", ""), rows)
     columns = ("set", "prompts", "longest", "cut", "metric", "new tokens")
     stdout_console().print()
     print_table(columns, [(name, *about.values()) for name, about in plan["sets"].items()], right=columns[1:4])
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def record_of(loaded: LoadedModel, grid: TaskGrid, summary: TaskSummary) -> dict[str, Any]:

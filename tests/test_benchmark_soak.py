@@ -38,7 +38,8 @@ def test_a_soak_that_was_stopped_goes_on(tmp_path: Path, demo: Any, monkeypatch:
     class StoppedError(Exception):
         pass
 
-    def stop(self: Any) -> None:
+    def stop(self: Any, *given: object) -> None:
+        assert len(given) <= 2
         self._steps += 1
         if self._steps == 25:
             raise StoppedError

@@ -21,7 +21,7 @@ MEMORY_NOTES = {
 
 
 def reading_need(loaded: LoadedModel, tokens: int, *, prefill_chunk: int | None, one_layer: bool) -> MemoryNeed:
-    """For a prompt of so many tokens: with `one_layer` the full keys and values of one layer at a time, as a cache of
+    """For a prompt of N tokens: with `one_layer` the full keys and values of one layer at a time, as a cache of
     its own takes; otherwise those of all layers, as one reading for many policies."""
     chunk = tokens if prefill_chunk is None else min(prefill_chunk, tokens)
     largest = Pass(tokens=chunk, keys=tokens, kv_layers=1 if one_layer else None, states=tokens)

@@ -24,21 +24,25 @@ from headprobe.scores.head_scores import Head
 from headprobe.scores.uncertainty import Estimate, estimate
 
 
-def random_orders(order: Sequence[Head], heads_per_layer: int, draws: int) -> list[list[Head]]:
-    """Random orders with a head of the same layer in every place: the heads of each layer change places, so that a head
-    of `order` can be among the first again.
+def random_orders(first: Sequence[Head], heads_per_layer: int, draws: int) -> list[list[Head]]:
+    """Random orders as long as `first`, the heads that are taken out, with a head of the same layer in every place.
 
-    >>> [layer for layer, _ in random_orders([(1, 0), (0, 1), (1, 5)], 8, 1)[0]]
-    [1, 0, 1]
+    Heads of `first` come only where a layer has too few others, behind these: with one head that matters among them by
+    chance, an order would be no comparison.
+
+    >>> random_orders([(5, 1), (3, 0)], 2, 2)
+    [[(5, 0), (3, 1)], [(5, 0), (3, 1)]]
     """
-    return [_shuffled(order, heads_per_layer, draw) for draw in range(draws)]
+    return [_drawn(first, heads_per_layer, draw) for draw in range(draws)]
 
 
-def _shuffled(order: Sequence[Head], heads_per_layer: int, draw: int) -> list[Head]:
-    places = {}
-    for layer in {layer for layer, _ in order}:
-        places[layer] = np.random.default_rng([draw, layer]).permutation(heads_per_layer)
-    return [(layer, int(places[layer][head])) for layer, head in order]
+def _drawn(first: Sequence[Head], heads_per_layer: int, draw: int) -> list[Head]:
+    left: dict[int, list[int]] = {}
+    for layer in {layer for layer, _ in first}:
+        own = {head for other, head in first if other == layer}
+        mixed = np.random.default_rng([draw, layer]).permutation(heads_per_layer).tolist()
+        left[layer] = sorted(mixed, key=lambda head: head in own)
+    return [(layer, left[layer].pop(0)) for layer, _ in first]
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class RefereePlan:
             "prompts_sha256": asked["prompts_sha256"],
             "model": asked["model"],
             "gate": GATE.record(),
+            "batch": self.bench.batch,
             "heads": list(self.counts),
             "draws": self.options.draws,
             "budgets": list(self.options.budgets),

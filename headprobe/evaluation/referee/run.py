@@ -171,7 +171,8 @@ class Referee:
         if not orders:
             return {}
         plan, width = self.plan, self.loaded.geometry.shape[1]
-        random = {name: random_orders(order, width, plan.options.draws) for name, order in orders.items()}
+        most, draws = plan.counts[-1], plan.options.draws
+        random = {name: random_orders(order[:most], width, draws) for name, order in orders.items()}
         every: dict[str, list[Head]] = dict(orders.items())
         every |= {f"{name}|{draw}": other for name, found in random.items() for draw, other in enumerate(found)}
         sets = [tuple(sorted(order[:k])) for order in every.values() for k in plan.counts]

@@ -88,10 +88,19 @@ def test_more_detectors_need_a_wider_interval() -> None:
     assert effect(own, random, judged=1000) == "unclear"
 
 
-def test_random_orders_have_a_head_of_the_same_layer_in_every_place() -> None:
-    order = [(1, 0), (0, 1), (1, 5), (0, 0), (1, 7)]
-    others = random_orders(order, 8, 3)
+def test_random_orders_have_another_head_of_the_same_layer_in_every_place() -> None:
+    first = [(1, 0), (0, 1), (1, 5), (0, 0), (1, 7)]
+    others = random_orders(first, 8, 3)
     assert len({tuple(other) for other in others}) == 3
-    assert all([layer for layer, _ in other] == [1, 0, 1, 0, 1] for other in others)
-    assert all(len(set(other)) == 5 for other in others)
-    assert random_orders(order[:2], 8, 3) == [other[:2] for other in others]
+    for other in others:
+        assert [layer for layer, _ in other] == [1, 0, 1, 0, 1]
+        assert len({*other, *first}) == 10  # none comes twice, and none of those that are taken out
+    assert random_orders(first, 8, 3) == others
+
+
+def test_where_a_layer_has_too_few_others_its_own_heads_come_last() -> None:
+    first = [(2, 0), (2, 3), (2, 1)]
+    for other in random_orders(first, 4, 5):
+        assert other[0] == (2, 2)
+        assert set(other[1:]) < set(first)
+        assert len(set(other)) == 3

@@ -106,7 +106,7 @@ def test_curves_are_those_of_one_set_of_heads_at_a_time(
         curve = verdict.curve
         assert curve is not None
         assert curve.left == tuple(plainly_answered(demo, plan, verdict.order[:k]) for k in (0, 1, 4))
-        (other,) = random_orders(verdict.order, 8, 1)
+        (other,) = random_orders(verdict.order[:4], 8, 1)
         assert curve.random == tuple(plainly_answered(demo, plan, other[:k]) for k in (0, 1, 4))
 
 

@@ -22,7 +22,7 @@ from headprobe.evaluation.referee.folder import RefereeFolder
 from headprobe.evaluation.referee.plan import RefereePlan
 from headprobe.evaluation.referee.result import EVEN, NOISE, RefereeResult, Verdict, recall_at
 from headprobe.events import PLAN, TRIAL, emit
-from headprobe.models.catalog import bundled_model_folder, planted_heads
+from headprobe.models.catalog import bundled_model_folder, planted_heads, short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
@@ -82,7 +82,7 @@ class Referee:
         curves = self._curves({v.name: v.order for v in verdicts if v.mean is not None}, clusters)
         left = self._left(prompts, {v.name: self._scores(v.name) for v in verdicts if v.mean is not None})
         return RefereeResult(
-            model=self.loaded.name,
+            model=short_name(self.loaded.name),
             facts=self._facts(),
             asked=len(plan.asked),
             answered=len(prompts),

@@ -38,11 +38,12 @@ from headprobe.evaluation.variants import PolicyOptions, policy_names
 from headprobe.models.catalog import resolve, short_name
 from headprobe.models.devices import check_dtype, pick_device
 from headprobe.models.loading import load_model
-from headprobe.probes.plan import parse_lengths
+from headprobe.probes.plan import parse_lengths, whole_numbers
 from headprobe.profiling.journal import Journal, check_journal
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.files import check_place, refuse_one_place
 
+NOT_WHOLE = "{} is not a whole number (write 16 or 16,32)"
 HINT = "finished runs are kept, the same command with --resume goes on"
 
 
@@ -101,10 +102,10 @@ def bench_command(
     if seed < 0:
         raise OptionError(f"the seed is {seed}, need 0 or more")
     options = BenchOptions(
-        budgets=_numbers(budgets, "--budgets"),
+        budgets=whole_numbers(budgets, f"--budgets {NOT_WHOLE}"),
         lengths=parse_lengths(lengths),
-        batches=_numbers(batch, "--batch"),
-        new_tokens=_numbers(new_tokens, "--new-tokens"),
+        batches=whole_numbers(batch, f"--batch {NOT_WHOLE}"),
+        new_tokens=whole_numbers(new_tokens, f"--new-tokens {NOT_WHOLE}"),
         decode_at=None if decode_at is None else parse_lengths(decode_at),
         repeats=repeats,
         attention=attention,
@@ -171,15 +172,6 @@ class Asked:
             return Subject.of_model(loaded, policies, self.scores, self.gqa)
         contenders = contenders_of_shape(self.shape, policies, self.scores, self.gqa, seed)
         return Subject.of_shape(self.shape, pick_device(self.device), self.dtype, contenders)
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `16,32`."""
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"{option} {part!r} is not a whole number (write 16 or 16,32)")
-    return tuple(int(part) for part in parts)
 
 
 def _check_folder(folder: Path, scores: tuple[Path, ...], *, resume: bool, overwrite: bool) -> None:

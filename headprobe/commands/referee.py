@@ -25,7 +25,6 @@ from headprobe.commands.options import (
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut
 from headprobe.commands.reading import one_length
 from headprobe.commands.referee_output import print_result, write_files
-from headprobe.errors import OptionError
 from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES
 from headprobe.evaluation.referee.folder import RefereeFolder
 from headprobe.evaluation.referee.given import given_notes, read_given
@@ -33,10 +32,12 @@ from headprobe.evaluation.referee.options import RefereeOptions
 from headprobe.evaluation.referee.plan import RefereePlan
 from headprobe.evaluation.referee.run import Referee, RefereeWatch
 from headprobe.models.loading import load_model
+from headprobe.probes.plan import whole_numbers
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import ESTIMATORS, estimators
 
 ALL = "all"
+NOT_WHOLE = "has {}, need whole numbers such as 16 or 16,32"
 
 
 @observed
@@ -86,9 +87,9 @@ def referee_command(
         length=None if length is None else one_length(length, "--length"),
         trials=trials,
         prompts=prompts,
-        heads=_numbers(heads, "--heads"),
+        heads=whole_numbers(heads, f"--heads {NOT_WHOLE}"),
         draws=draws,
-        budgets=_numbers(budgets, "--budgets"),
+        budgets=whole_numbers(budgets, f"--budgets {NOT_WHOLE}"),
         needles=needles,
         haystack=haystack,
         seed=seed,
@@ -153,12 +154,3 @@ class Pieces:
             passed = time.monotonic() - self._began
             left = told_seconds(passed * (total - done) / max(done - self._first, 1))
             tell(f"asked without heads: {done} of {total} pieces, about {left} left")
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `16,32`."""
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"{option} has {part!r:.60}, need whole numbers such as 16 or 16,32")
-    return tuple(int(part) for part in parts)

@@ -41,7 +41,7 @@ from headprobe.evaluation.variants import check_scores_exist, parse_budgets, pol
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.plan import parse_lengths
+from headprobe.probes.plan import parse_lengths, whole_numbers
 
 
 @observed
@@ -181,12 +181,9 @@ def _default_folder(model: str, options: TuneOptions) -> Path:
 
 
 def _whole(text: str | None, option: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `2,8`; none where `text` is None."""
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"{option}: {part!r:.40} is not a whole number (write 2 or 2,8)")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    """Whole numbers from text such as `2,8`, each once; none where `text` is None."""
+    found = () if text is None else whole_numbers(text, f"{option}: {{}} is not a whole number (write 2 or 2,8)")
+    return tuple(dict.fromkeys(found))
 
 
 def _numbers(text: str | None, option: str) -> tuple[float, ...]:

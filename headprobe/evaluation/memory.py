@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from headprobe.models.devices import free_bytes
 from headprobe.models.loading import LoadedModel
-from headprobe.models.memory import MemoryNeed, Pass, free_nbytes
+from headprobe.models.memory import MemoryNeed, Pass
 from headprobe.profiling.preflight import needed
 
 MEMORY_NOTES = {
@@ -34,7 +35,7 @@ def reading_plan(loaded: LoadedModel, tokens: int, prefill_chunk: int | None) ->
     once, alone = (
         reading_need(loaded, tokens, prefill_chunk=prefill_chunk, one_layer=one_layer) for one_layer in (False, True)
     )
-    free = free_nbytes(loaded.device)
+    free = free_bytes(loaded.device)
     if free is not None and loaded.model.device.type != "meta":
         free += once.weights
     return {

@@ -18,6 +18,7 @@ from headprobe.evaluation.known_scores import known_scores
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import bundled_model_folder, resolve
 from headprobe.models.loading import LoadedModel
+from headprobe.probes.plan import whole_numbers
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.scores.any_scores import AnyScores, read_any
 
@@ -136,11 +137,7 @@ def parse_budgets(text: str) -> tuple[int, ...]:
     >>> parse_budgets("16, 32")
     (16, 32)
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"budget {part!r} is not a number of entries (write 16 or 16,32)")
-    return tuple(int(part) for part in parts)
+    return whole_numbers(text, "budget {} is not a number of entries (write 16 or 16,32)")
 
 
 def check_scores_exist(

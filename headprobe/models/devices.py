@@ -49,8 +49,9 @@ def pick_dtype(dtype: str, device: torch.device, config: Any) -> str:
     return name if name in {"bfloat16", "float16"} else "bfloat16"
 
 
-# How much memory is in use, and how an error of torch or Python says that it ran out.
+# How much memory is free and in use, and how an error of torch or Python says that it ran out.
 
+_MEMORY, _LIMIT, _USED = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SIGNS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -67,6 +68,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on the device; None where the system does not say."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    if device.type != "cpu":
+        return None
+    try:
+        lines = _MEMORY.read_text().splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    try:
+        limit, used = _LIMIT.read_text().strip(), int(_USED.read_text())
+    except (OSError, ValueError):
+        return free
+    left = [int(limit) - used] if limit.isdecimal() else []
+    return min([*left, *([] if free is None else [free])], default=None)
 
 
 class PeakMemory:

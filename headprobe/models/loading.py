@@ -26,14 +26,14 @@ from headprobe.models.catalog import (
     resolve,
 )
 from headprobe.models.config import check_generation_config, read_config, read_geometry, read_window, whole
-from headprobe.models.devices import check_dtype, is_out_of_memory, pick_device, pick_dtype
+from headprobe.models.devices import check_dtype, free_bytes, is_out_of_memory, pick_device, pick_dtype
 from headprobe.models.files import broken_tokenizer_file, check_tokenizer_config, check_weight_files
 from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.gguf_cache import GgufOrigin, converted
 from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_gguf_config, say
 from headprobe.models.gguf_file import ENDING as GGUF_ENDING
 from headprobe.models.gguf_file import read_gguf
-from headprobe.models.memory import free_nbytes, weights_nbytes
+from headprobe.models.memory import weights_nbytes
 from headprobe.models.packaged import installed_parts
 from headprobe.models.placement import Placement, bits_of, quantization_of, quantized_error
 from headprobe.models.releases import quiet_transformers
@@ -164,7 +164,7 @@ def load_to_plan(
     what it would need can be said. Raises as `load_model`."""
     options: PlacementOptions = {**placement, "empty": True}
     planned = load_model(name, device=device, dtype=dtype, **options)
-    free = free_nbytes(planned.device)
+    free = free_bytes(planned.device)
     weights = weights_nbytes(planned.model.config, planned.dtype, bits_of(planned.quantization))
     if free is not None and weights > free and placement.get("device_map") is None:
         return planned

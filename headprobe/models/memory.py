@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,14 +100,3 @@ def _inner(config: Any) -> int:
     expert = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     width = chosen * expert if chosen else config.intermediate_size
     return max(width) if isinstance(width, list | tuple) else int(width)
-
-
-def free_nbytes(device: torch.device) -> int | None:
-    """Bytes that are free on a device; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

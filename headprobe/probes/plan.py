@@ -64,6 +64,21 @@ def parse_lengths(text: str, window: int | None = None) -> tuple[int, ...]:
     return tuple(_length(part.strip(), window) for part in text.split(","))
 
 
+def whole_numbers(text: str, complaint: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `1,2,5`, in the order given, repeated ones kept.
+
+    Raises `OptionError` with `complaint`, what is none in the place of `{}`.
+
+    >>> whole_numbers("1, 5", "--top {} is not a number")
+    (1, 5)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isdecimal() and part.isascii() and len(part) < 10):
+            raise OptionError(complaint.format(f"{part!r:.40}"))
+    return tuple(int(part) for part in parts)
+
+
 def _length(part: str, window: int | None) -> int:
     match = re.fullmatch(r"([+-]?\d{1,12}(?:\.\d{1,6})?)([kKmM]?)", part, re.ASCII)
     value = float(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()] if match else math.nan

@@ -14,9 +14,10 @@ import torch
 from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
+from headprobe.models.devices import free_bytes
 from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
-from headprobe.models.memory import MemoryNeed, Pass, free_nbytes, memory_need
+from headprobe.models.memory import MemoryNeed, Pass, memory_need
 from headprobe.models.placement import bits_of
 from headprobe.probes.reading import AnyPrompt, Reading
 from headprobe.profiling.journal import check_journal
@@ -136,7 +137,7 @@ def run_cost(loaded: LoadedModel, prompts: Sequence[AnyPrompt], prefill_chunk: i
     per_element = torch.finfo(loaded.model.dtype).bits // 8
     is_empty = loaded.model.device.type == "meta"
     need = needed(loaded, Pass(min(prefill_chunk, max(lengths)), max(lengths), max(map(_rows, prompts))))
-    free = free_nbytes(loaded.device)
+    free = free_bytes(loaded.device)
     return RunCost(
         tokens=sum(lengths),
         tokens_to_compute=to_compute,

@@ -109,7 +109,7 @@ def test_chunks_take_less_and_one_layer_takes_less_than_all(llama: Path) -> None
 def test_a_model_that_does_not_fit_is_planned_with_without_its_weights(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "free_nbytes", lambda device: 1000)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
     loaded = load_to_plan(str(llama), device="cpu")
     assert loaded.model.device.type == "meta"
     assert loaded.weights_sha256 == ""
@@ -117,7 +117,7 @@ def test_a_model_that_does_not_fit_is_planned_with_without_its_weights(
     cost, real = (run_cost(each, job.prompts) for each in (loaded, load_model(str(llama), device="cpu")))
     assert cost.seconds is None
     assert cost.memory == real.memory
-    monkeypatch.setattr(loading, "free_nbytes", lambda device: 10**12)
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 10**12)
     assert load_to_plan(str(llama), device="cpu").model.device.type == "cpu"
 
 

@@ -22,8 +22,8 @@ from headprobe.compression.ragged_cache import DEFAULT_SLACK, RaggedCache
 from headprobe.compression.session import CompressionSession, check_serving, kernel_needs, on_ragged_caches
 from headprobe.errors import DeviceMemoryError, OptionError
 from headprobe.evaluation.costs.shapes import LONGEST
-from headprobe.evaluation.costs.subject import Contender, Subject, environment, free_bytes
-from headprobe.models.devices import PeakMemory
+from headprobe.evaluation.costs.subject import Contender, Subject, environment
+from headprobe.models.devices import PeakMemory, free_bytes
 from headprobe.models.releases import with_cache
 from headprobe.probes.plan import check_length, check_number
 

@@ -22,7 +22,7 @@ from headprobe.evaluation.costs.shapes import ModelShape, uneven_scores
 from headprobe.evaluation.variants import variants
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import short_name
-from headprobe.models.devices import is_out_of_memory, pick_dtype
+from headprobe.models.devices import free_bytes, is_out_of_memory, pick_dtype
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.any_scores import AnyScores, read_any
 
@@ -149,29 +149,7 @@ def _too_large(shape: ModelShape, device: torch.device, needed: int, reason: str
     )
 
 
-# The machine: what a measurement must say of it, and how much memory it has left.
-
-_MEMORY, _LIMIT, _USED = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on the device; None where the system does not say."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    if device.type != "cpu":
-        return None
-    try:
-        lines = _MEMORY.read_text().splitlines()
-    except OSError:
-        return None
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    try:
-        limit, used = _LIMIT.read_text().strip(), int(_USED.read_text())
-    except (OSError, ValueError):
-        return free
-    left = [int(limit) - used] if limit.isdecimal() else []
-    return min([*left, *([] if free is None else [free])], default=None)
+# The machine: what a measurement must say of it.
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from headprobe.errors import OptionError
 from headprobe.geometry import ModelGeometry
+from headprobe.probes.plan import whole_numbers
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Head, rank_heads
 
@@ -101,8 +102,4 @@ def parse_top(text: str) -> tuple[int, ...]:
     >>> parse_top("1, 5")
     (1, 5)
     """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isdecimal() and part.isascii() and len(part) < 10):
-            raise OptionError(f"--top {part!r:.40} is not a number of heads (write 5 or 1,2,5)")
-    return tuple(int(part) for part in parts)
+    return whole_numbers(text, "--top {} is not a number of heads (write 5 or 1,2,5)")

@@ -24,6 +24,7 @@ from headprobe.commands.options import (
     ResumeOption,
     SinksOption,
     WindowOption,
+    score_inputs,
 )
 from headprobe.commands.output import print_table, tell, tell_cut, write_json
 from headprobe.compression.policies import POLICIES, CompressionPlan, Policy
@@ -39,9 +40,8 @@ from headprobe.models.catalog import resolve, short_name
 from headprobe.models.devices import check_dtype, pick_device
 from headprobe.models.loading import load_model
 from headprobe.probes.plan import parse_lengths, whole_numbers
-from headprobe.profiling.journal import Journal, check_journal
+from headprobe.profiling.journal import Journal, check_run
 from headprobe.scores.any_scores import read_any
-from headprobe.scores.files import check_place, refuse_one_place
 
 NOT_WHOLE = "{} is not a whole number (write 16 or 16,32)"
 HINT = "finished runs are kept, the same command with --resume goes on"
@@ -122,7 +122,8 @@ def bench_command(
     if dry_run:
         _print_plan(asked, options, chosen, as_json)
         return
-    _check_folder(folder, asked.scores, resume=resume, overwrite=overwrite)
+    derived = [folder / name for name in DERIVED]
+    check_run(folder / RUNS, derived, resume=resume, overwrite=overwrite, inputs=score_inputs(asked.scores))
     bench = Bench(asked.subject(chosen, seed), options)
     for remark in bench.remarks():
         tell(f"note: {remark}")
@@ -174,15 +175,6 @@ class Asked:
         return Subject.of_shape(self.shape, pick_device(self.device), self.dtype, contenders)
 
 
-def _check_folder(folder: Path, scores: tuple[Path, ...], *, resume: bool, overwrite: bool) -> None:
-    """Refuse what would fail, or lose a file, before the long work begins."""
-    inputs = {f"--scores ({number})": path for number, path in enumerate(scores, 1)}
-    refuse_one_place({f"the output's {name}": folder / name for name in (RUNS, *DERIVED)}, inputs)
-    goes_on = check_journal(folder / RUNS, resume=resume, overwrite=overwrite, holding="a run") and resume
-    for name in DERIVED:
-        check_place(folder / name, overwrite or goes_on)
-
-
 def _print_plan(asked: Asked, options: BenchOptions, policies: list[Policy], as_json: bool) -> None:
     """How much there is to do."""
     cells = options.num_cells(sum(not policy.keeps_all for policy in policies))
@@ -211,7 +203,7 @@ def _run(bench: Bench, folder: Path, *, resume: bool, overwrite: bool, as_json: 
         Journal.open(folder / RUNS, described, resume=resume, overwrite=overwrite, check=check) as journal,
     ):
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         with BenchProgress(bench, journal) as progress:
             rows = run_bench(bench, journal, progress.update)
         subject = bench.subject

@@ -11,14 +11,13 @@ from typing import Any
 
 import orjson
 
-from headprobe.errors import FileAccessError, OutputExistsError
+from headprobe.errors import OutputExistsError
 from headprobe.events import PLAN, SKIP, TRIAL
-from headprobe.scores.files import in_folder
+from headprobe.scores.files import open_to_add
 from headprobe.stages import Stages
 
 SCHEMA = "headprobe-log/1"
 FIRST_BYTES = b'{"schema":"' + SCHEMA.encode() + b'"'
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class EventLog:
@@ -78,12 +77,7 @@ def open_log(path: Path) -> int:
 
     Raises `OutputExistsError` for a file that is something else, `FileAccessError`.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise OutputExistsError(f"--log-json: {path} exists and is not a regular file")
-        descriptor = in_folder(path.parent, lambda: os.open(path, _FLAGS, 0o666))
-    except OSError as error:
-        raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
+    descriptor = open_to_add(path, "--log-json: ")
     begins = os.read(descriptor, len(FIRST_BYTES))
     if not FIRST_BYTES.startswith(begins):
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,15 @@ ScoreFilesOption = Annotated[
 BaselinesOption = Annotated[
     str, typer.Option(help="Besides real scores: random, shuffled, both separated by a comma, or none.")
 ]
+LimitOption = Annotated[int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the tasks' files lie; else they come from the hub.", show_default=False),
+]
+MadeLengthsOption = Annotated[
+    str | None,
+    typer.Option(help="Of made prompts (ruler, needles), such as 2k,4k; default: the window.", show_default=False),
+]
 OverwriteRunOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing run.")]
 MinutesOption = Annotated[
     float | None,
@@ -108,6 +118,11 @@ TogetherOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print how much there is to do, and stop.")]
 SummaryJsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")]
+
+
+def score_inputs(paths: Iterable[Path]) -> dict[str, Path | str | None]:
+    """The files of `--scores`, by what they are called in a message."""
+    return {f"--scores ({number})": path for number, path in enumerate(paths, 1)}
 
 
 def check_minutes(minutes: float | None) -> None:

@@ -48,7 +48,7 @@ def tell(message: str) -> None:
     write_error(f"headprobe: {one_line(message)}")
 
 
-def tell_cut(journal: Path, lines: int = 1) -> None:
+def tell_cut(journal: Path, lines: int) -> None:
     """Say that the last lines of a journal, which a kill had cut short or a lost machine damaged, have been dropped."""
     if lines == 1:
         tell(f"note: the last line of {journal} was cut short; it is dropped, and its trial runs again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from headprobe.commands.output import tell
 from headprobe.errors import OptionError
 from headprobe.evaluation.tuning.policy_file import PolicyFile, read_policy_file
+from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
 from headprobe.models.loading import LoadedModel
 
 PolicyFileOption = Annotated[
@@ -53,6 +55,41 @@ def scores_of(chosen: PolicyFile, given: list[Path] | None) -> tuple[Path, ...]:
         raise OptionError(f"{len(given)} files are given with --scores, and {chosen.path} takes one")
     found = chosen.scores_path(given[0] if given else None)
     return () if found is None else (found,)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an evaluation compares: by the options, or by the policy file `chosen`, which decides all of it."""
+
+    policies: tuple[str, ...]
+    budgets: tuple[int, ...]
+    scores: tuple[Path, ...]
+    changes: PolicyOptions
+    gqa: str
+    chosen: PolicyFile | None = None
+
+
+def comparison(
+    path: Path | None,
+    *,
+    policies: tuple[str, str],
+    budgets: tuple[str, str],
+    scores: list[Path] | None,
+    changes: PolicyOptions,
+    gqa: str,
+) -> Comparison:
+    """As the options say, or the policy file at `path`; `policies` and `budgets` each with their default.
+
+    Raises as `named_policy`, `budget_of` and `scores_of`, and `OptionError` for names and numbers that are none.
+    """
+    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean"), "--policies": policies, "--budgets": budgets}
+    given |= {f"--{name}": (getattr(changes, name), None) for name in ("window", "pool", "beta", "sinks")}
+    chosen = named_policy(path, given)
+    if chosen is None:
+        names, numbers = policy_names(policies[0]), parse_budgets(budgets[0])
+        return Comparison(names, numbers, tuple(scores or ()), changes, gqa)
+    names, numbers = policy_names(chosen.policy.name), (budget_of(chosen),)
+    return Comparison(names, numbers, scores_of(chosen, scores), chosen.policy_options, chosen.gqa, chosen)
 
 
 def tell_other_model(chosen: PolicyFile | None, loaded: LoadedModel) -> None:

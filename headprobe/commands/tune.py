@@ -15,10 +15,13 @@ from headprobe.commands.observed import observed
 from headprobe.commands.options import (
     AttentionOption,
     ChatTemplateOption,
+    DataDirOption,
     DeviceOption,
     DtypeOption,
     GqaOption,
     LayerChunkOption,
+    LimitOption,
+    MadeLengthsOption,
     ModelOption,
     OverwriteRunOption,
     PoliciesOption,
@@ -26,6 +29,7 @@ from headprobe.commands.options import (
     ResumeOption,
     ScoreFilesOption,
     SummaryJsonOption,
+    score_inputs,
 )
 from headprobe.commands.output import RESUME_HINT, tell, tell_cut, write_json
 from headprobe.commands.tune_output import print_tuned, record_of, write_tuned
@@ -62,19 +66,9 @@ def tune_command(
     betas: Annotated[str | None, typer.Option(help="Betas to try, such as 1.05,1.2.", show_default=False)] = None,
     scores: ScoreFilesOption = None,
     calibration: Annotated[float, typer.Option(help="Share of the clusters that the choice rests on.")] = 0.5,
-    limit: Annotated[
-        int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Where the tasks' files lie; else they come from the hub.", show_default=False
-        ),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(help="Of made prompts (ruler, needles), such as 2k,4k; default: the window.", show_default=False),
-    ] = None,
+    limit: LimitOption = None,
+    data_dir: DataDirOption = None,
+    lengths: MadeLengthsOption = None,
     query_agnostic: QueryAgnosticOption = False,
     gqa: GqaOption = "mean",
     attention: AttentionOption = "auto",
@@ -122,7 +116,7 @@ def tune_command(
     )
     check_scores_exist(options.task.policies, options.task.scores, model)
     folder = TuneFolder(_default_folder(model, options) if output is None else output)
-    read = {f"--scores ({number})": str(path) for number, path in enumerate(options.task.scores, 1)}
+    read = score_inputs(options.task.scores)
     read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
     folder.check(resume=resume, overwrite=overwrite, inputs=read)
     sets = options.task.sets()
@@ -151,7 +145,7 @@ def run(loaded: LoadedModel, grid: TuneGrid, folder: TuneFolder, how: How) -> No
         folder.journal(grid.describe(loaded), resume=how.resume, overwrite=how.overwrite, check=check) as journal,
     ):
         if journal.was_cut:
-            tell_cut(journal.path)
+            tell_cut(journal.path, journal.dropped)
         left = unfinished(grid.search.trials(), journal)
         with GridProgress(grid.search, left) as progress:
             searched = {prompt.trial_id for prompt in grid.calibration}

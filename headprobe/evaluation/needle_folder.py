@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headprobe.compression.policies import parameters
-from headprobe.errors import OutputExistsError
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED
@@ -20,6 +19,7 @@ from headprobe.profiling.journal import (
     Check,
     Journal,
     check_journal,
+    check_run,
     field,
     number,
     one_of,
@@ -28,7 +28,7 @@ from headprobe.profiling.journal import (
     whole,
 )
 from headprobe.profiling.shards import Shard, shard_journals
-from headprobe.scores.files import check_place, refuse_one_place
+from headprobe.scores.files import refuse_one_place
 from headprobe.stages import stage_record
 
 if TYPE_CHECKING:
@@ -122,17 +122,10 @@ class GridFolder:
             refuse_one_place({"the part's rows": rows}, inputs)
             check_journal(rows, resume=resume, overwrite=overwrite, holding="a part of a run")
             return
-        refuse_one_place(
-            {"the output": rows} | {f"the output's {name}": self.file(name) for name in self.derived}, inputs
-        )
-        parts = shard_journals(rows)
-        if parts and not resume and not overwrite:
-            raise OutputExistsError(
-                f"{parts[0]} holds a part of a run: collect it with --resume or start over with --overwrite"
-            )
-        goes_on = (check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") or bool(parts)) and resume
-        for name in self.derived:
-            check_place(self.file(name), overwrite or goes_on)
+        derived = [self.file(name) for name in self.derived]
+        check_run(
+            rows, derived, resume=resume, overwrite=overwrite, inputs=inputs, parts=shard_journals(rows)
+        )  # fmt: skip
 
     def place(self, shard: Shard | None = None) -> Path:
         """Where rows go: those of a part into a file of their own."""

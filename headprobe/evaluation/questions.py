@@ -188,11 +188,11 @@ def compressed_answers(
         for kv_cache_dtype in options.kv_cache_dtypes
     ]
     answers = []
-    emit(PLAN, work="compress", model=loaded.name, trials=len(policies), done=0, tokens=len(question.input_ids))
+    emit(PLAN, work="compress", model=loaded.name, trials=len(found), done=0, tokens=len(question.input_ids))
     with closing(_generations(loaded, question, found, options)) as generations:
         for planned, (generation, reason) in zip(found, generations, strict=True):
             answers.append(_answer(loaded, question, planned, generation, reason))
-            emit(TRIAL, trial=planned.plan.policy.name, tokens=len(question.input_ids))
+            emit(TRIAL, trial=planned.name, tokens=len(question.input_ids))
             if on_answer:
                 on_answer(answers[-1])
     return answers

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from headprobe.evaluation.trials import Row, Trial, emit_row
 from headprobe.events import PLAN, emit
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.shards import Shard, trial_costs
+from headprobe.profiling.shards import Shard, has_run, trial_costs
 
 AnyTrial = TypeVar("AnyTrial", bound=Trial)
 Rows = Generator[tuple[AnyTrial, Row], None, None]
@@ -71,14 +71,9 @@ def own_trials(work: Sequence[PromptWork[AnyTrial]], share: Share = ALL) -> list
     return [trial for place in own for trial in work[place].trials()]
 
 
-def is_finished(journal: Journal, trial: Trial) -> bool:
-    """Whether its row is there and holds no error."""
-    return _holds(journal, trial.id)
-
-
 def unfinished(trials: Iterable[AnyTrial], journal: Journal, share: Share = ALL) -> list[AnyTrial]:
     """The trials that neither `journal` nor others have finished."""
-    return [t for t in trials if not is_finished(journal, t) and t.id not in share.elsewhere]
+    return [t for t in trials if not _holds(journal, t.id) and t.id not in share.elsewhere]
 
 
 def run_share(
@@ -114,11 +109,11 @@ def run_share(
         with closing(asking.answers(lacking)) as rows:
             for trial, row in rows:
                 journal.add(row)
-                emit_row(trial, row, work[place].tokens)
+                emit_row(row, work[place].tokens)
                 if asking.on_trial is not None:
                     asking.on_trial(trial, row)
 
 
 def _holds(journal: Journal, trial: str) -> bool:
-    row = journal.records.get(trial)
-    return row is not None and row["error"] is None
+    """Whether its row is there and holds no error."""
+    return trial in journal.records and has_run(journal.records[trial])

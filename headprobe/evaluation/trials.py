@@ -170,12 +170,12 @@ def _out_of_memory(trial: Trial, error: NonFiniteError | DeviceMemoryError) -> D
     return error
 
 
-def emit_row(trial: Trial, row: Row, tokens: int) -> None:
-    """Say that a trial of `tokens` tokens has run, or that it did not fit."""
+def emit_row(row: Row, tokens: int) -> None:
+    """Say that the trial of a row, of `tokens` tokens, has run, or that it did not fit."""
     if row["error"] is None:
-        emit(TRIAL, trial=trial.id, tokens=tokens)
+        emit(TRIAL, trial=row["trial"], tokens=tokens)
     else:
-        emit(SKIP, trial=trial.id, tokens=tokens, reason=row["error"])
+        emit(SKIP, trial=row["trial"], tokens=tokens, reason=row["error"])
 
 
 def asked_entries(cache: RaggedCache, budget: int | None, tokens: int) -> int:

@@ -140,6 +140,15 @@ def parse_budgets(text: str) -> tuple[int, ...]:
     return whole_numbers(text, "budget {} is not a number of entries (write 16 or 16,32)")
 
 
+def parse_baselines(text: str) -> tuple[str, ...]:
+    """Names from text such as `random,shuffled`; of `none` there are none.
+
+    >>> parse_baselines("random, shuffled"), parse_baselines("none")
+    (('random', 'shuffled'), ())
+    """
+    return () if text == "none" else tuple(name.strip() for name in text.split(","))
+
+
 def check_scores_exist(
     policies: Sequence[str], given: Sequence[Path], model: str, folder: Path = Path("scores")
 ) -> None:

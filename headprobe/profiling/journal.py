@@ -25,7 +25,7 @@ from headprobe.profiling.journal_file import (
     parsed_lines,
 )
 from headprobe.profiling.journal_records import JournalRecords, Record
-from headprobe.scores.files import check_place
+from headprobe.scores.files import check_place, refuse_one_place
 from headprobe.stages import WRITE, stage
 
 # Whether a finished trial, read back from a journal, is what a run writes: its fields, types and shapes.
@@ -286,6 +286,31 @@ def check_journal(path: Path, *, resume: bool, overwrite: bool, holding: str = "
     return is_journal(raw)
 
 
+def check_run(
+    rows: Path,
+    derived: Sequence[Path],
+    *,
+    resume: bool,
+    overwrite: bool,
+    inputs: Mapping[str, Path | str | None] | None = None,
+    parts: Sequence[Path] = (),
+) -> None:
+    """Refuse, before the long work, a run into a folder that would fail there or lose a file.
+
+    `rows`: its journal; `derived`: what is made from that, anew each time; `inputs`: files that the run reads, by what
+    they are called in a message; `parts`: journals of its parts that are there. Raises `OptionError` where an input
+    would be written over, `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
+    """
+    refuse_one_place({"the output": rows} | {f"the output's {place.name}": place for place in derived}, inputs)
+    if parts and not resume and not overwrite:
+        raise OutputExistsError(
+            f"{parts[0]} holds a part of a run: collect it with --resume or start over with --overwrite"
+        )
+    goes_on = (check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") or bool(parts)) and resume
+    for place in derived:
+        check_place(place, overwrite or goes_on)
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(record) + b"\n"
@@ -314,11 +339,12 @@ def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
 
 
 def _check_records(path: Path, raw: bytes, read: JournalLines, check: Check | None) -> None:
-    for number, (_, start, size) in enumerate(() if check is None else read.trials, 2):
+    if check is None:
+        return
+    for number, (_, start, size) in enumerate(read.trials, 2):
         record = orjson.loads(raw[start : start + size])
         try:
-            if check is not None:
-                check(record)
+            check(record)
         except ValueError as error:
             raise FileFormatError(
                 f"damaged trial {record['trial']!r:.80}: {error}; remove the line and it runs again", path, number

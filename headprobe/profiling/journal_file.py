@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from headprobe.errors import FileAccessError, FileFormatError, OutputExistsError, ResumeError
-from headprobe.scores.files import in_folder
+from headprobe.errors import FileAccessError, FileFormatError, ResumeError
+from headprobe.scores.files import open_to_add
 
 # A lock on an open file that other processes heed, and that ends with the process however it ends.
 
@@ -57,7 +57,6 @@ else:
 
 SCHEMA = "headprobe-journal/1"
 BEGINNING = b'{"schema":"' + SCHEMA.encode() + b'"'
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class HeldError(ResumeError):
@@ -71,12 +70,7 @@ def open_locked(path: Path) -> tuple[int, bytes]:
     `FileAccessError`.
     """
     while True:
-        try:
-            if path.exists() and not path.is_file():
-                raise OutputExistsError(f"{path} exists and is not a regular file")
-            descriptor = in_folder(path.parent, lambda: os.open(path, _FLAGS, 0o666))
-        except OSError as error:
-            raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
+        descriptor = open_to_add(path)
         try:
             if not try_lock(descriptor):
                 raise HeldError(f"another process is writing {path}: wait until it ends, or name another output")

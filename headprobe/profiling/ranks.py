@@ -83,7 +83,7 @@ class Ranks:
 
     def agree(self, plan: Mapping[str, Any]) -> None:
         """Raise `ResumeError`, on every rank, unless all of them have the same plan: a file may have changed."""
-        mine = torch.frombuffer(bytearray(_digest(plan)), dtype=torch.uint8)
+        mine = _sent(_digest(plan))
         theirs = [torch.empty_like(mine) for _ in range(self.size)]
         with _heard():
             dist.all_gather(theirs, mine)
@@ -96,7 +96,7 @@ class Ranks:
 
     def from_first(self, records: Sequence[Record]) -> list[Record]:
         """The records that rank 0 has, on all of them. They travel as JSON."""
-        mine = torch.frombuffer(bytearray(orjson.dumps(list(records))), dtype=torch.uint8)
+        mine = _sent(orjson.dumps(list(records)))
         size = torch.tensor([len(mine)], dtype=torch.int64)
         with _heard():
             dist.broadcast(size, 0)
@@ -111,7 +111,7 @@ class Ranks:
             return self._gathered(records)
 
     def _gathered(self, records: Sequence[Record]) -> list[Record] | None:
-        mine = torch.frombuffer(bytearray(orjson.dumps(list(records))), dtype=torch.uint8)
+        mine = _sent(orjson.dumps(list(records)))
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(mine)], dtype=torch.int64))
         longest = max(int(size) for size in sizes)
@@ -145,6 +145,11 @@ def _heard() -> Iterator[None]:
             "another process of this run has ended: finished trials are kept, the same command with --resume continues "
             f"({reason:.120})"
         ) from None
+
+
+def _sent(data: bytes) -> torch.Tensor:
+    """Bytes as a tensor, which processes can send each other."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def _digest(plan: Mapping[str, Any]) -> bytes:

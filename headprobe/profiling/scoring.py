@@ -106,7 +106,7 @@ def _measure(loaded: LoadedModel, job: ScoreJob, journal: Journal, done: set[str
     if watch.on_resume and journal.records:
         watch.on_resume(list(journal.records.values()))
     due = {prompt.trial_id for prompt in job.prompts} - done
-    for trial, reason in skipped_trials(journal).items():
+    for trial, reason in skipped_trials(journal.records).items():
         if trial in due:
             emit(RETRY, trial=trial, reason=reason)
     with closing(profiler.measure(job.prompts, done)) as measured:
@@ -125,9 +125,9 @@ def _emit(record: Record, tokens: int) -> None:
         emit(TRIAL, trial=record["trial"], tokens=tokens, f1=record["f1"])
 
 
-def skipped_trials(journal: Journal) -> dict[str, str]:
+def skipped_trials(records: Mapping[str, Record]) -> dict[str, str]:
     """The trials that did not fit on the device, with the reason."""
-    return {trial: record["skipped"] for trial, record in journal.records.items() if "skipped" in record}
+    return {trial: record["skipped"] for trial, record in records.items() if "skipped" in record}
 
 
 def finished_trials(journal: Journal) -> set[str]:
@@ -174,7 +174,7 @@ def gather(
     loaded: LoadedModel, job: ScoreJob, records: Mapping[str, Record], *, command: str | None = None
 ) -> ScoreRun:
     """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
-    skipped = {i: r["skipped"] for i, r in records.items() if "skipped" in r}
+    skipped = skipped_trials(records)
     reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
     scores, unanswered = {}, {}
     for estimator in job.estimators:

@@ -162,6 +162,22 @@ def in_folder(folder: Path, act: Callable[[], Made]) -> Made:
     return act()
 
 
+_ADDING = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_to_add(path: Path, said: str = "") -> int:
+    """A descriptor of a file that grows, made where it is missing; `said` goes before its name in a message.
+
+    Raises `OutputExistsError` for what is not a regular file, `FileAccessError`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OutputExistsError(f"{said}{path} exists and is not a regular file")
+        return in_folder(path.parent, lambda: os.open(path, _ADDING, 0o666))
+    except OSError as error:
+        raise FileAccessError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextmanager
 def _naming(path: Path | str) -> Iterator[None]:
     """The system's refusals as ours, with the file that was to be written: the system often names none."""

@@ -48,6 +48,16 @@ def test_a_run_leaves_runs_json_table_and_picture_and_goes_on_where_it_stopped(c
     assert (changed.code, changed.err.splitlines()[-1].count("differs in")) == (9, 1)
 
 
+def test_damaged_lines_at_the_end_are_counted_and_measured_again(cli: Cli) -> None:
+    assert cli("bench", *SMALL, "-o", "out").code == 0
+    lines = Path("out/runs.jsonl").read_text().splitlines(keepends=True)
+    Path("out/runs.jsonl").write_text("".join(lines[:2]) + "\0\0\n{}\n")
+    resumed = cli("bench", *SMALL, "-o", "out", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "the last 2 lines of out/runs.jsonl are damaged" in resumed.err
+    assert len(Path("out/runs.jsonl").read_text().splitlines()) == len(lines)
+
+
 def test_a_dry_run_counts_the_cells_and_makes_nothing(cli: Cli, tmp_path: Path) -> None:
     given = "--lengths 40,48 --batch 1,2,4 --budgets 16,32 --policies snapkv,h2o --repeats 3".split()
     done = cli("bench", "--shape", "llama3-8b", *given, "--dry-run", "--json")

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, int]] = {
     "score": (SCORE, "score", 2),
     "needles": (("eval", "needles", *NEEDLES, "-o", "e"), "needles", 4),
     "task": (("eval", "ruler:vt", "--limit", "1", "--lengths", "512", "--policies", "full", "-o", "e"), "tasks", 1),
+    "formats": (("compress", "--length", "160", "--budget", "32", "--kv-cache-dtype", "auto,int8"), "compress", 2),
     "compress": (("compress", "--length", "160", "--budget", "32", "--compare", "full"), "compress", 2),
 }
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -47,8 +47,9 @@ from headprobe.commands.options import (
     TogetherOption,
     WindowOption,
     check_minutes,
+    score_inputs,
 )
-from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
+from headprobe.commands.policy_files import PolicyFileOption, comparison, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
@@ -56,7 +57,7 @@ from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.trials import Row
-from headprobe.evaluation.variants import PolicyOptions, parse_budgets, policy_names
+from headprobe.evaluation.variants import PolicyOptions, parse_baselines
 from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
 from headprobe.profiling.journal import Journal
@@ -113,23 +114,23 @@ def needles_command(
 ) -> None:
     """Compare policies at equal budgets: who still finds the needle, and what it costs."""
     check_minutes(minutes)
-    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
-    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
-    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
-    chosen = named_policy(policy_file, given)
+    compared = comparison(
+        policy_file, policies=(policies, POLICIES_ASKED), budgets=(budgets, BUDGETS_ASKED), scores=scores,
+        changes=PolicyOptions(window, pool, beta, sinks), gqa=gqa,
+    )  # fmt: skip
     spread = Spread.of(shard, resume, overwrite, minutes, as_json)
     options = GridOptions(
-        policies=policy_names(policies if chosen is None else chosen.policy.name),
-        budgets=parse_budgets(budgets) if chosen is None else (budget_of(chosen),),
+        policies=compared.policies,
+        budgets=compared.budgets,
         lengths=None if lengths is None else parse_lengths(lengths),
         depths=depths,
         needles=needles,
         needles_per_cell=needles_per_cell,
         haystack=haystack,
-        scores=tuple(scores or ()) if chosen is None else scores_of(chosen, scores),
-        baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks) if chosen is None else chosen.policy_options,
-        gqa=gqa if chosen is None else chosen.gqa,
+        scores=compared.scores,
+        baselines=parse_baselines(baselines),
+        policy_options=compared.changes,
+        gqa=compared.gqa,
         query_agnostic=query_agnostic,
         seed=seed,
         chat=chat,
@@ -139,13 +140,11 @@ def needles_command(
     )
     folder = GridFolder.default(model, query_agnostic) if output is None else GridFolder(output)
     if not dry_run:
-        read = {"--needles": needles, "--haystack": haystack}
-        read |= {f"--scores ({number})": str(path) for number, path in enumerate(scores or (), 1)}
-        spread.check(folder, read)
+        spread.check(folder, {"--needles": needles, "--haystack": haystack} | score_inputs(options.scores))
     load = load_to_plan if dry_run else load_model
     loaded = load(model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization)
     if not dry_run:
-        tell_other_model(chosen, loaded)
+        tell_other_model(compared.chosen, loaded)
     grid = NeedleGrid.build(loaded, options)
     if spread.is_first:
         tell_remarks(grid)

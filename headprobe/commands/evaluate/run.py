@@ -17,6 +17,7 @@ from headprobe.commands.options import (
     BetaOption,
     BudgetsOption,
     ChatTemplateOption,
+    DataDirOption,
     DeviceMapOption,
     DeviceOption,
     DryRunOption,
@@ -25,6 +26,8 @@ from headprobe.commands.options import (
     HaystackOption,
     KvCacheDtypeOption,
     LayerChunkOption,
+    LimitOption,
+    MadeLengthsOption,
     MinutesOption,
     ModelOption,
     OverwriteRunOption,
@@ -40,9 +43,10 @@ from headprobe.commands.options import (
     TogetherOption,
     WindowOption,
     check_minutes,
+    score_inputs,
 )
 from headprobe.commands.output import tell
-from headprobe.commands.policy_files import PolicyFileOption, budget_of, named_policy, scores_of, tell_other_model
+from headprobe.commands.policy_files import PolicyFileOption, comparison, tell_other_model
 from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.errors import OptionError
 from headprobe.evaluation.shares import Share
@@ -57,7 +61,7 @@ from headprobe.evaluation.task_grid import (
 )
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.trials import Row
-from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_budgets, policy_names
+from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_baselines
 from headprobe.home import in_home
 from headprobe.models.loading import LoadedModel, load_model, load_to_plan
 from headprobe.probes.plan import parse_lengths
@@ -77,19 +81,9 @@ def run_command(
     policies: PoliciesOption = POLICIES_ASKED,
     budgets: BudgetsOption = BUDGETS_ASKED,
     policy_file: PolicyFileOption = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Where the tasks' files lie; else they come from the hub.", show_default=False
-        ),
-    ] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(help="Of made prompts (ruler, needles), such as 2k,4k; default: the window.", show_default=False),
-    ] = None,
+    limit: LimitOption = None,
+    data_dir: DataDirOption = None,
+    lengths: MadeLengthsOption = None,
     haystack: HaystackOption = "all",
     templates: Annotated[
         Path | None,
@@ -135,10 +129,10 @@ def run_command(
 ) -> None:
     """Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost."""
     check_minutes(minutes)
-    given: dict[str, tuple[object, object]] = {"--gqa": (gqa, "mean")}
-    given |= {"--policies": (policies, POLICIES_ASKED), "--budgets": (budgets, BUDGETS_ASKED)}
-    given |= {"--window": (window, None), "--pool": (pool, None), "--beta": (beta, None), "--sinks": (sinks, None)}
-    named = named_policy(policy_file, given)
+    compared = comparison(
+        policy_file, policies=(policies, POLICIES_ASKED), budgets=(budgets, BUDGETS_ASKED), scores=scores,
+        changes=PolicyOptions(window, pool, beta, sinks), gqa=gqa,
+    )  # fmt: skip
     spread = Spread.of(shard, resume, overwrite, minutes, as_json)
     chosen = parse_tasks(tasks)
     if lengths is not None and not any(task.name in MADE for task, _ in chosen):
@@ -155,12 +149,12 @@ def run_command(
     options = TaskOptions(
         tasks=chosen,
         asked=asked,
-        policies=policy_names(policies if named is None else named.policy.name),
-        budgets=parse_budgets(budgets) if named is None else (budget_of(named),),
-        scores=tuple(scores or ()) if named is None else scores_of(named, scores),
-        baselines=() if baselines == "none" else tuple(name.strip() for name in baselines.split(",")),
-        policy_options=PolicyOptions(window, pool, beta, sinks) if named is None else named.policy_options,
-        gqa=gqa if named is None else named.gqa,
+        policies=compared.policies,
+        budgets=compared.budgets,
+        scores=compared.scores,
+        baselines=parse_baselines(baselines),
+        policy_options=compared.changes,
+        gqa=compared.gqa,
         cut=cut,
         max_new_tokens=max_new_tokens,
         query_agnostic=query_agnostic,
@@ -171,14 +165,14 @@ def run_command(
     check_scores_exist(options.policies, options.scores, model)
     folder = TaskFolder.of(model, chosen, query_agnostic) if output is None else TaskFolder(output)
     if not dry_run:
-        read = {f"--scores ({number})": str(path) for number, path in enumerate(options.scores, 1)}
+        read = score_inputs(options.scores)
         read |= {f"the task {task.name}": wanted for task, wanted in chosen if task.name == "jsonl"}
         spread.check(folder, read | {"--templates": templates})
     sets = options.sets()
     load = load_to_plan if dry_run else load_model
     loaded = load(model, device=spread.device(device), dtype=dtype, device_map=device_map, quantization=quantization)
     if not dry_run:
-        tell_other_model(named, loaded)
+        tell_other_model(compared.chosen, loaded)
     grid = TaskGrid.build(loaded, options, sets)
     check_trials(grid)
     if spread.is_first:

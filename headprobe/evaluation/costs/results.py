@@ -12,7 +12,8 @@ from headprobe.compression.policies import CompressionPlan
 from headprobe.errors import DeviceMemoryError, ModelError, NonFiniteError, OptionError
 from headprobe.evaluation.costs.bench import FULL, STOCK, UNMEASURED, Bench, Cell, Row
 from headprobe.evaluation.costs.shapes import uneven_scores
-from headprobe.events import PLAN, SKIP, TRIAL, emit
+from headprobe.evaluation.trials import emit_row
+from headprobe.events import PLAN, emit
 from headprobe.profiling.journal import Journal, is_number, number, text, whole
 from headprobe.stages import stage_record
 
@@ -47,10 +48,7 @@ def run_bench(bench: Bench, journal: Journal, on_sample: Callable[[Cell, Row], N
             if cell in failed:
                 row = cell.head(repeat) | UNMEASURED | {"error": failed[cell]}
             journal.add(row)
-            if row["error"] is None:
-                emit(TRIAL, trial=row["trial"], tokens=cell.length)
-            else:
-                emit(SKIP, trial=row["trial"], tokens=cell.length, reason=row["error"])
+            emit_row(row, cell.length)
             if on_sample is not None:
                 on_sample(cell, row)
     return [journal.records[trial] for trial in wanted if trial in journal.records]

@@ -9,10 +9,10 @@ from typing import Any
 
 from headprobe.errors import OptionError, ResumeError
 from headprobe.evaluation.knockout.study import KnockoutResult, KnockoutStudy
-from headprobe.profiling.journal import Journal, check_journal
+from headprobe.profiling.journal import Journal, check_run
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.causal import check_room, with_causal
-from headprobe.scores.files import check_place, refuse_one_place
+from headprobe.scores.files import check_place
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import write_score_file
 
@@ -36,16 +36,9 @@ class KnockoutFolder:
         return self.path / name
 
     def check(self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path | str | None]) -> None:
-        """Refuse what would fail, or lose a file, before the long work begins.
-
-        `inputs`: files that the run reads, by what they are called in a message. Raises `OptionError` where one of them
-        would be written over, `OutputExistsError`, `FileAccessError`, and `ResumeError` where another process writes.
-        """
-        rows = self.file(ROWS)
-        refuse_one_place({"the output": rows} | {f"the output's {name}": self.file(name) for name in DERIVED}, inputs)
-        goes_on = check_journal(rows, resume=resume, overwrite=overwrite, holding="a run") and resume
-        for name in DERIVED:
-            check_place(self.file(name), overwrite or goes_on)
+        """Refuse what would fail, or lose a file, before the long work begins. Raises as `check_run`."""
+        derived = [self.file(name) for name in DERIVED]
+        check_run(self.file(ROWS), derived, resume=resume, overwrite=overwrite, inputs=inputs)
 
     def journal(self, study: KnockoutStudy, *, resume: bool, overwrite: bool) -> Journal:
         """The records so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""

@@ -39,11 +39,12 @@ Shares = dict[str, dict[int, float]]  # by name and budget
 @dataclass(frozen=True)
 class RefereeWatch:
     """Who is called while a referee runs: `on_part` with the name of each new part, `on_piece` with the pieces of the
-    knockout that are done, and all there are; `on_cut` with a journal whose last line was cut short."""
+    knockout that are done, and all there are; `on_cut` with a journal and how many damaged lines at its
+    end have been dropped."""
 
     on_part: Callable[[str], None] | None = None
     on_piece: Callable[[int, int], None] | None = None
-    on_cut: Callable[[Path], None] | None = None
+    on_cut: Callable[[Path, int], None] | None = None
 
 
 @dataclass(eq=False)
@@ -186,7 +187,7 @@ class Referee:
         bench = self.plan.bench
         with self.folder.knockout(bench, sets) as journal:
             if journal.was_cut and self.watch.on_cut is not None:
-                self.watch.on_cut(journal.path)
+                self.watch.on_cut(journal.path, journal.dropped)
             for name in bench.records_due(()):
                 if name not in journal.records:
                     journal.add(self.journal.records[name])

@@ -1,7 +1,7 @@
 """`python -m benchmarks.gallery`: head scores of real models, with pictures, knockouts and tables, in `gallery/`.
 
 Every step is a `headprobe` command, which is printed before it runs: scores by all methods, knockout of the best heads
-(written into the score files), heatmaps, one report per model. Then the tables of `gallery/README.md` are made from the
+(written into the score files), heatmaps, reports. Then the tables of `gallery/README.md` are made from the
 files that are there. A step whose results are there is skipped, an interrupted one continues, so that the command can
 be given again. `--tables` makes the tables alone, `--models smollm2-135m` that model alone.
 
@@ -99,8 +99,9 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     for scores in files:
         picture = scores.with_suffix(".png")
         yield Step(("heatmap", str(scores), "-o", str(picture)), (picture,), (scores,))
-    page = place / "report.html"
-    yield Step(("report", *map(str, files), "-o", str(page), "--title", exhibit.title), (page,), tuple(files))
+    for needles, methods in METHODS.items():
+        own, page = tuple(score_file(folder, exhibit, method) for method in methods), place / f"report-{needles}.html"
+        yield Step(("report", *map(str, own), "-o", str(page), "--title", exhibit.title), (page,), own)
 
 
 # -- the tables -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,15 @@ from benchmarks.steps import Step, run_all
 
 SCORES = ("r2", "retrieval", "enhanced", "induction", "echo")
 BUDGETS = "32,64,128,256,512"
-KEPT = ("summary.json", "table.md", "recall.png", "grid.png", "scores.png", "policy.json")  # of a run's folder
+KEPT = (
+    "trials.jsonl",
+    "rows.jsonl",
+    "table.md",
+    "recall.png",
+    "grid.png",
+    "scores.png",
+    "policy.json",
+)  # of a run's folder
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
 
 
 def keep(name: str, place: Path) -> None:
-    """Copy what a finished run wrote for readers; the rows stay in `place`."""
+    """Copy what a finished run wrote: its rows, and what was made of them for readers."""
     target = RESULTS / f"{name}-cpu"
     for file in KEPT:
         if (place / file).exists():

@@ -65,6 +65,20 @@ def test_tables_say_what_the_files_say(tmp_path: Path) -> None:
     assert second.startswith("| `retrieval` |  | ")
 
 
+def test_pictures_and_reports_of_the_gallery_can_be_made_of_its_files(tmp_path: Path) -> None:
+    place = tmp_path / "demo"
+    place.mkdir()
+    found = [step for step in gallery.steps(tmp_path, tmp_path, DEMO) if step.arguments[0] in ("heatmap", "report")]
+    for scores in {path for step in found for path in step.needs}:
+        shutil.copy(bundled_model_folder() / "scores" / "demo--r2.json", scores)
+    pictures, reports = ([step for step in found if step.arguments[0] == kind] for kind in ("heatmap", "report"))
+    assert run_all([pictures[0], *reports]) is None
+    made = [path for step in (pictures[0], *reports) for path in step.results]
+    assert sorted(path.name for path in made) == ["demo--r2.png", "report-reasoning.html", "report-retrieval.html"]
+    assert all(path.stat().st_size > 1000 for path in made)
+    assert {path for step in reports for path in step.needs} == {path for step in pictures for path in step.needs}
+
+
 def test_tables_take_the_places_that_wait_for_them(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("a\n<!-- scores demo -->\nold\n<!-- end -->\nb\n<!-- other -->\nkept\n<!-- end -->\n")

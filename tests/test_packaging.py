@@ -10,8 +10,11 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
+import typer
 
 import headprobe
+from headprobe.cli import app
+from tests.commands.test_option_values import commands
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -145,3 +148,14 @@ def test_the_bundled_model_is_what_the_catalog_says() -> None:
 def test_the_bundled_model_is_small_enough_to_ship() -> None:
     folder = Path(headprobe.__file__).parent / "models" / "bundled"
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 12_000_000
+
+
+NEEDS_MORE = {"scores push", "scores pull", "eval harness"}  # the hub, an extra
+
+
+def test_every_command_is_tried_on_the_newest_releases() -> None:
+    lines = (ROOT / ".ci" / "smoke").read_text(encoding="utf-8").splitlines()
+    tried = [line.removeprefix("hp ") for line in lines if line.startswith("hp ")]
+    named = {path.removeprefix("headprobe ") for path, _ in commands(typer.main.get_command(app), "headprobe")}
+    missing = {name for name in named if not any(call.startswith(name.replace("TASK", "ruler")) for call in tried)}
+    assert missing == NEEDS_MORE

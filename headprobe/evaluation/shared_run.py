@@ -16,6 +16,7 @@ from headprobe.profiling.shards import (
     Shard,
     clear_journals,
     drop_collected,
+    finished_beside,
     finished_elsewhere,
     has_run,
     shard_journals,
@@ -71,8 +72,7 @@ class SharedRun:
 
     def _part(self, work: Work) -> list[Row]:
         whole, place = self.folder.place(), self.folder.place(self.shard)
-        others = [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()]
-        found = self._finished(others if self.resume else [], skip_held=True)
+        found = finished_beside(whole, place, self.plan, self.check) if self.resume else {}
         with self._journal() as journal:
             self._tell_cut(journal)
             return work(journal, Share(self.shard, found))
@@ -81,16 +81,13 @@ class SharedRun:
         parts = shard_journals(self.folder.place())
         if not self.resume and self.overwrite:
             clear_journals(parts)
-        found = self._finished(parts if self.resume else [])
+        found = finished_elsewhere(parts if self.resume else [], self.plan, self.check, on_cut=self.on_cut)
         with self._journal() as journal:
             self._tell_cut(journal)
             made = finish(work(journal, Share(None, found | dict(sent or {}))))
             if self.resume:
                 drop_collected(parts)
         return made
-
-    def _finished(self, paths: list[Path], *, skip_held: bool = False) -> dict[str, Row]:
-        return finished_elsewhere(paths, self.plan, self.check, skip_held=skip_held, on_cut=self.on_cut)
 
     def _tell_cut(self, journal: Journal) -> None:
         if journal.was_cut and self.on_cut is not None:

@@ -30,6 +30,7 @@ MOST_CHARACTERS = 1_000_000  # of the rendered text, of any text in between, and
 MOST_IN_ALL = 50_000_000  # characters and items of all that is made on the way, which a template may keep
 MOST_SECONDS = 3.0  # of this thread's work
 EVENTS_BETWEEN = 200  # looks at the clock
+_HOLDERS = (list, tuple, dict)
 _HUGE_NUMBER = re.compile(r"\d{7}")  # in a format such as '%9999999d'
 
 _FIXED_DATE = (
@@ -112,17 +113,34 @@ def _limit(size: int, most: int = MOST_CHARACTERS) -> None:
 
 
 def _weight(value: Any) -> int:
-    """Characters and items of a value and of all that lies in it, counted as often as it would be written; as far as
-    the limit."""
-    total, waiting = 0, [value]
-    while waiting and total <= MOST_CHARACTERS:
+    """Characters and items of a value and of all that lies in it, counted as often as it would be written.
+
+    What lies in it many times is looked at once, so that the work grows with what is in memory and not with what would
+    be written. Above the limit the result only says that it is above.
+    """
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    weights: dict[int, int] = {}  # of the lists and dicts that were looked at, by identity
+    entered: set[int] = set()
+    looked_at, waiting = 0, [value]
+    while waiting:
         part = waiting.pop()
-        if isinstance(part, (str, bytes)):
-            total += len(part)
-        elif isinstance(part, (list, tuple, dict)):
-            total += len(part)
-            waiting += [*part, *part.values()] if isinstance(part, dict) else part
-    return total
+        if not isinstance(part, _HOLDERS) or id(part) in weights:
+            continue
+        inside = [*part, *part.values()] if isinstance(part, dict) else part
+        holders = [each for each in inside if isinstance(each, _HOLDERS)]
+        if id(part) not in entered:
+            entered.add(id(part))
+            looked_at += len(part)
+            if looked_at > MOST_CHARACTERS or any(id(each) in entered and id(each) not in weights for each in holders):
+                return MOST_CHARACTERS + 1  # the second: it lies in itself
+            waiting += [part, *holders]
+            continue
+        texts = sum(len(each) for each in inside if isinstance(each, (str, bytes)))
+        weights[id(part)] = len(part) + texts + sum(weights[id(each)] for each in holders)
+        if weights[id(part)] > MOST_CHARACTERS:
+            return MOST_CHARACTERS + 1
+    return weights.get(id(value), 0)
 
 
 def _weighed(value: Any) -> Any:

@@ -269,6 +269,26 @@ class Journal:
         self._close()
 
 
+def written_so_far(path: Path, plan: Mapping[str, Any], check: Check) -> list[Record]:
+    """The trials in a journal that another process may be writing, or remove; none where there is no file.
+
+    It is read without its lock, which its own process may want at any moment, and is left as it is. Raises
+    `ResumeError` for a journal of another plan, `FileFormatError` for a damaged one, and `FileAccessError`.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
+    if is_unwritten(raw):
+        return []
+    read = parsed_lines(raw, path)
+    _check_plan(path, read.header, orjson.loads(_line({"plan": dict(plan)}))["plan"])
+    _check_records(path, raw, read, check)
+    return [orjson.loads(raw[start : start + size]) for _, start, size in read.trials]
+
+
 def check_journal(path: Path, *, resume: bool, overwrite: bool, holding: str = "an unfinished run") -> bool:
     """Before the long work: whether there is a journal to continue; `holding` says in a message what it holds.
 

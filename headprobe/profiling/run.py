@@ -19,6 +19,7 @@ from headprobe.profiling.scoring import ScoreRun, finished_trials, run_shard, sc
 from headprobe.profiling.shards import (
     clear_journals,
     drop_collected,
+    finished_beside,
     finished_elsewhere,
     has_run,
     shard_journals,
@@ -83,10 +84,7 @@ def run(
         if journal.was_cut and watch.on_cut is not None:
             watch.on_cut(journal.path, journal.dropped)
         if shard is not None:
-            others = (
-                [path for path in (whole, *shard_journals(whole)) if path != place and path.exists()] if resume else []
-            )
-            done = finished_elsewhere(others, plan, check, skip_held=True, on_cut=watch.on_cut)
+            done = finished_beside(whole, place, plan, check) if resume else {}
             _emit_plan(loaded, job, journal, done)
             return run_shard(loaded, job, journal, done, watch=watch)
         shards = shard_journals(whole)
@@ -198,10 +196,7 @@ def run_in_step(
 
 def _known_records(loaded: LoadedModel, job: ScoreJob, paths: dict[str, Path]) -> list[Record]:
     """The finished trials that a resumed run will find."""
-    whole = journal_path(paths)
-    places = [path for path in (whole, *shard_journals(whole)) if path.exists()]
-    skip_held = job.options.shard is not None
-    found = finished_elsewhere(places, job.description(loaded), job.record_check(loaded), skip_held=skip_held)
+    found = finished_beside(journal_path(paths), None, job.description(loaded), job.record_check(loaded))
     return list(found.values())
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headprobe.errors import OptionError, OutputExistsError, shown
-from headprobe.profiling.journal import Check, Journal
+from headprobe.profiling.journal import Check, Journal, written_so_far
 from headprobe.profiling.journal_file import HeldError, is_journal, is_unwritten, open_locked
 from headprobe.profiling.journal_records import Record
 from headprobe.scores.files import LONGEST_NAME
@@ -101,26 +101,32 @@ def finished_elsewhere(
     plan: Mapping[str, Any],
     check: Check,
     *,
-    skip_held: bool = False,
     on_cut: Callable[[Path, int], None] | None = None,
 ) -> dict[str, Record]:
     """The finished trials in the journals at `paths`, by id; `on_cut` is called with each whose end was damaged, and
     with how many lines of it.
 
-    Raises `ResumeError` for a journal of another plan and for one that is being written, unless `skip_held`;
-    `FileFormatError` for a damaged one.
+    Raises `ResumeError` for a journal of another plan and for one that is being written, `FileFormatError` for a
+    damaged one.
     """
     found: dict[str, Record] = {}
     for path in paths:
-        try:
-            with Journal.resume(path, plan, check) as journal:
-                if journal.was_cut and on_cut is not None:
-                    on_cut(path, journal.dropped)
-                found |= {trial: record for trial, record in journal.records.items() if has_run(record)}
-        except HeldError:
-            if not skip_held:
-                raise
+        with Journal.resume(path, plan, check) as journal:
+            if journal.was_cut and on_cut is not None:
+                on_cut(path, journal.dropped)
+            found |= {trial: record for trial, record in journal.records.items() if has_run(record)}
     return found
+
+
+def finished_beside(whole: Path, own: Path | None, plan: Mapping[str, Any], check: Check) -> dict[str, Record]:
+    """The trials that have been finished so far by others, by id: in the journals of the `whole` run and of its parts,
+    but for one's `own`. They may be written meanwhile.
+
+    Raises `ResumeError` for a journal of another plan, `FileFormatError` for a damaged one.
+    """
+    others = [path for path in (whole, *shard_journals(whole)) if path != own]
+    records = (record for path in others for record in written_so_far(path, plan, check))
+    return {record["trial"]: record for record in records if has_run(record)}
 
 
 def clear_journals(paths: Sequence[Path]) -> None:

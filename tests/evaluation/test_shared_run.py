@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+import headprobe.profiling.journal as journal_module
+from headprobe.errors import ResumeError
 from headprobe.evaluation.shares import Asking, PromptWork, Share, own_trials, run_share
-from headprobe.profiling.journal import Journal
+from headprobe.profiling.journal import Journal, written_so_far
+from headprobe.profiling.journal_file import open_locked
 from headprobe.profiling.shards import Shard, clear_journals, drop_collected, has_run, trial_costs
 from tests.conftest import CliResult
 
@@ -101,6 +104,44 @@ def test_a_part_that_is_being_written_is_neither_collected_nor_removed(
         assert done.code == 9
         assert "another process is writing e/trials.shard-1-of-2.jsonl" in done.err
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "command", [NEEDLES, ("score", *NEEDLES[2:6], "--needles-per-cell", "1")], ids=["eval", "score"]
+)
+def test_a_part_takes_the_lock_of_no_other_part(
+    tmp_path: Path, cli: RunCli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    command = (*command, "-o", "e" if command[0] == "eval" else "e/a.json")
+    (tmp_path / "e").mkdir()
+    assert cli(*command, "--shard", "2/2").code == 0
+    (other,) = (tmp_path / "e").glob("*.shard-2-of-2.*")
+    with other.open("ab") as file:
+        file.write(b'{"trial": "in the ma')  # that another process is about to write
+    before, taken = other.read_bytes(), []
+
+    def spied(path: Path) -> tuple[int, bytes]:
+        taken.append(path.name)
+        return open_locked(path)
+
+    monkeypatch.setattr(journal_module, "open_locked", spied)
+    done = cli(*command, "--shard", "1/2", "--resume")
+    assert done.code == 0, done.err
+    assert set(taken) == {other.name.replace("2-of-2", "1-of-2")}
+    assert other.read_bytes() == before
+    assert "damaged" not in done.err
+
+
+def test_what_is_written_so_far_may_be_nothing_yet(tmp_path: Path) -> None:
+    path, plan = tmp_path / "a.journal", {"seed": 1}
+    assert written_so_far(path, plan, lambda _: None) == []
+    path.write_bytes(b'{"schema":"headprobe-jou')
+    assert written_so_far(path, plan, lambda _: None) == []
+    with Journal.resume(path, plan) as journal:
+        journal.add({"trial": "1"})
+        assert written_so_far(path, plan, lambda _: None) == [{"trial": "1"}]
+    with pytest.raises(ResumeError, match="another plan, which differs in seed: 1 -> 2"):
+        written_so_far(path, {"seed": 2}, lambda _: None)
 
 
 @pytest.mark.parametrize("written", ["0/2", "3/2", "1", "a/b"])

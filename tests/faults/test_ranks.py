@@ -48,7 +48,8 @@ def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path) -
     assert "Traceback (most recent call last)" not in done.stderr.split("torch/distributed")[0]
     lost = rows(tmp_path / "e" / "trials.shard-2-of-2.jsonl")[1:]
     assert len(lost) == 2
-    assert torchrun(tmp_path, *NEEDLES, "--resume").returncode == 0
+    done = torchrun(tmp_path, *NEEDLES, "--resume")
+    assert done.returncode == 0, done.stderr
     assert alone(tmp_path, *NEEDLES[:-1], "one").returncode == 0
     found, wanted = rows(tmp_path / "e" / "trials.jsonl"), rows(tmp_path / "one" / "trials.jsonl")
     assert found == wanted

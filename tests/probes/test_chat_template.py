@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from headprobe.errors import ModelError
 from headprobe.probes import chat_template
-from headprobe.probes.chat_template import MOST_CHARACTERS, render_message
+from headprobe.probes.chat_template import MOST_CHARACTERS, _weight, render_message
 from headprobe.probes.encoding import resolve_template
 from tests.toy_tokenizers import CHAT_TEMPLATE, with_chat_template
 
@@ -166,3 +167,30 @@ def test_ordinary_templates_are_rendered_as_transformers_does(template: str) -> 
 def test_the_advice_is_that_of_the_caller() -> None:
     with pytest.raises(ModelError, match="alters the text of a message; leave out --chat"):
         resolve_template(with_chat_template("{{ messages[0].content|upper }}"), advice="leave out --chat")
+
+
+def written(value: object) -> int:
+    """The plain count: everything as often as it would be written."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, dict):
+        return len(value) + sum(written(part) for part in (*value, *value.values()))
+    return len(value) + sum(written(part) for part in value) if isinstance(value, (list, tuple)) else 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_value_weighs_what_would_be_written(seed: int) -> None:
+    pick = random.Random(seed)
+    made: list[object] = ["", "text", b"bytes", 7, None, [], (), {}]
+    for _ in range(40):  # of earlier values, so that many lie in one value several times
+        parts = pick.choices(made, k=pick.randrange(4))
+        made.append(pick.choice([parts, tuple(parts), dict(zip("abc", parts, strict=False))]))
+    for value in made:
+        wanted = written(value)
+        assert min(_weight(value), MOST_CHARACTERS + 1) == min(wanted, MOST_CHARACTERS + 1)
+
+
+def test_a_list_that_lies_in_itself_weighs_too_much() -> None:
+    inner: list[object] = []
+    inner.append([inner])
+    assert _weight([inner]) > MOST_CHARACTERS

@@ -92,8 +92,9 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
     place = work / f"tune-{subject.model}"
     yield "tune", Step(
         (
-            "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "40", "--keep", "0.9",
-            "--policies", "snapkv,ada-snapkv,headkv-r2", "--budgets", "64,128", "--windows", "2,8,16", "--pools", "1,7",
+            "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "80", "--keep", "0.8",
+            "--policies", "snapkv,headkv-r,headkv-r2", "--budgets", "128,256,512", "--windows", "2,8,16",
+            "--pools", "1,7",
             "-o", str(place), "--resume",
         ),
         (place / "summary.json",), files,

@@ -99,7 +99,10 @@ ScoreFilesOption = Annotated[
 BaselinesOption = Annotated[
     str, typer.Option(help="Besides real scores: random, shuffled, both separated by a comma, or none.")
 ]
-LimitOption = Annotated[int | None, typer.Option(help="Take the first N questions of each set.", show_default=False)]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(help="First N questions of each set; sets that are made (ruler, needles) get N.", show_default=False),
+]
 DataDirOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where the tasks' files lie; else they come from the hub.", show_default=False),

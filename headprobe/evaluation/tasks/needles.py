@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 
 from headprobe.evaluation.questions import context_end
 from headprobe.evaluation.task import TaskQuestion, TaskRequest, TaskSet
@@ -16,12 +17,16 @@ from headprobe.probes.encoding import resolve_template
 from headprobe.profiling.job import ScoreOptions, prepare
 
 NEEDLE_SETS = ("reasoning", "retrieval", "nonliteral")
+DEPTHS = 10
 MOST_ANSWER_TOKENS = 64  # an upper end for tables; each prompt's own answer decides
 
 
 @dataclass(frozen=True)
 class NeedlesTask:
-    """Shipped needle sets at ten depths of each length (`--lengths`; the whole window else)."""
+    """Shipped needle sets at ten depths of each length (`--lengths`; the whole window else).
+
+    One needle at each depth, or as many as `--limit` needs.
+    """
 
     name: str = "needles"
     about: str = "sentences hidden in prose, and the question about them; alone it is `headprobe eval needles`"
@@ -38,9 +43,10 @@ class NeedlesTask:
 
 
 def _questions(name: str, asked: TaskRequest, loaded: LoadedModel) -> Sequence[TaskQuestion]:
+    lengths = asked.lengths or (loaded.window,)
     options = ScoreOptions(
-        needles=name, haystack=asked.haystack, lengths=asked.lengths or (loaded.window,), needles_per_cell=1,
-        seed=asked.seed, limit=asked.limit, chat=asked.chat,
+        needles=name, haystack=asked.haystack, lengths=lengths, depths=DEPTHS, seed=asked.seed, limit=asked.limit,
+        needles_per_cell=max(1, ceil((asked.limit or 0) / (DEPTHS * len(lengths)))), chat=asked.chat,
     )  # fmt: skip
     job = prepare(loaded, options)
     specs = {spec.id: spec for spec in job.plan.trials()}

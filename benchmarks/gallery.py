@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
                 "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length), "--limit",
                 str(exhibit.knockout_prompts), "-o", str(output), "--write", "--resume",
             ),
-            (output / "summary.json",),
-            (scores,),
+            needs=(scores,),
+            found=partial(holds_knockout, scores),
         )  # fmt: skip
     files = [score_file(folder, exhibit, method) for methods in METHODS.values() for method in methods]
     for scores in files:
@@ -102,6 +103,11 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     for needles, methods in METHODS.items():
         own, page = tuple(score_file(folder, exhibit, method) for method in methods), place / f"report-{needles}.html"
         yield Step(("report", *map(str, own), "-o", str(page), "--title", exhibit.title), (page,), own)
+
+
+def holds_knockout(scores: Path) -> bool:
+    """Whether the score file says what switching its best heads off does."""
+    return scores.exists() and bool(causal_results(read_any(scores).native))
 
 
 # -- the tables -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,20 @@ INTERRUPTED = (130, 143)
 
 @dataclass(frozen=True)
 class Step:
-    """A command of headprobe, the files that are there once it is done, and those that it cannot do without."""
+    """A command of headprobe, the files that are there once it is done, and those that it cannot do without.
+
+    `found` says whether its result is in files that were there before.
+    """
 
     arguments: tuple[str, ...]
-    results: tuple[Path, ...]
+    results: tuple[Path, ...] = ()
     needs: tuple[Path, ...] = ()
+    found: Callable[[], bool] | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether all of it is there."""
-        return all(path.exists() for path in self.results)
+        return all(path.exists() for path in self.results) and (self.found is None or self.found())
 
     @property
     def command(self) -> str:

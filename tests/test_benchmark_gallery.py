@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from benchmarks.gallery import EXHIBITS, Exhibit, fill, tables
 from benchmarks.steps import Step, run_all
 from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
+from headprobe.scores.causal import CAUSAL
+from headprobe.scores.score_file import read_score_file, write_score_file
+from tests.scores.test_causal import result as knockout_result
 
 DEMO = Exhibit("demo", "demo", "512", "512", 1)
 
@@ -43,7 +47,7 @@ def test_steps_on_real_models_are_commands(tmp_path: Path) -> None:
         named = dict(real_models.steps(subject, tmp_path, tmp_path / "data", "auto"))
         assert parsed(named["needles"])["policies"] == "all"
         assert parsed(named["needles-gqa-max"])["gqa"] == "max"
-        assert parsed(named["tune"])["keep"] == 0.9
+        assert parsed(named["tune"])["keep"] == 0.8
         assert {name for name, _ in subject.tasks} <= set(named)
         assert set(dict(real_models.steps(subject, tmp_path, None, "auto"))) == {"needles", "needles-gqa-max", "tune"}
 
@@ -77,6 +81,17 @@ def test_pictures_and_reports_of_the_gallery_can_be_made_of_its_files(tmp_path: 
     assert sorted(path.name for path in made) == ["demo--r2.png", "report-reasoning.html", "report-retrieval.html"]
     assert all(path.stat().st_size > 1000 for path in made)
     assert {path for step in reports for path in step.needs} == {path for step in pictures for path in step.needs}
+
+
+def test_a_knockout_is_done_once_its_result_is_in_the_score_file(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    steps = [step for step in gallery.steps(tmp_path, tmp_path / "evals", DEMO) if step.arguments[0] == "knockout"]
+    assert [step.needs[0].name for step in steps] == ["demo--retrieval.json", "demo--r2.json"]
+    scores = read_score_file(bundled_model_folder() / "scores" / "demo--r2.json")
+    for step, held in zip(steps, ([], [knockout_result()]), strict=True):
+        assert not step.is_done
+        write_score_file(step.needs[0], replace(scores, extra={**scores.extra, CAUSAL: held}))
+        assert step.is_done == bool(held)
 
 
 def test_tables_take_the_places_that_wait_for_them(tmp_path: Path) -> None:

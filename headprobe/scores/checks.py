@@ -10,7 +10,7 @@ import numpy as np
 from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.head_scores import Floats
-from headprobe.scores.provenance import COUNT, MASS, METHODS, MethodFacts
+from headprobe.scores.provenance import COUNT, MASS, METHODS, PER_ANSWER_TOKEN, MethodFacts
 from headprobe.scores.ranks import top_k_weights
 from headprobe.scores.summary import DistinctTrials
 from headprobe.scores.uncertainty import ClusteredTrials
@@ -261,6 +261,7 @@ TOLERANCE = 1e-6
 UNIFORM_SHARE = 0.95
 SATURATED_SHARE = 0.25
 LONGEST_ANSWER = 256
+MOST_SWALLOWED = 2  # tokens of an answer, its first and last, that can be one with their neighbours in the context
 _TRIALS_LOOKED_AT = 50
 GATE_NAMES = {"f1": "an F1", "rouge1_recall": "a ROUGE-1 recall", "deciding_words": "a share of the deciding words"}
 
@@ -272,13 +273,29 @@ def above_bound(suspect: Suspect) -> Seen:
         return None
     scores = suspect.scores
     trials = scores.mean[None] if scores.trial_scores is None else scores.trial_scores
-    over = trials > bound + TOLERANCE
+    over = trials > bound * _steps_per_token(suspect)[:, None, None] + TOLERANCE
     if not over.any():
         return None
     heads, count = int(over.any(axis=0).sum()), int(over.any(axis=(1, 2)).sum())
     where = "" if scores.trial_scores is None else f" in {count} of {len(trials)} trials"
     told = "1 head scores" if heads == 1 else f"{heads} heads score"
     return ERROR, f"{told} above {bound:g}{where}, up to {trials.max():.4g}"
+
+
+def _steps_per_token(suspect: Suspect) -> Floats:
+    """The most steps of our own trials to a token of the answer, `[T]`, or `[1]` where only their mean is there.
+
+    Scores are divided by the answer's tokens in the context, while it has a step for each of its tokens behind the
+    prompt. Those can be more. Other methods' bounds are as they state them.
+    """
+    scores = suspect.scores
+    if scores.native is None or suspect.method not in PER_ANSWER_TOKEN:
+        return np.ones(1)
+    passing = [trial for trial in scores.native.trials if trial.passed]
+    most = np.array([trial.num_steps / max(1, trial.num_steps - MOST_SWALLOWED) for trial in passing])
+    if scores.trial_scores is None or len(most) != len(scores.trial_scores):
+        return most.max(initial=1.0, keepdims=True)
+    return most
 
 
 def impossible_values(suspect: Suspect) -> Seen:

@@ -121,6 +121,9 @@ METHODS: Mapping[str, MethodFacts] = {
 }
 """The methods whose files do not state their facts: many were written before they could."""
 
+PER_ANSWER_TOKEN = frozenset({"r2", "retrieval", "enhanced", "value", "contrast", "mass"})
+"""The methods that divide a sum over steps by the answer's tokens in the context."""
+
 UNKNOWN = MethodFacts()
 
 

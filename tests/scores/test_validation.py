@@ -121,6 +121,20 @@ def test_rounding_of_a_float_is_not_above_the_bound(keyed) -> None:
     assert "above-bound" not in found(check(keyed(trials)))
 
 
+@pytest.mark.parametrize(("score", "seen"), [(15 / 14, None), (15 / 13, None), (15 / 12, "1 head scores above 1")])
+@pytest.mark.parametrize("with_trials", [True, False])
+def test_an_answer_may_take_two_tokens_less_in_the_context(
+    tmp_path: Path, make_scores, score: float, seen: str | None, with_trials: bool
+) -> None:
+    scores = make_scores([[[score, 0.5]], [[score, 0.4]]], [True, True])
+    scores = replace(scores, trials=tuple(replace(trial, num_steps=15) for trial in scores.trials))
+    path = write_score_file(tmp_path / "a.json", scores, with_trial_scores=with_trials)
+    told = found(validate_file(path)).get("above-bound")
+    assert told == (None if seen is None else "error")
+    if seen is not None:
+        assert detail(validate_file(path), "above-bound").startswith(seen)
+
+
 def test_even_scores_are_a_warning_and_equal_ones_an_error(keyed) -> None:
     even = 0.5 + 0.01 * RNG.random((40, 2, 8))
     assert found(check(keyed(even)))["uniform-scores"] == "warning"

@@ -23,6 +23,10 @@ SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL)
 NEEDLES = ("eval", "needles", *SMALL, "--budgets", "16", "--policies", "full,snapkv", "--baselines", "none")
 TASK = ("eval", "ruler:vt", "--limit", "3", "--lengths", "512", "--budgets", "32", "--policies", "full,snapkv")
+TUNE = (
+    "tune", "--task", "needles", "--lengths", "160", "--policies", "snapkv,headkv-r2", "--budgets", "32",
+    "--keep", "0.1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -105,6 +109,25 @@ def test_eval(tmp_path: Path, server: ForkServer, kills: int, command: tuple[str
     assert server.run(*command, "-o", "killed", "--resume") == 0, server.printed
     assert bare_rows(folder / rows) == bare_rows(tmp_path / "one" / rows)
     assert (folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_tune(tmp_path: Path, server: ForkServer, kills: int) -> None:
+    seconds = timed_run(server, *TUNE, "-o", "one")
+    folder, dice = tmp_path / "killed", random.Random(kills)
+    decided = (tmp_path / "one" / "policy.json").read_bytes()
+    for _ in range(kills):
+        before = whole_lines(folder / "rows.jsonl")
+        was_killed = killed(server, dice.uniform(0, seconds), *TUNE, "-o", "killed", "--resume")
+        check_lines(folder / "rows.jsonl", before)
+        for policy in folder.glob("policy.json"):  # only ever written with all rows there
+            assert policy.read_bytes() == decided
+            assert bare_rows(folder / "rows.jsonl") == bare_rows(tmp_path / "one" / "rows.jsonl")
+        if not was_killed:
+            shutil.rmtree(folder)
+    assert server.run(*TUNE, "-o", "killed", "--resume") == 0, server.printed
+    assert (folder / "policy.json").read_bytes() == decided
+    assert bare_rows(folder / "rows.jsonl") == bare_rows(tmp_path / "one" / "rows.jsonl")
 
 
 @pytest.mark.parametrize("kills", KILLS)

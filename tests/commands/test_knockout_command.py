@@ -212,7 +212,7 @@ sys.exit(run())
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_where_it_stopped(
     cli: Cli, scores: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:

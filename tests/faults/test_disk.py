@@ -108,7 +108,7 @@ def test_a_read_only_disk_is_refused_before_the_model_loads(tmp_path: Path) -> N
     assert not (tmp_path / "a.json").exists()
 
 
-@pytest.mark.parametrize("command", [SCORE, NEEDLES], ids=["score", "needles"])
+@pytest.mark.parametrize("command", [SCORE, pytest.param(NEEDLES, marks=pytest.mark.slow)], ids=["score", "needles"])
 def test_a_file_that_may_not_grow_ends_the_run_with_its_name(tmp_path: Path, command: tuple[str, ...]) -> None:
     output = "a.json" if command is SCORE else "a"
     done = run(tmp_path, *command, output, limit=5000)

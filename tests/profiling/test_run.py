@@ -83,7 +83,7 @@ def test_another_seed_gives_other_trials(tmp_path: Path, demo: Any) -> None:
     assert [t.id for t in first.trials] != [t.id for t in other.trials]
 
 
-@pytest.mark.parametrize("trials_before_the_kill", [1, 7])
+@pytest.mark.parametrize("trials_before_the_kill", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, trials_before_the_kill: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

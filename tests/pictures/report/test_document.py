@@ -107,6 +107,7 @@ def test_advice_fits_the_number_of_files(files, monkeypatch, count, advice):
         report_html([files(f"{i}.json", shape=(2, 8), kv_heads=2) for i in range(count)])
 
 
+@pytest.mark.slow
 def test_one_file_of_the_largest_table_fits_and_the_page_says_what_is_left_out(tmp_path):
     values = np.random.default_rng(0).random(2**16).tolist()
     (tmp_path / "large.json").write_text(json.dumps({f"{i // 256}-{i % 256}": [v, v] for i, v in enumerate(values)}))

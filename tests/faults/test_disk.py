@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,21 +14,12 @@ from headprobe.errors import FileAccessError
 from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
 from tests.conftest import ROOT
+from tests.faults.fork_server import ForkServer
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o")
 NEEDLES = ("eval", "needles", *SMALL, "--budgets", "16", "--policies", "full,snapkv", "--baselines", "none", "-o")
 HEADPROBE = f"{sys.executable} -m headprobe"
-
-
-def run(folder: Path, *arguments: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A command in `folder`; `limit`: bytes that no file may exceed."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    limited = None if limit is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
-    command = [sys.executable, "-m", "headprobe", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, check=False, preexec_fn=limited
-    )  # fmt: skip
 
 
 def has_small_disks() -> bool:
@@ -60,7 +49,9 @@ small_disks = pytest.mark.skipif(not has_small_disks(), reason="no disk can be m
 
 @small_disks
 @pytest.mark.parametrize(("size", "file"), [("4k", "a.journal"), ("16k", "a.json")])
-def test_score_on_a_full_disk_keeps_what_is_done_and_goes_on(tmp_path: Path, size: str, file: str) -> None:
+def test_score_on_a_full_disk_keeps_what_is_done_and_goes_on(
+    tmp_path: Path, server: ForkServer, size: str, file: str
+) -> None:
     score = f"{HEADPROBE} {' '.join(SCORE)} disk/a.json"
     first, second, *_ = on_small_disk(
         tmp_path, size, score, "cp disk/a.journal kept.journal; ls -A disk", "mount -o remount,size=1m none disk",
@@ -73,7 +64,7 @@ def test_score_on_a_full_disk_keeps_what_is_done_and_goes_on(tmp_path: Path, siz
     kept = (tmp_path / "kept.journal").read_bytes()
     assert kept.endswith(b"\n")
     assert kept.count(b"\n") >= 2
-    assert run(tmp_path, *SCORE, "one.json").returncode == 0
+    assert server.run(*SCORE, "one.json") == 0, server.printed
     one, other = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "a.json"))
     assert one["id"] == other["id"]
 
@@ -109,16 +100,17 @@ def test_a_read_only_disk_is_refused_before_the_model_loads(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", [SCORE, pytest.param(NEEDLES, marks=pytest.mark.slow)], ids=["score", "needles"])
-def test_a_file_that_may_not_grow_ends_the_run_with_its_name(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_file_that_may_not_grow_ends_the_run_with_its_name(
+    tmp_path: Path, server: ForkServer, command: tuple[str, ...]
+) -> None:
     output = "a.json" if command is SCORE else "a"
-    done = run(tmp_path, *command, output, limit=5000)
-    assert done.returncode == 11
-    last = done.stderr.splitlines()[-1]
+    assert server.run(*command, output, limit=5000) == 11
+    last = server.printed.splitlines()[-1]
     assert last.startswith("headprobe: error: cannot write a")
     assert last.endswith("File too large")
     rows = tmp_path / ("a.journal" if command is SCORE else "a/trials.jsonl")
     assert rows.read_bytes().endswith(b"\n")
-    assert run(tmp_path, *command, output, "--resume").returncode == 0
+    assert server.run(*command, output, "--resume") == 0, server.printed
 
 
 def test_a_line_that_did_not_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,9 @@ SCORE = ("score", *SMALL)
 NEEDLES = ("eval", "needles", *SMALL, "--budgets", "16", "--policies", "full,snapkv", "--baselines", "none")
 TASK = ("eval", "ruler:vt", "--limit", "3", "--lengths", "512", "--budgets", "32", "--policies", "full,snapkv")
 TUNE = (
-    "tune", "--task", "needles", "--lengths", "160", "--policies", "snapkv,headkv-r2", "--budgets", "32",
+    "tune", "--task", "needles", "--lengths", "160", "--policies", "headkv-r2", "--budgets", "32",
     "--keep", "0.1",
 )  # fmt: skip
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ForkServer]:
-    with ForkServer(tmp_path) as found:
-        yield found
 
 
 def killed(server: ForkServer, seconds: float, *arguments: str) -> bool:

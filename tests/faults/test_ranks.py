@@ -17,6 +17,7 @@ from headprobe.errors import LostRankError, ResumeError
 from headprobe.home import shipped_needle_sets
 from headprobe.profiling.ranks import Ranks
 from tests.conftest import ROOT
+from tests.faults.fork_server import ForkServer
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o", "a.json")
@@ -29,19 +30,13 @@ def torchrun(folder: Path, *arguments: str, module: str = "headprobe") -> subpro
     return subprocess.run([*command, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-def alone(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "headprobe", *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     """Header and rows without what was timed."""
     times = ("ttft_s", "s_per_token", "seconds", "peak_bytes")
     return [{k: v for k, v in json.loads(line).items() if k not in times} for line in path.read_text().splitlines()]
 
 
-def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path, server: ForkServer) -> None:
     done = torchrun(tmp_path, "dies", "1", *NEEDLES, module="tests.faults.rank")
     assert done.returncode != 0
     assert not (tmp_path / "e" / "summary.json").exists()
@@ -50,16 +45,16 @@ def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path) -
     assert len(lost) == 2
     done = torchrun(tmp_path, *NEEDLES, "--resume")
     assert done.returncode == 0, done.stderr
-    assert alone(tmp_path, *NEEDLES[:-1], "one").returncode == 0
+    assert server.run(*NEEDLES[:-1], "one") == 0, server.printed
     found, wanted = rows(tmp_path / "e" / "trials.jsonl"), rows(tmp_path / "one" / "trials.jsonl")
     assert found == wanted
     assert list((tmp_path / "e").glob("*.shard-*")) == []
 
 
-def test_a_rank_without_memory_leaves_its_trials_to_the_first(tmp_path: Path) -> None:
+def test_a_rank_without_memory_leaves_its_trials_to_the_first(tmp_path: Path, server: ForkServer) -> None:
     done = torchrun(tmp_path, "full", "1", *SCORE, "--log-json", "log.jsonl", module="tests.faults.rank")
     assert done.returncode == 0, done.stderr
-    assert alone(tmp_path, *SCORE[:-1], "one.json").returncode == 0
+    assert server.run(*SCORE[:-1], "one.json") == 0, server.printed
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "a.json"))
     assert one["id"] == two["id"]
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -85,11 +80,11 @@ def test_a_needle_file_that_changes_while_ranks_begin_is_refused_by_all(tmp_path
     assert list(tmp_path.glob("*.journal")) == []
 
 
-def test_two_ranks_give_the_evaluation_of_one_process(tmp_path: Path) -> None:
+def test_two_ranks_give_the_evaluation_of_one_process(tmp_path: Path, server: ForkServer) -> None:
     done = torchrun(tmp_path, *NEEDLES, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["is_complete"]  # one JSON object, from rank 0
-    assert alone(tmp_path, *NEEDLES[:-1], "one").returncode == 0
+    assert server.run(*NEEDLES[:-1], "one") == 0, server.printed
     assert rows(tmp_path / "e" / "trials.jsonl") == rows(tmp_path / "one" / "trials.jsonl")
     assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
         "grid.png", "recall.png", "summary.json", "table.md", "trials.jsonl"

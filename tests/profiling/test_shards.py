@@ -6,10 +6,8 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -205,30 +203,3 @@ def test_one_process_under_torchrun_is_an_ordinary_run(monkeypatch: pytest.Monke
     found = Ranks.of_environment()
     assert found is not None
     assert (found.shard, found.device("cpu")) == (Shard(1, 4), "cpu")
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_nothing_but_the_trial_in_work(tmp_path: Path, demo: Any, kills: int) -> None:
-    score(demo, ScoreOptions(**SMALL), output=tmp_path / "one.json")
-    command = [sys.executable, *SCORE, "-o", "killed.json", "--resume"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    journal, output, dice = tmp_path / "killed.journal", tmp_path / "killed.json", random.Random(kills)
-    for _ in range(kills):
-        held = journal.read_bytes() if journal.exists() else b""
-        wanted = max(held.count(b"\n") + 1, 2)
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= wanted):
-            time.sleep(0.002)
-        time.sleep(dice.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if output.exists():  # it was done before the kill: the file is whole, and the next round begins anew
-            assert json.loads(output.read_text())["id"] == json.loads((tmp_path / "one.json").read_text())["id"]
-            output.unlink()
-            journal.unlink(missing_ok=True)
-        elif held:
-            whole_lines = held[: held.rfind(b"\n") + 1]
-            assert journal.read_bytes().startswith(whole_lines)
-    assert subprocess.run(command, env=env, check=False, capture_output=True).returncode == 0
-    one, killed = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "killed.json"))
-    assert one["id"] == killed["id"]

@@ -37,6 +37,17 @@ KEPT = (
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A task: the `name` of its results, what `headprobe eval` takes, the most questions of each set, and the length of
+    those that are made."""
+
+    name: str
+    task: str
+    limit: int = 20
+    made: str | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """A model, and the grid of its needles: `lengths`, how many `depths`, needles in each cell of these."""
 
@@ -44,17 +55,24 @@ class Subject:
     lengths: str
     depths: int
     needles_per_cell: int
-    tasks: tuple[tuple[str, str], ...]  # a name for the results, and what is run
+    tasks: tuple[Sample, ...]
 
 
 SUBJECTS = (
     Subject(
         "qwen2.5-coder-0.5b", "1k,2k", 13, 2,
-        (("longbench", "longbench:multifieldqa_zh+passage_retrieval_zh"), ("babilong", "babilong:1k/qa1+1k/qa2")),
+        (
+            Sample("babilong", "babilong:1k/qa1+1k/qa2"),
+            Sample("ruler", "ruler:4096/niah_multikey_3", 10),
+            Sample("longbench", "longbench:multifieldqa_zh+passage_retrieval_zh", 8),
+        ),
     ),
     Subject(
         "smollm2-135m", "1k,2k", 13, 2,
-        (("longbench", "longbench:multi_news"), ("ruler", "ruler:4096/niah_multikey_3")),
+        (
+            Sample("ruler", "ruler:niah_single_1+niah_single_2+niah_multikey_1", 10, "1k"),
+            Sample("longbench", "longbench:multi_news", 6),
+        ),
     ),
 )  # fmt: skip
 
@@ -94,17 +112,18 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
         (
             "tune", "--task", "needles:retrieval", *common, "--lengths", "1k", "--limit", "80", "--keep", "0.8",
             "--policies", "snapkv,headkv-r,headkv-r2", "--budgets", "128,256,512", "--windows", "2,8,16",
-            "--pools", "1,7",
-            "-o", str(place), "--resume",
+            "--pools", "1,7", "-o", str(place), "--resume",
         ),
         (place / "summary.json",), files,
     )  # fmt: skip
-    for name, task in subject.tasks if data is not None else ():
-        place = work / f"{name}-{subject.model}"
-        yield name, Step(
+    for sample in subject.tasks if data is not None else ():
+        place = work / f"{sample.name}-{subject.model}"
+        made = () if sample.made is None else ("--lengths", sample.made)
+        yield sample.name, Step(
             (
-                "eval", task, *common, "--data-dir", str(data), "--limit", "20", "--budgets", "128,512", "--together",
-                "--policies", "snapkv,pyramidkv,ada-snapkv,headkv-r,headkv-r2", "-o", str(place), "--resume",
+                "eval", sample.task, *common, "--data-dir", str(data), "--limit", str(sample.limit), *made,
+                "--budgets", "128,512", "--together", "--policies", "snapkv,pyramidkv,ada-snapkv,headkv-r,headkv-r2",
+                "-o", str(place), "--resume",
             ),
             (place / "summary.json",), files,
         )  # fmt: skip

@@ -48,7 +48,8 @@ def test_steps_on_real_models_are_commands(tmp_path: Path) -> None:
         assert parsed(named["needles"])["policies"] == "all"
         assert parsed(named["needles-gqa-max"])["gqa"] == "max"
         assert parsed(named["tune"])["keep"] == 0.8
-        assert {name for name, _ in subject.tasks} <= set(named)
+        assert {sample.name for sample in subject.tasks} <= set(named)
+        assert [parsed(named[sample.name])["limit"] for sample in subject.tasks] == [s.limit for s in subject.tasks]
         assert set(dict(real_models.steps(subject, tmp_path, None, "auto"))) == {"needles", "needles-gqa-max", "tune"}
 
 

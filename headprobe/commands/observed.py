@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -16,7 +17,7 @@ from headprobe.commands.event_log import EventLog, run_of_environment
 from headprobe.commands.interrupts import INTERRUPTED, InterruptedRunError
 from headprobe.commands.options import LogJsonOption, ProfileOption
 from headprobe.commands.output import one_line, tell
-from headprobe.errors import FileAccessError, HeadprobeError
+from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 from headprobe.events import BEGIN, END, Listener, emit, listening
 from headprobe.home import in_home
 from headprobe.scores.files import refuse_one_place
@@ -30,11 +31,17 @@ Function = TypeVar("Function", bound=Callable[..., None])
 def observed(command: Function) -> Function:
     """A command with `--log-json` and `--profile` behind its own options, whose stages are timed.
 
+    Under torchrun one that can do nothing with several processes is refused: all of them would do the same work, and
+    write the same files.
+
     Its own function sees neither: what it works on calls `headprobe.events.emit` and `headprobe.stages.stage`.
     """
 
+    own = inspect.signature(command, eval_str=True)
+
     @wraps(command)
     def watched(*given: Any, log_json: Path | None = None, profile: Path | None = None, **named: Any) -> None:
+        _refuse_processes(command.__name__.removesuffix("_command"), own, bool(named.get("tensor_parallel")))
         with ExitStack() as stack:
             finish = _listen(stack, stack.enter_context(timed()), log_json, profile, bool(named.get("overwrite")))
             emit(BEGIN, command=command.__name__.removesuffix("_command"), version=__version__)
@@ -47,12 +54,21 @@ def observed(command: Function) -> Function:
             finish()
             emit(END, code=0, error=None, stages=stage_record())
 
-    own = inspect.signature(command, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     added = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in OPTIONS.items()]
     watched.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     watched.__annotations__ = {**inspect.get_annotations(command, eval_str=True), **OPTIONS}
     return watched  # type: ignore[return-value]
+
+
+def _refuse_processes(name: str, own: inspect.Signature, shares_heads: bool) -> None:
+    """Raise `OptionError` where torchrun started several processes for a command that neither deals out trials (it has
+    `--shard` then) nor shares the model's heads."""
+    count = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if count == 1 or "shard" in own.parameters or shares_heads:
+        return
+    way = "give --tensor-parallel, or " if "tensor_parallel" in own.parameters else ""
+    raise OptionError(f"torchrun started {count} processes, each of which would run all of {name}: {way}start one")
 
 
 def _listen(

@@ -229,3 +229,36 @@ def test_every_result_says_how_long_each_stage_took(tmp_path: Path, cli: RunCli)
         assert {"load", "prefill", "total"} <= set(record["stages"])
         assert all(seconds >= 0 for seconds in record["stages"].values())
         assert record["stages"]["total"] >= record["stages"]["load"] > 0
+
+
+ONE_PROCESS = {
+    "compress": (("compress", "--length", "160", "--budget", "32"), "give --tensor-parallel, or start one"),
+    "tune": (("tune", "--task", "needles", "--lengths", "160", "-o", "t"), "run all of tune: start one"),
+    "bench": (("bench", "-o", "b"), "run all of bench: start one"),
+    "knockout": (("knockout", "none.json", "-o", "k"), "run all of knockout: start one"),
+    "referee": (("referee", "-o", "r"), "run all of referee: start one"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_PROCESS)
+def test_what_cannot_be_dealt_out_is_refused_under_torchrun_before_a_file_is_made(
+    tmp_path: Path, cli: RunCli, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    given, way = ONE_PROCESS[name]
+    for variable, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    done = cli(*given, "--log-json", "log.jsonl")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "torchrun started 2 processes" in done.err
+    assert way in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_names_every_command_that_can_be_watched() -> None:
+    sources = (ROOT / "headprobe" / "commands").rglob("*.py")
+    watched = {f for source in sources for f in re.findall(r"^@observed\ndef (\w+)_command", source.read_text(), re.M)}
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    sentence = re.search(r"^(.*) take both options\.", page, re.M)
+    assert sentence is not None
+    shown = {"needles": "eval needles", "run": "eval TASK"}
+    assert set(re.findall(r"`([^`]+)`", sentence[1])) == {shown.get(name, name) for name in watched}

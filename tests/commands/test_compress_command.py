@@ -42,6 +42,13 @@ def test_the_full_cache_answers_right_and_compare_gives_a_list(cli: RunCli) -> N
     assert records[0]["budget"] is None
 
 
+def test_a_policy_that_is_named_twice_answers_once(cli: RunCli) -> None:
+    given = ("compress", "--policy", "snapkv", "--compare", "snapkv, h2o,h2o", "--budget", 32, "--json", *SHORT)
+    assert [record["policy"] for record in json.loads(cli(*given).out)] == ["snapkv", "h2o"]
+    other = json.loads(cli(*given, "--sinks", 4).out)
+    assert [record["policy"] for record in other] == ["snapkv", "snapkv", "h2o"]  # --sinks is for the first alone
+
+
 def test_a_text_and_a_question_of_ones_own(cli: RunCli, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The harbour lay still. Mira Voss keeps a red lantern in the attic. Nobody came that day. " * 2)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -209,8 +209,14 @@ def _gguf(resolved: ResolvedModel, patterns: tuple[str, ...]) -> tuple[Path, Ggu
         reason = "its weights are not in the hub's cache"
     except ModelError as error:
         reason = str(error).split(f"; {FOLDER_HINT}")[0]
-    say(f"{reason}: {parts.file} of the installed {parts.packages} serves instead")
+    _say_once(f"{reason}: {parts.file} of the installed {parts.packages} serves instead")
     return packaged_folder(entry, parts)
+
+
+@cache
+def _say_once(remark: str) -> None:
+    """For what is looked up several times in one command: for the config of each score file, then for the weights."""
+    say(remark)
 
 
 def _gguf_geometry(path: Path) -> ModelGeometry:

@@ -256,8 +256,7 @@ def compress_command(
         first, budget, ratio, gqa = chosen.policy, chosen.budget, chosen.ratio, chosen.gqa
         window, pool = chosen.policy_options.window, chosen.policy_options.pool
         scores = next(iter(scores_of(chosen, None if scores is None else [scores])), None)
-    policies = [first]
-    policies += [other for other in _others(compare, window, pool) if other not in policies]
+    policies = list(dict.fromkeys([first, *_others(compare, window, pool)]))
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -310,7 +309,7 @@ def _sampler(temperature: float | None, top_k: int | None, top_p: float | None, 
 
 def _others(compare: str | None, window: int | None, pool: int | None) -> list[Policy]:
     """The policies of `--compare`; those with a window get the same window and pool, for a fair comparison."""
-    names = dict.fromkeys(name.strip() for name in compare.split(",")) if compare else ()
+    names = [name.strip() for name in compare.split(",")] if compare else []
     return [make_policy_with(name, {"window": window, "pool": pool}) for name in names]
 
 

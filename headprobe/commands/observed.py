@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -20,6 +19,7 @@ from headprobe.commands.output import one_line, tell
 from headprobe.errors import FileAccessError, HeadprobeError, OptionError
 from headprobe.events import BEGIN, END, Listener, emit, listening
 from headprobe.home import in_home
+from headprobe.profiling.ranks import Ranks
 from headprobe.scores.files import refuse_one_place
 from headprobe.stages import Stages, stage_record, timed
 
@@ -64,11 +64,11 @@ def observed(command: Function) -> Function:
 def _refuse_processes(name: str, own: inspect.Signature, shares_heads: bool) -> None:
     """Raise `OptionError` where torchrun started several processes for a command that neither deals out trials (it has
     `--shard` then) nor shares the model's heads."""
-    count = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    if count == 1 or "shard" in own.parameters or shares_heads:
+    ranks = Ranks.of_environment()
+    if ranks is None or "shard" in own.parameters or shares_heads:
         return
     way = "give --tensor-parallel, or " if "tensor_parallel" in own.parameters else ""
-    raise OptionError(f"torchrun started {count} processes, each of which would run all of {name}: {way}start one")
+    raise OptionError(f"torchrun started {ranks.size} processes, each of which would run all of {name}: {way}start one")
 
 
 def _listen(

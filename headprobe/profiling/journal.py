@@ -171,7 +171,7 @@ class Journal:
         Raises `OutputExistsError` when a journal lies there already, or with `overwrite` something that is none, and
         `ResumeError` when another process is writing it.
         """
-        header = _line({"schema": SCHEMA, "plan": dict(plan)})
+        header = _header(plan)
         descriptor, raw = open_locked(path)
         try:
             _refuse_held(path, raw, overwrite)
@@ -188,14 +188,12 @@ class Journal:
         that differ when it was written for another plan, or when another process is writing it, and `FileFormatError`
         when a line with trials behind it is damaged.
         """
-        header = _line({"schema": SCHEMA, "plan": dict(plan)})
+        header = _header(plan)
         descriptor, raw = open_locked(path)
         try:
             if is_unwritten(raw):
                 return cls._begun(path, descriptor, header)
-            read = parsed_lines(raw, path)
-            _check_plan(path, read.header, orjson.loads(header)["plan"])
-            _check_records(path, raw, read, check)
+            read = _checked_lines(path, raw, header, check)
             os.ftruncate(descriptor, read.good_bytes)
         except BaseException:
             os.close(descriptor)
@@ -283,9 +281,7 @@ def written_so_far(path: Path, plan: Mapping[str, Any], check: Check) -> list[Re
         raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
     if is_unwritten(raw):
         return []
-    read = parsed_lines(raw, path)
-    _check_plan(path, read.header, orjson.loads(_line({"plan": dict(plan)}))["plan"])
-    _check_records(path, raw, read, check)
+    read = _checked_lines(path, raw, _header(plan), check)
     return [orjson.loads(raw[start : start + size]) for _, start, size in read.trials]
 
 
@@ -331,6 +327,10 @@ def check_run(
         check_place(place, overwrite or goes_on)
 
 
+def _header(plan: Mapping[str, Any]) -> bytes:
+    return _line({"schema": SCHEMA, "plan": dict(plan)})
+
+
 def _line(record: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(record) + b"\n"
@@ -344,6 +344,14 @@ def _refuse_held(path: Path, raw: bytes, overwrite: bool, holding: str = "an unf
     if is_journal(raw):
         raise OutputExistsError(f"{path} holds {holding}: continue with --resume or start over with --overwrite")
     raise OutputExistsError(f"{path} exists but is not a journal of a run: move it away, or name another output")
+
+
+def _checked_lines(path: Path, raw: bytes, header: bytes, check: Check | None) -> JournalLines:
+    """What the journal at `path` holds. Raises where that is damaged, or not of the plan in `header`."""
+    read = parsed_lines(raw, path)
+    _check_plan(path, read.header, orjson.loads(header)["plan"])
+    _check_records(path, raw, read, check)
+    return read
 
 
 def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ METHODS = {
     REASONING: ("r2", "contrast", "value"),
     RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "logit", "reconstruction", "induction", "echo"),
 }
+ALL_METHODS = tuple(method for methods in METHODS.values() for method in methods)
 KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
 STABLE_TOP, SHARED_TOP, SHOWN = 10, 20, 5
 HEAD = (
@@ -55,11 +56,6 @@ class Exhibit:
     knockout_length: int = 512
     knockout_prompts: int = 24
 
-    @property
-    def folder(self) -> str:
-        """Under the gallery."""
-        return self.model
-
 
 EXHIBITS = (
     Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", 3),
@@ -68,16 +64,16 @@ EXHIBITS = (
 )
 
 
-def score_file(folder: Path, exhibit: Exhibit, method: str) -> Path:
-    """Where the scores of a method lie."""
-    return folder / exhibit.folder / f"{exhibit.model}--{method}.json"
+def score_file(folder: Path, model: str, method: str) -> Path:
+    """Where the scores of a model by a method lie."""
+    return folder / model / f"{model}--{method}.json"
 
 
 def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     """All that is to run for one model, in order."""
-    place = folder / exhibit.folder
+    place = folder / exhibit.model
     for needles, methods in METHODS.items():
-        made = tuple(score_file(folder, exhibit, method) for method in methods)
+        made = tuple(score_file(folder, exhibit.model, method) for method in methods)
         lengths = exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths
         yield Step(
             (
@@ -87,7 +83,7 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
             made,
         )  # fmt: skip
     for method in KNOCKED_OUT:
-        scores, output = score_file(folder, exhibit, method), work / f"knockout--{exhibit.model}--{method}"
+        scores, output = score_file(folder, exhibit.model, method), work / f"knockout--{exhibit.model}--{method}"
         yield Step(
             (
                 "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length), "--limit",
@@ -96,12 +92,15 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
             needs=(scores,),
             found=partial(holds_knockout, scores),
         )  # fmt: skip
-    files = [score_file(folder, exhibit, method) for methods in METHODS.values() for method in methods]
+    files = [score_file(folder, exhibit.model, method) for method in ALL_METHODS]
     for scores in files:
         picture = scores.with_suffix(".png")
         yield Step(("heatmap", str(scores), "-o", str(picture)), (picture,), (scores,))
     for needles, methods in METHODS.items():
-        own, page = tuple(score_file(folder, exhibit, method) for method in methods), place / f"report-{needles}.html"
+        own, page = (
+            tuple(score_file(folder, exhibit.model, method) for method in methods),
+            place / f"report-{needles}.html",
+        )
         yield Step(("report", *map(str, own), "-o", str(page), "--title", exhibit.title), (page,), own)
 
 
@@ -115,7 +114,7 @@ def holds_knockout(scores: Path) -> bool:
 
 def files_of(folder: Path, exhibit: Exhibit) -> dict[str, AnyScores]:
     """The score files that are there, by method."""
-    named = {m: score_file(folder, exhibit, m) for methods in METHODS.values() for m in methods}
+    named = {method: score_file(folder, exhibit.model, method) for method in ALL_METHODS}
     return {method: read_any(path) for method, path in named.items() if path.exists()}
 
 

@@ -2,9 +2,9 @@
 
 Every step is a `headprobe` command, which is printed before it runs: needles under all policies with the published
 window and pool, those of head scores with the largest query head of each group in place of the mean, a search
-(`headprobe tune`) for window, pool and budget, and, with `--data DIR`, samples of LongBench, RULER and BABILong. Head
-scores come from `gallery/`. Steps whose results are there are skipped, an interrupted one continues. `--only needles`
-takes the steps whose name begins so.
+(`headprobe tune`) for window, pool and budget, all detectors before the referee, costs, and, with `--data DIR`, samples
+of LongBench, RULER and BABILong. Head scores come from `gallery/`. Steps whose results are there are skipped, an
+interrupted one continues. `--only needles` takes the steps whose name begins so.
 
 The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
 all of it takes some hours.
@@ -20,20 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.environment import RESULTS
-from benchmarks.gallery import GALLERY
+from benchmarks.gallery import ALL_METHODS, GALLERY, score_file
 from benchmarks.steps import Step, run_all
 
 SCORES = ("r2", "retrieval", "enhanced", "induction", "echo")
 BUDGETS = "32,64,128,256,512"
-KEPT = (
-    "trials.jsonl",
-    "rows.jsonl",
-    "table.md",
-    "recall.png",
-    "grid.png",
-    "scores.png",
-    "policy.json",
-)  # of a run's folder
+KEPT = (  # of a run's folder
+    *("trials.jsonl", "rows.jsonl", "table.md", "recall.png", "grid.png", "scores.png", "policy.json"),
+    *("referee.json", "referee.md", "referee.png", "bench.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,9 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def scores_of(model: str) -> tuple[Path, ...]:
-    """The files of the gallery that policies take."""
-    return tuple(GALLERY / model / f"{model}--{method}.json" for method in SCORES)
+def scores_of(model: str, methods: tuple[str, ...] = SCORES) -> tuple[Path, ...]:
+    """The files of the gallery, by default those that policies take."""
+    return tuple(score_file(GALLERY, model, method) for method in methods)
 
 
 def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterator[tuple[str, Step]]:
@@ -115,6 +110,25 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
             "--pools", "1,7", "-o", str(place), "--resume",
         ),
         (place / "summary.json",), files,
+    )  # fmt: skip
+    every = scores_of(subject.model, ALL_METHODS)
+    place = work / f"referee-{subject.model}"
+    yield "referee", Step(
+        (
+            "referee", "--model", subject.model, "--dtype", dtype, "--length", "512", "--prompts", "10", "--heads",
+            "1,4,16", "--draws", "3", "--budgets", "128", *(part for path in every for part in ("--scores", str(path))),
+            "-o", str(place), "--resume",
+        ),
+        (place / "referee.json",), every,
+    )  # fmt: skip
+    place = work / f"bench-{subject.model}"
+    yield "bench", Step(
+        (
+            "bench", "--model", subject.model, "--policies", "full,snapkv,ada-snapkv,headkv-r2", "--budgets", "128",
+            "--lengths", "1k,2k,4k", "--decode-at", "4k", "--new-tokens", "1,32", "--repeats", "3",
+            "--scores", str(files[0]), "-o", str(place), "--resume",
+        ),
+        (place / "bench.json",), files[:1],
     )  # fmt: skip
     for sample in subject.tasks if data is not None else ():
         place = work / f"{sample.name}-{subject.model}"

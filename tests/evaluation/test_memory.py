@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -46,12 +47,16 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_peak(folder: Path, how: str, length: int, chunk: int) -> None:
+    """The median of three runs: what a single one takes varies by a tenth with the threads that load the weights."""
     command = [sys.executable, "-m", "tests.models.peak_memory", str(folder), how, str(length), str(chunk)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert abs(found["stated"] / found["measured"] - 1) <= MOST_OFF, found
+    found = []
+    for _ in range(3):
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    measured = median(run["measured"] for run in found)
+    assert abs(found[0]["stated"] / measured - 1) <= MOST_OFF, found
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")

@@ -31,6 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("referee")
 
 
+@pytest.fixture
+def finished(cli: Any, folder: Path) -> Path:
+    """The folder of a finished run: that of the first test, where it has run in this process."""
+    if not (folder / "referee.json").exists():
+        assert cli("referee", *SMALL, "-o", folder).code == 0
+    return folder
+
+
 def test_it_writes_result_table_picture_and_score_files(cli: Any, folder: Path) -> None:
     done = cli("referee", *SMALL, "-o", folder)
     assert done.code == 0, done.err
@@ -57,20 +65,20 @@ def test_it_writes_result_table_picture_and_score_files(cli: Any, folder: Path) 
     assert cli("scores", "validate", folder / "scores" / "echo.json").code == 0
 
 
-def test_a_finished_run_is_kept_unless_it_is_to_be_replaced_or_gone_on_with(cli: Any, folder: Path) -> None:
-    refused = cli("referee", *SMALL, "-o", folder)
+def test_a_finished_run_is_kept_unless_it_is_to_be_replaced_or_gone_on_with(cli: Any, finished: Path) -> None:
+    refused = cli("referee", *SMALL, "-o", finished)
     assert refused.code == 10
     assert "holds a run: continue with --resume or start over with --overwrite" in refused.err
-    again = cli("referee", *SMALL, "-o", folder, "--resume", "--json")
+    again = cli("referee", *SMALL, "-o", finished, "--resume", "--json")
     assert again.code == 0
     assert "scored by" not in again.err
     record = json.loads(again.out)
-    assert record.pop("path") == str(folder)
-    assert record == json.loads((folder / "referee.json").read_bytes())
+    assert record.pop("path") == str(finished)
+    assert record == json.loads((finished / "referee.json").read_bytes())
 
 
-def test_another_plan_does_not_go_on_with_it(cli: Any, folder: Path) -> None:
-    done = cli("referee", *SMALL[:-1], "16", "-o", folder, "--resume")
+def test_another_plan_does_not_go_on_with_it(cli: Any, finished: Path) -> None:
+    done = cli("referee", *SMALL[:-1], "16", "-o", finished, "--resume")
     assert done.code != 0
     assert "written for another plan" in done.err
     assert len(done.err.splitlines()) == 1
@@ -151,7 +159,7 @@ sys.exit(run())
 """
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(cli: Any, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_where_it_stopped(cli: Any, finished: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", HANGING, "referee", *SMALL, "-o", "ended"]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -166,8 +174,8 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(cli: Any, folder: Path, 
     done = cli("referee", *SMALL, "-o", tmp_path / "ended", "--resume")
     assert done.code == 0, done.err
     assert "scored by" not in done.err
-    assert journal.read_bytes() == (folder / "knockout.jsonl").read_bytes()
-    records = [json.loads((place / "referee.json").read_bytes()) for place in (folder, tmp_path / "ended")]
+    assert journal.read_bytes() == (finished / "knockout.jsonl").read_bytes()
+    records = [json.loads((place / "referee.json").read_bytes()) for place in (finished, tmp_path / "ended")]
     for record in records:
         assert record.pop("stages")["total"] > 0
         for detector in record["detectors"]:

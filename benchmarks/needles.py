@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.environment import RESULTS, environment, write_result
 from headprobe.commands.evaluate.needles_output import GridProgress, heading, print_plan, print_summary, write_files
 from headprobe.compression.policies import POLICIES
-from headprobe.evaluation.needle_folder import GridFolder, summary_record
+from headprobe.evaluation.needle_folder import GridFolder, frame_of, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import unfinished
@@ -76,7 +76,7 @@ def main() -> None:
     ):
         rows = run_grid(loaded, grid, journal, seconds=seconds, together=True, on_trial=progress.update)
     summary = GridSummary(tuple(rows))
-    record = summary_record(loaded, grid, summary)
+    record = summary_record(frame_of(loaded, grid), summary)
     write_files(folder, summary, record)
     print_summary(folder, summary, record, as_json=False)
     result: dict[str, Any] = {"environment": environment(), "what": heading(record), **record}

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from headprobe.pictures.heatmap import draw_heatmap as heatmap
     from headprobe.probes.haystack import load_haystack as load_haystack
     from headprobe.probes.needle import load_needles as load_needles
+    from headprobe.profiling.gathering import ScoreRun as ScoreRun
     from headprobe.profiling.job import ScoreOptions as ScoreOptions
     from headprobe.profiling.run import score as score
-    from headprobe.profiling.scoring import ScoreRun as ScoreRun
     from headprobe.scores.head_scores import HeadScores as HeadScores
     from headprobe.scores.score_file import load_scores as load_scores
     from headprobe.scores.score_file import write_score_file as write_score_file
@@ -81,7 +81,7 @@ _PUBLIC = {
     "RaggedCache": ("headprobe.compression.ragged_cache", "RaggedCache"),
     "Sampler": ("headprobe.compression.decoding", "Sampler"),
     "ScoreOptions": ("headprobe.profiling.job", "ScoreOptions"),
-    "ScoreRun": ("headprobe.profiling.scoring", "ScoreRun"),
+    "ScoreRun": ("headprobe.profiling.gathering", "ScoreRun"),
     "compress": ("headprobe.compression.session", "compress"),
     "generate_batch": ("headprobe.compression.generation", "generate_batch"),
     "geometry_of": ("headprobe.models.loading", "geometry_of"),

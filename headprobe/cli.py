@@ -61,7 +61,7 @@ SCORES: Table = {
     ),
     "merge": Command(
         "headprobe.commands.scores.merge:merge_command",
-        "Join score files of one model and method into one; files that do not belong together are refused.",
+        "Join score files of one model and method, or the parts of a run; what does not belong together is refused.",
     ),
 }
 EVALUATION: Table = {
@@ -72,6 +72,10 @@ EVALUATION: Table = {
     "TASK": Command(
         "headprobe.commands.evaluate.run:run_command",
         "Compare policies on tasks with known answers, such as longbench:qasper,ruler: scores, and what they cost.",
+    ),
+    "merge": Command(
+        "headprobe.commands.evaluate.merge:merge_command",
+        "Put the parts of an evaluation (--shard) together, without its model: rows, summary, table and pictures.",
     ),
     "harness": Command(
         "headprobe.commands.evaluate.harness:harness_command",

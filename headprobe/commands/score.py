@@ -54,6 +54,7 @@ from headprobe.scores.files import check_place, refuse_one_place, write_atomical
 # The command line that a score file keeps: what was typed, fit to be typed again.
 
 FILES = {"output", "dump_prompts", "log_json", "profile"}
+NOT_RECORDED = {"shard"}  # scores are those of all parts
 PLACES = {"model", "needles", "haystack"}  # a name, or a file or folder
 
 
@@ -65,7 +66,7 @@ def recorded_command(context: typer.Context) -> str:
     words = ["headprobe", *context.command_path.split()[1:]]
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE":
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in NOT_RECORDED:
             words += _words(parameter, context.params[parameter.name or ""])
     return " ".join(map(shlex.quote, words))
 

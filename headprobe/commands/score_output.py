@@ -16,9 +16,10 @@ from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
 from headprobe.probes.reading import COPIES
+from headprobe.profiling.gathering import passed
 from headprobe.profiling.job import ScoreJob
 from headprobe.profiling.preflight import RunCost
-from headprobe.profiling.scoring import passed, settled
+from headprobe.profiling.scoring import settled
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.uncertainty import head_intervals
 
@@ -195,7 +196,10 @@ def print_shard(job: ScoreJob, journal: Path, as_json: bool) -> None:
     else:
         console = stdout_console()
         console.print(f"part {part}: {own} of {all_of_them} trials, written to {journal}", soft_wrap=True, markup=False)
-    tell("when all parts are done, the same command with --resume and without --shard writes the scores")
+    tell(
+        "when all parts are done, the same command with --resume and without --shard writes the scores, and so does "
+        "`headprobe scores merge` on their journals, which needs no model"
+    )
 
 
 def print_scores(results: Sequence[tuple[HeadScores, Path]], as_json: bool) -> None:

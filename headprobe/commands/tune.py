@@ -36,7 +36,8 @@ from headprobe.commands.tune_output import print_tuned, record_of, write_tuned
 from headprobe.errors import OptionError
 from headprobe.evaluation.shares import unfinished
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks
-from headprobe.evaluation.task_grid import TaskOptions, TaskRowCheck
+from headprobe.evaluation.task_folder import TaskRowCheck
+from headprobe.evaluation.task_grid import TaskOptions
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.tuning.kept_share import Candidate

@@ -9,7 +9,7 @@ from typing import Any
 from headprobe.commands.evaluate.needles_output import size
 from headprobe.commands.output import print_table, stdout_console
 from headprobe.errors import OutputExistsError
-from headprobe.evaluation.task_grid import SUMMARY
+from headprobe.evaluation.task_folder import SUMMARY
 from headprobe.evaluation.tuning.kept_share import Candidate, percent
 from headprobe.evaluation.tuning.policy_file import PolicyFile
 from headprobe.evaluation.tuning.search import POLICY, Tuned, TuneFolder, TuneGrid

@@ -8,25 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headprobe.compression.policies import parameters
+from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED
 from headprobe.evaluation.variants import Variant
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
-from headprobe.profiling.journal import (
-    CHOICES,
-    Check,
-    Journal,
-    check_journal,
-    check_run,
-    field,
-    number,
-    one_of,
-    share,
-    text,
-    whole,
-)
+from headprobe.profiling.journal import Check, Journal, check_journal, check_run
+from headprobe.profiling.record_check import CHOICES, field, number, one_of, share, text, whole
 from headprobe.profiling.shards import Shard, shard_journals
 from headprobe.scores.files import refuse_one_place
 from headprobe.stages import stage_record
@@ -54,15 +44,16 @@ class RowCheck:
         for name, due in head.items():
             if field(row, name) != due or type(row[name]) is not type(due):
                 raise ValueError(f"its {name} is {row[name]!r:.60}, the grid has {due!r:.60}")
-        if field(row, "error") is None:
-            _check_measured(row)
-            return
+        check_needle_row(row)
+
+
+def check_needle_row(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a row whose measured fields are wrong."""
+    if field(row, "error") is not None:
         text(row, "error")
         for name in MEASURED:
             one_of(row, name, (None,))
-
-
-def _check_measured(row: Mapping[str, Any]) -> None:
+        return
     for name in ("response", "kernel"):
         text(row, name)
     one_of(row, "exact_match", (True, False))
@@ -140,9 +131,13 @@ class GridFolder:
         overwrite: bool,
         check: Check | None = None,
         shard: Shard | None = None,
+        frame: EvaluationFrame | None = None,
     ) -> Journal:
         """The rows so far, to be added to; `overwrite` alone forgets them. Raises as `Journal.resume`."""
-        return Journal.open(self.place(shard), description, resume=resume, overwrite=overwrite, check=check)
+        return Journal.open(
+            self.place(shard), description, resume=resume, overwrite=overwrite, check=check,
+            frame=None if frame is None else frame.record(),
+        )  # fmt: skip
 
 
 class Compared(Protocol):
@@ -153,10 +148,9 @@ class Compared(Protocol):
         """Policies with their scores."""
 
 
-def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) -> dict[str, Any]:
-    """The summary as one JSON object, with all that decides what it holds. What was not measured is null."""
-    finished = sum(row["error"] is None for row in summary.rows)
-    return {
+def frame_of(loaded: LoadedModel, grid: NeedleGrid) -> EvaluationFrame:
+    """What the grid's summary states besides results, and its trials."""
+    stated = {
         "schema": SCHEMA,
         "model": loaded.name,
         "dtype": loaded.dtype,
@@ -167,12 +161,18 @@ def summary_record(loaded: LoadedModel, grid: NeedleGrid, summary: GridSummary) 
         "seed": grid.options.seed,
         "planned_prompts": len(grid.prompts),
         "planned_rows": grid.num_trials,
-        "is_complete": finished == grid.num_trials,
         "windows": told_windows(grid),
         "policies": {variant.name: _policy_record(variant) for variant in grid.variants},
-        **summary.record(),
-        "stages": stage_record(),
     }
+    prompts = tuple(prompt.trial_id for _, prompt in grid.prompts)
+    answers = tuple(trial.id.removeprefix(f"{prompts[0]}|") for trial in grid.trials_of(*grid.prompts[0]))
+    return EvaluationFrame(stated, prompts, answers)
+
+
+def summary_record(frame: EvaluationFrame, summary: GridSummary) -> dict[str, Any]:
+    """The summary as one JSON object, with all that decides what it holds. What was not measured is null."""
+    complete = frame.is_complete(summary.rows)
+    return {**frame.stated, "is_complete": complete, **summary.record(), "stages": stage_record()}
 
 
 def told_windows(grid: Compared) -> list[str]:

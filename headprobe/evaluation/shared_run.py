@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.trials import Row
@@ -31,7 +32,7 @@ class SharedRun:
     """Where an evaluation of `plan` is written, and whether it goes on or begins anew.
 
     `check`: of rows that are read back; `shard`: the part that this process runs, None for all of it; `on_cut`: called
-    with a file of rows and how many lines at its end were damaged.
+    with a file of rows and how many lines at its end were damaged; `frame`: what the summary states besides results.
     """
 
     folder: GridFolder
@@ -41,6 +42,7 @@ class SharedRun:
     overwrite: bool = False
     shard: Shard | None = None
     on_cut: Callable[[Path, int], None] | None = None
+    frame: EvaluationFrame | None = None
 
     def made(self, work: Work, finish: Callable[[list[Row]], Made]) -> Made | None:
         """What `finish` makes of all rows while no other process can add any; `work` gives them, those of parts beside
@@ -95,5 +97,6 @@ class SharedRun:
 
     def _journal(self) -> Journal:
         return self.folder.journal(
-            self.plan, resume=self.resume, overwrite=self.overwrite, check=self.check, shard=self.shard
-        )
+            self.plan, resume=self.resume, overwrite=self.overwrite, check=self.check, shard=self.shard,
+            frame=self.frame,
+        )  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from headprobe.compression.budgets import check_budget
 from headprobe.compression.generation import check_new_tokens, generate
@@ -15,23 +15,17 @@ from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.session import check_serving, compress
 from headprobe.errors import NonFiniteError, OptionError
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import WARM_UP_TOKENS, check_plans
 from headprobe.evaluation.shares import ALL, Asking, PromptWork, Share, run_share
 from headprobe.evaluation.task import Task, TaskRequest, TaskSet, load_sets
 from headprobe.evaluation.task_prompts import CUTS, TaskPrompt, prompts_of, prompts_sha256
-from headprobe.evaluation.task_trial import MEASURED, TaskTrial, answers_of
+from headprobe.evaluation.task_trial import TaskTrial, answers_of
 from headprobe.evaluation.trials import Row, Running
 from headprobe.evaluation.variants import BASELINES, PolicyOptions, Variant, in_formats, variants
-from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.plan import MOST_PLACES, MOST_TRIALS, check_number
-from headprobe.profiling.journal import Journal, number, one_of, share, text, whole
-from headprobe.profiling.journal import field as field_of
+from headprobe.profiling.journal import Journal
 from headprobe.profiling.scoring import eos_token_ids
-
-ROWS, SUMMARY, TABLE, CURVE = "rows.jsonl", "summary.json", "table.md", "scores.png"
-COUNTS = ("new_tokens", "kv_entries", "kv_entries_asked", "full_kv_entries", "kv_bytes", "full_kv_bytes")
 
 
 @dataclass(frozen=True)
@@ -231,56 +225,6 @@ def _warm_up(loaded: LoadedModel, prompt: TaskPrompt, running: Running) -> None:
             generate(session, prompt.input_ids[:WARM_UP_TOKENS], max_new_tokens=2)
     except NonFiniteError as error:
         raise NonFiniteError(f"before {prompt.trial_id}: {error}") from error
-
-
-# The folder of a run, and the rows that it may hold.
-
-
-@dataclass(frozen=True)
-class TaskFolder(GridFolder):
-    """Where a run is written. `rows.jsonl` is the run itself; all else is made from it, and made anew each time."""
-
-    rows: ClassVar[str] = ROWS
-    derived: ClassVar[tuple[str, ...]] = (SUMMARY, TABLE, CURVE)
-
-    @classmethod
-    def of(cls, model: str, tasks: Sequence[tuple[Task, str]], query_agnostic: bool) -> TaskFolder:
-        """`evals/longbench+ruler--<model>`, with `--query-agnostic` behind it for runs of that kind."""
-        names = "+".join(dict.fromkeys(task.name for task, _ in tasks))
-        kind = "--query-agnostic" if query_agnostic else ""
-        return cls(Path("evals") / f"{names}--{short_name(model).replace('/', '--')}{kind}")
-
-
-class TaskRowCheck:
-    """The check of one run's rows, as they are read back: head and types of each field."""
-
-    def __init__(self, grid: TaskGrid) -> None:
-        self._heads = {trial.id: trial.head() for trial in grid.trials()}
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for a row that is wrong."""
-        head = self._heads.get(row["trial"])
-        if head is None:
-            raise ValueError("the run has no such trial")
-        for name, due in head.items():
-            if field_of(row, name) != due or type(row[name]) is not type(due):
-                raise ValueError(f"its {name} is {row[name]!r:.60}, the run has {due!r:.60}")
-        if field_of(row, "error") is not None:
-            text(row, "error")
-            for name in MEASURED:
-                one_of(row, name, (None,))
-            return
-        text(row, "response")
-        text(row, "kernel")
-        share(row, "score")
-        one_of(row, "evicts", (True, False))
-        for name in COUNTS:
-            whole(row, name, 0)
-        for name in ("ttft_s", "seconds"):
-            number(row, name)
-        for name in ("peak_bytes", "s_per_token"):
-            if field_of(row, name) is not None:
-                number(row, name)
 
 
 def check_trials(grid: TaskGrid) -> None:

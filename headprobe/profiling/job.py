@@ -26,7 +26,8 @@ from headprobe.probes.reading import PASSAGE, AnyPrompt, Reading, ReadingBuilder
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import NEEDLES, QUESTION, Estimator, prompts_of, rows_of
 from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
-from headprobe.profiling.journal import Check, RecordCheck
+from headprobe.profiling.journal import Check
+from headprobe.profiling.record_check import record_check
 from headprobe.profiling.shards import Shard, trial_costs
 from headprobe.profiling.steps import PUBLISHED_STEPS, check_steps
 
@@ -141,20 +142,13 @@ class ScoreJob:
 
     def record_check(self, loaded: LoadedModel) -> Check:
         """What a trial in the journal must be."""
-        checks = [
-            RecordCheck(
-                {prompt.trial_id for prompt in self.of_kind(kind)},
-                tuple(e.name for e in self.estimators if prompts_of(e) == kind),
-                loaded.geometry.shape,
-                is_answered=kind == NEEDLES,
-            )
-            for kind in self.plans
-        ]
+        ids = {kind: {prompt.trial_id for prompt in self.of_kind(kind)} for kind in self.plans}
+        return record_check(ids, self.estimators, loaded.geometry.shape)
 
-        def check(record: Record) -> None:
-            next((c for c in checks if record["trial"] in c.trials), checks[0])(record)
 
-        return check
+def estimators_of(methods: Sequence[str], steps: str) -> tuple[Estimator, ...]:
+    """The methods of a run: with published steps the published `retrieval`. Raises `OptionError`."""
+    return (PUBLISHED_RETRIEVAL,) if steps == PUBLISHED_STEPS.name else estimators(methods)
 
 
 def kind_of(prompt: AnyPrompt) -> str:
@@ -175,9 +169,7 @@ def _parts(prompt: AnyPrompt) -> list[Any]:
 
 def prepare(loaded: LoadedModel, options: ScoreOptions) -> ScoreJob:
     """Build plans and prompts. Raises `OptionError`, `PlanError` and `FileFormatError` before any model run."""
-    chosen = estimators(options.methods)
-    if options.steps == PUBLISHED_STEPS.name:
-        chosen = (PUBLISHED_RETRIEVAL,)
+    chosen = estimators_of(options.methods, options.steps)
     check_until_stable(options.until_stable, loaded)
     kinds = list(dict.fromkeys(prompts_of(e) for e in chosen))
     haystack = load_haystack(options.haystack)

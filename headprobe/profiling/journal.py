@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,107 +26,6 @@ from headprobe.profiling.journal_file import (
 from headprobe.profiling.journal_records import JournalRecords, Record
 from headprobe.scores.files import check_place, refuse_one_place
 from headprobe.stages import WRITE, stage
-
-# Whether a finished trial, read back from a journal, is what a run writes: its fields, types and shapes.
-
-CHOICES = ("answer", "distractor", "other")
-
-
-@dataclass(frozen=True)
-class RecordCheck:
-    """The check of one plan's records, which `trial_record` makes.
-
-    `trials`: ids of the plan; `methods`: names of the estimators; `shape`: the model's layers and query heads;
-    `is_answered`: whether its trials ask something, else they say how much the model foretold.
-    """
-
-    trials: Collection[str]
-    methods: tuple[str, ...]
-    shape: tuple[int, int]
-    is_answered: bool = True
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for a record that is wrong."""
-        if record["trial"] not in self.trials:
-            raise ValueError("the plan has no such trial")
-        if "skipped" in record:
-            text(record, "skipped")
-            return
-        text(record, "response")
-        share(record, "f1")
-        share(record, "rouge1_recall")
-        share(record, "deciding_words")
-        one_of(record, "chose", CHOICES)
-        whole(record, "num_steps", 1)
-        if not self.is_answered:
-            share(record, "copied")
-        else:
-            whole(record, "num_read", record["num_steps"])
-        tables = field(record, "scores")
-        for method in self.methods:
-            _check_table(method, tables.get(method) if isinstance(tables, dict) else None, self.shape)
-
-
-def field(record: Mapping[str, Any], name: str) -> Any:
-    """The field, which may be null. Raises `ValueError` where it is missing."""
-    if name not in record:
-        raise ValueError(f"the field {name!r} is missing")
-    return record[name]
-
-
-def text(record: Mapping[str, Any], name: str) -> None:
-    """Raise `ValueError` unless the field is a text."""
-    _want(record, name, isinstance(field(record, name), str), "a text")
-
-
-def one_of(record: Mapping[str, Any], name: str, words: Collection[Any]) -> None:
-    """Raise `ValueError` unless the field is one of `words`."""
-    value = field(record, name)
-    _want(record, name, isinstance(value, str | bool | None) and value in words, f"one of {', '.join(map(str, words))}")
-
-
-def whole(record: Mapping[str, Any], name: str, least: int) -> None:
-    """Raise `ValueError` unless the field is a whole number of at least `least`."""
-    value = field(record, name)
-    _want(record, name, type(value) is int and value >= least, f"a whole number of at least {least}")
-
-
-def number(record: Mapping[str, Any], name: str, most: float | None = None) -> None:
-    """Raise `ValueError` unless the field is a number of at least 0 and at most `most`."""
-    told = "a number of at least 0" if most is None else f"a number from 0 to {most:g}"
-    _want(record, name, is_number(field(record, name), 0.0, most), told)
-
-
-def share(record: Mapping[str, Any], name: str) -> None:
-    """Raise `ValueError` unless the field is a number from 0 to 1."""
-    number(record, name, 1.0)
-
-
-def is_number(value: Any, least: float | None = None, most: float | None = None) -> bool:
-    """Whether it is a finite number within both limits; True and False are none.
-
-    >>> is_number(0.5, 0, 1), is_number(float("nan")), is_number(True)
-    (True, False, False)
-    """
-    if type(value) not in (int, float) or not isfinite(value):
-        return False
-    return (least is None or value >= least) and (most is None or value <= most)
-
-
-def _want(record: Mapping[str, Any], name: str, is_right: bool, told: str) -> None:
-    if not is_right:
-        raise ValueError(f"its {name} is {record[name]!r:.60}, need {told}")
-
-
-def _check_table(method: str, table: Any, shape: tuple[int, int]) -> None:
-    layers, heads = shape
-    rows = table if isinstance(table, list) else []
-    if len(rows) != layers or not all(isinstance(row, list) and len(row) == heads for row in rows):
-        raise ValueError(f"its scores by {method} are no table of {layers} layers x {heads} heads")
-    wrong = next((value for row in rows for value in row if not is_number(value)), None)
-    if any(not is_number(value) for row in rows for value in row):
-        raise ValueError(f"its scores by {method} hold {wrong!r:.60}, need finite numbers")
-
 
 # The append-only record of finished trials, so that a killed run goes on where it stopped.
 #
@@ -159,19 +57,31 @@ class Journal:
 
     @classmethod
     def open(
-        cls, path: Path, plan: Mapping[str, Any], *, resume: bool, overwrite: bool, check: Check | None = None
+        cls,
+        path: Path,
+        plan: Mapping[str, Any],
+        *,
+        resume: bool,
+        overwrite: bool,
+        check: Check | None = None,
+        frame: Record | None = None,
     ) -> Journal:
-        """Continue with `resume`, start over with `overwrite` alone, else start. Raises as `start` and `resume`."""
-        return cls.resume(path, plan, check) if resume else cls.start(path, plan, overwrite)
+        """Continue with `resume`, start over with `overwrite` alone, else start. Raises as `start` and `resume`.
+
+        `frame`: what a new journal states besides, for those who make a result of it without the model.
+        """
+        return cls.resume(path, plan, check, frame) if resume else cls.start(path, plan, overwrite, frame)
 
     @classmethod
-    def start(cls, path: Path, plan: Mapping[str, Any], overwrite: bool = False) -> Journal:
+    def start(
+        cls, path: Path, plan: Mapping[str, Any], overwrite: bool = False, frame: Record | None = None
+    ) -> Journal:
         """Create the journal of `plan`; with `overwrite` in place of an older journal.
 
         Raises `OutputExistsError` when a journal lies there already, or with `overwrite` something that is none, and
         `ResumeError` when another process is writing it.
         """
-        header = _header(plan)
+        header = _header(plan, frame)
         descriptor, raw = open_locked(path)
         try:
             _refuse_held(path, raw, overwrite)
@@ -181,14 +91,16 @@ class Journal:
         return cls._begun(path, descriptor, header)
 
     @classmethod
-    def resume(cls, path: Path, plan: Mapping[str, Any], check: Check | None = None) -> Journal:
+    def resume(
+        cls, path: Path, plan: Mapping[str, Any], check: Check | None = None, frame: Record | None = None
+    ) -> Journal:
         """Open the journal of `plan`, or start it where there is none.
 
         `check` raises `ValueError` for a record that is not what the run writes. Raises `ResumeError` naming the fields
         that differ when it was written for another plan, or when another process is writing it, and `FileFormatError`
         when a line with trials behind it is damaged.
         """
-        header = _header(plan)
+        header = _header(plan, frame)
         descriptor, raw = open_locked(path)
         try:
             if is_unwritten(raw):
@@ -281,7 +193,38 @@ def written_so_far(path: Path, plan: Mapping[str, Any], check: Check) -> list[Re
         raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
     if is_unwritten(raw):
         return []
-    read = _checked_lines(path, raw, _header(plan), check)
+    return _records(raw, _checked_lines(path, raw, _header(plan), check))
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a journal holds: the plan and the frame that its header states, and the trials so far. `dropped`: how many
+    damaged lines at its end are left out."""
+
+    path: Path
+    plan: Record
+    frame: Record | None
+    records: list[Record]
+    dropped: int
+
+
+def contents(path: Path) -> Contents:
+    """All of a journal that another process may be writing, which is left as it is.
+
+    Raises `FileFormatError` for what is no journal and for a damaged one, and `FileAccessError`.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
+    read = parsed_lines(raw, path)
+    plan, frame = read.header.get("plan"), read.header.get("frame")
+    if not isinstance(plan, dict) or not isinstance(frame, dict | None):
+        raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
+    return Contents(path, plan, frame, _records(raw, read), read.dropped)
+
+
+def _records(raw: bytes, read: JournalLines) -> list[Record]:
     return [orjson.loads(raw[start : start + size]) for _, start, size in read.trials]
 
 
@@ -327,8 +270,8 @@ def check_run(
         check_place(place, overwrite or goes_on)
 
 
-def _header(plan: Mapping[str, Any]) -> bytes:
-    return _line({"schema": SCHEMA, "plan": dict(plan)})
+def _header(plan: Mapping[str, Any], frame: Record | None = None) -> bytes:
+    return _line({"schema": SCHEMA, "plan": dict(plan)} | ({} if frame is None else {"frame": frame}))
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
@@ -354,11 +297,16 @@ def _checked_lines(path: Path, raw: bytes, header: bytes, check: Check | None) -
     return read
 
 
+def plan_changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Where two plans differ, in words; that their prompts do is said only where nothing says why."""
+    changed = difference(first, second)
+    return [c for c in changed if not c.startswith("prompts_sha256")] or changed
+
+
 def _check_plan(path: Path, header: Record, plan: Mapping[str, Any]) -> None:
     if header.get("schema") != SCHEMA or not isinstance(header.get("plan"), dict):
         raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
-    changed = difference(header["plan"], plan)
-    changed = [c for c in changed if not c.startswith("prompts_sha256")] or changed
+    changed = plan_changes(header["plan"], plan)
     if changed:
         raise ResumeError(
             f"{path} was written for another plan, which differs in {'; '.join(changed)}: "

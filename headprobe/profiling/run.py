@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from headprobe.errors import NoPassingTrialError, OutputExistsError
+from headprobe.errors import FileFormatError, NoPassingTrialError, OutputExistsError
 from headprobe.events import PLAN, emit
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.estimators import estimators
+from headprobe.profiling.gathering import ScoreFrame, ScoreRun, gather
 from headprobe.profiling.job import Record, ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.journal import Journal
+from headprobe.profiling.parts import joined
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
 from headprobe.profiling.ranks import Ranks
-from headprobe.profiling.scoring import ScoreRun, finished_trials, run_shard, score_prompts, score_until_stable
+from headprobe.profiling.scoring import finished_trials, run_shard, score_prompts, score_until_stable
 from headprobe.profiling.shards import (
     clear_journals,
     drop_collected,
@@ -24,6 +26,7 @@ from headprobe.profiling.shards import (
     has_run,
     shard_journals,
 )
+from headprobe.scores.files import check_place, refuse_one_place
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.score_file import holds, write_score_file
 from headprobe.stages import timed
@@ -80,7 +83,8 @@ def run(
     place = whole if shard is None else shard.journal(whole)
     if shard is None and overwrite and not resume:
         clear_journals(shard_journals(whole))
-    with Journal.open(place, plan, resume=resume, overwrite=overwrite, check=check) as journal:
+    frame = None if shard is None else ScoreFrame.of(loaded, job, command).record()
+    with Journal.open(place, plan, resume=resume, overwrite=overwrite, check=check, frame=frame) as journal:
         if journal.was_cut and watch.on_cut is not None:
             watch.on_cut(journal.path, journal.dropped)
         if shard is not None:
@@ -98,11 +102,46 @@ def run(
         if not result.skipped or not result.unanswered:
             drop_collected(shards)
             journal.discard()
+    refuse_unanswered(result, paths)
+    return result
+
+
+def merge_parts(
+    journals: Sequence[Path], output: Path | str, *, overwrite: bool = False
+) -> tuple[ScoreRun, dict[str, Path]]:
+    """The score files of a run whose parts left these journals, as the run that collects would write them, and where
+    they are. Neither the model nor the needles need be there; the journals are left as they are.
+
+    `output`: as in `score`. Raises as `joined`, `ResumeError` where a trial is missing, `OutputExistsError`, and
+    `NoPassingTrialError` as `run`.
+    """
+    parts = joined(journals)
+    try:
+        frame = ScoreFrame.of_record(parts.frame)
+    except ValueError as error:
+        raise FileFormatError(str(error), parts.paths[0], 1) from None
+    methods = [estimator.name for estimator in frame.estimators]
+    paths = output_paths(next(iter(frame.provenance.values())).model.id, methods, output)
+    refuse_one_place(
+        {f"the output of {method}": path for method, path in paths.items()},
+        {f"input {number}": path for number, path in enumerate(journals, 1)},
+    )
+    for path in paths.values():
+        check_place(path, overwrite)
+    parts.refuse_incomplete(frame.trial_ids, frame.check)
+    result = gather(frame, parts.records)
+    for name, scores in result.scores.items():
+        _write(paths[name], scores, frame.with_trial_scores, resume=False, overwrite=overwrite)
+    refuse_unanswered(result, paths)
+    return result, paths
+
+
+def refuse_unanswered(result: ScoreRun, paths: dict[str, Path]) -> None:
+    """Raise `NoPassingTrialError` where a method has no passing trial; the files of the others are written."""
     if result.unanswered:
         written = ", ".join(str(paths[name]) for name in result.scores)
         told = next(iter(result.unanswered.values()))
         raise NoPassingTrialError(f"{told} (other methods: {written})" if written else told)
-    return result
 
 
 def collect(
@@ -148,7 +187,7 @@ def run_ranks(
             whole = journal_path(paths)
             clear_journals([whole, *shard_journals(whole)])
         ranks.wait()
-        part = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch)
+        part = run(loaded, job, paths, resume=resume, overwrite=overwrite, watch=watch, command=command)
         records = ranks.gathered(part.records)
     if records is None:
         return part

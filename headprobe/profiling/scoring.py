@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-import torch
-import transformers
-
-from headprobe._version import __version__
 from headprobe.events import RETRY, SKIP, TRIAL, emit
-from headprobe.models.catalog import short_name
 from headprobe.models.config import end_token_ids
-from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.deciding import answered_share
 from headprobe.probes.needle import Needle
 from headprobe.probes.prompt import Prompt
-from headprobe.probes.reading import AnyPrompt, AnySpec, Reading
+from headprobe.probes.reading import AnyPrompt, Reading
 from headprobe.profiling.estimators.estimator import (
     ANSWERED_GATE,
     DECIDING_WORDS,
-    NEEDLES,
-    Estimator,
-    Gate,
-    method_block,
-    prompts_of,
 )
+from headprobe.profiling.gathering import ScoreFrame, ScoreRun, gather, skipped_trials
 from headprobe.profiling.job import Record, ScoreJob, Watch
 from headprobe.profiling.journal import Journal
 from headprobe.profiling.profiler import Measured, Profiler, Skipped
-from headprobe.scores.head_scores import HeadScores, Trial
-from headprobe.scores.provenance import ModelIdentity, Provenance, TokenizerIdentity
+from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.stability import AGREEMENT, Stability, stability
 from headprobe.scores.uncertainty import ClusteredTrials
-from headprobe.stages import stage_record
-
-# The scoring stage: a loaded model and a probe plan in, one `HeadScores` per method out.
-
-
-@dataclass(frozen=True)
-class ScoreRun:
-    """What a run gave: scores by method name, the trials that did not fit on the device with the reason, and for
-    methods without any passing trial what the model said instead. A shard gives its `records` instead of scores."""
-
-    scores: dict[str, HeadScores]
-    skipped: dict[str, str] = field(default_factory=dict)
-    unanswered: dict[str, str] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
 
 
 def score_prompts(
@@ -68,7 +40,7 @@ def score_prompts(
     Trials that were skipped for lack of memory are tried again. Raises what `Profiler` raises.
     """
     _measure(loaded, job, journal, finished_trials(journal), watch)
-    return gather(loaded, job, journal.records, command=command)
+    return gather(ScoreFrame.of(loaded, job, command), journal.records)
 
 
 def run_shard(
@@ -125,11 +97,6 @@ def _emit(record: Record, tokens: int) -> None:
         emit(TRIAL, trial=record["trial"], tokens=tokens, f1=record["f1"])
 
 
-def skipped_trials(records: Mapping[str, Record]) -> dict[str, str]:
-    """The trials that did not fit on the device, with the reason."""
-    return {trial: record["skipped"] for trial, record in records.items() if "skipped" in record}
-
-
 def finished_trials(journal: Journal) -> set[str]:
     """Ids of the trials that need not run again."""
     return {trial for trial, record in journal.records.items() if "skipped" not in record}
@@ -161,34 +128,6 @@ def trial_record(prompt: AnyPrompt, result: Measured | Skipped, needle: Needle |
     }
 
 
-def passed(record: Record, gate: Gate | None) -> bool:
-    """Whether a finished trial gets through the gate; see `Gate`. Without a gate every finished trial does."""
-    if "skipped" in record or gate is None:
-        return "skipped" not in record
-    if not record[gate.metric] > gate.threshold:
-        return False
-    return gate.metric == DECIDING_WORDS or not gate.refuses_distractor or record["chose"] != "distractor"
-
-
-def gather(
-    loaded: LoadedModel, job: ScoreJob, records: Mapping[str, Record], *, command: str | None = None
-) -> ScoreRun:
-    """Finished records as `HeadScores`, one for each estimator that has a passing trial."""
-    skipped = skipped_trials(records)
-    reached = {prompt.trial_id: prompt.depth_reached for prompt in job.prompts}
-    scores, unanswered = {}, {}
-    for estimator in job.estimators:
-        kind = prompts_of(estimator)
-        specs = [spec for spec in job.plans[kind].trials() if spec.id in reached and spec.id not in skipped]
-        trials = tuple(_trial(spec, records[spec.id], estimator, reached[spec.id]) for spec in specs)
-        if any(trial.passed for trial in trials):
-            provenance = _provenance(loaded, job, kind, skipped, command)
-            scores[estimator.name] = HeadScores(loaded.geometry, method_block(estimator), trials, provenance)
-        else:
-            unanswered[estimator.name] = _no_answer(estimator, trials)
-    return ScoreRun(scores, skipped, unanswered)
-
-
 def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
     return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
@@ -196,88 +135,6 @@ def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 def eos_token_ids(loaded: LoadedModel) -> set[int]:
     """All token ids that end a sequence, from the generation config and the tokenizer."""
     return end_token_ids(loaded.model, loaded.tokenizer)
-
-
-def _trial(spec: AnySpec, record: Record, estimator: Estimator, depth_reached: float | None) -> Trial:
-    answered = {name: record.get(name) for name in ("rouge1_recall", DECIDING_WORDS, "chose", "num_read")}
-    answered["depth_reached"] = depth_reached
-    return Trial(
-        id=spec.id,
-        needle=spec.group,
-        length=spec.length,
-        depth=spec.depth,
-        passed=passed(record, estimator.gate),
-        f1=record["f1"],
-        response=record["response"],
-        num_steps=record["num_steps"],
-        scores=np.array(record["scores"][estimator.name], dtype=np.float64),
-        extra={"copied": record["copied"]} if prompts_of(estimator) != NEEDLES else answered,
-    )
-
-
-def _no_answer(estimator: Estimator, trials: Sequence[Trial]) -> str:
-    if estimator.gate is None:
-        return f"no trial of {estimator.name!r} fitted on the device, so no head can be scored"
-    shown = "; ".join(f"{t.id}: {t.response[:80]!r}" for t in trials[:: max(1, len(trials) // 3)][:3])
-    return (
-        f"the model answered none of {len(trials)} trials (gate of {estimator.name!r}: {estimator.gate.metric} > "
-        f"{estimator.gate.threshold}), so no head can be scored; it said: {shown}"
-    )
-
-
-def _provenance(
-    loaded: LoadedModel, job: ScoreJob, kind: str, skipped: dict[str, str], command: str | None
-) -> Provenance:
-    plan, prompts = job.plans[kind], job.of_kind(kind)
-    own = {prompt.trial_id for prompt in prompts}
-    probes = dict(plan.describe())
-    if "haystack" in probes:
-        repeats = max((p.haystack_repeats for p in prompts), default=0.0)
-        probes["haystack"] = {**probes["haystack"], "repeats": repeats}
-    probes["limit"] = len(prompts) if len(prompts) < plan.num_trials else None
-    probes["digest"] = plan.digest
-    probes["skipped"] = [{"id": i, "reason": reason} for i, reason in skipped.items() if i in own]
-    template = loaded.chat_template_sha256 if plan.chat else None
-    return Provenance(
-        ModelIdentity(
-            id=short_name(loaded.name),
-            revision=loaded.revision,
-            config_sha256=loaded.config_sha256,
-            architecture=loaded.architecture,
-            dtype=loaded.dtype,
-            attn_implementation=loaded.attn_implementation,
-            weights_sha256=loaded.weights_sha256,
-            gguf=None if loaded.gguf is None else loaded.gguf.record(),
-            quantization=loaded.quantization,
-        ),
-        TokenizerIdentity(short_name(loaded.name), loaded.tokenizer_sha256, template),
-        probes,
-        _environment(loaded, command),
-    )
-
-
-def _environment(loaded: LoadedModel, command: str | None) -> dict[str, Any]:
-    device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else platform.machine()
-    return (
-        {
-            "headprobe": __version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "device": f"{loaded.device.type}: {device}",
-            "command": command,
-        }
-        | spread_over(loaded.model)
-        | ({"stages": seconds} if (seconds := stage_record()) else {})
-    )
-
-
-def spread_over(model: Any) -> dict[str, Any]:
-    """How the weights of a model are spread: over processes by heads, or over devices by layers; empty: neither."""
-    heads, layers = head_spread(model), getattr(model, "hf_device_map", None) or {}
-    devices = sorted({str(device) for device in layers.values()})
-    found: dict[str, Any] = {} if heads is None else {"tensor_parallel": heads.size}
-    return found | ({"device_map": devices} if len(devices) > 1 else {})
 
 
 # Scoring in growing rounds, to stop as soon as the best heads are settled.
@@ -308,7 +165,7 @@ def score_until_stable(
         score_prompts(loaded, batch, journal, watch=watch if done == 0 else replace(watch, on_resume=None))
         done = total
         so_far = replace(job, prompts=tuple(job.prompts[i] for i in order[:done]))
-        run = gather(loaded, so_far, journal.records, command=command)
+        run = gather(ScoreFrame.of(loaded, so_far, command), journal.records)
         if len(run.scores) == len(job.estimators) and all(settled(s, top).is_stable for s in run.scores.values()):
             break
     return replace(run, scores={name: _stating(scores, top) for name, scores in run.scores.items()})

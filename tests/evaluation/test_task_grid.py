@@ -15,7 +15,8 @@ from headprobe.evaluation import trials
 from headprobe.evaluation.published_scores import SETS, published_for
 from headprobe.evaluation.summaries import CellKey
 from headprobe.evaluation.task import TaskRequest, parse_tasks
-from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, TaskRowCheck, run_tasks
+from headprobe.evaluation.task_folder import TaskRowCheck
+from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, run_tasks
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.task_trial import MEASURED
 from headprobe.evaluation.variants import check_scores_exist

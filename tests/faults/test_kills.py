@@ -161,5 +161,30 @@ def test_collecting_parts(tmp_path: Path, server: ForkServer, kills: int, comman
         assert result(folder / output) == wanted
 
 
+@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.parametrize("command", [SCORE, NEEDLES], ids=["score", "needles"])
+def test_merging_parts(tmp_path: Path, server: ForkServer, kills: int, command: tuple[str, ...]) -> None:
+    """A merge that was killed leaves whole files or none, and the next one makes the run of one process."""
+    is_score, dice = command is SCORE, random.Random(kills)
+    output, whole = ("all.json", "one.json") if is_score else ("all", "one")
+    for arguments in (("-o", whole), *(("-o", f"parts/{output}", "--shard", part) for part in ("1/2", "2/2"))):
+        assert server.run(*command, *arguments) == 0, server.printed
+    folder, wanted = tmp_path / "parts", result(tmp_path / whole)
+    journals = [str(path.relative_to(tmp_path)) for path in sorted(folder.rglob("*.shard-*"))]
+    merge = ("scores", "merge", *journals, "-o") if is_score else ("eval", "merge")
+    place = f"parts/{output}"
+    shutil.copytree(folder, tmp_path / "kept")
+    seconds = timed_run(server, *merge, place)
+    for _ in range(kills):
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "kept", folder)
+        killed(server, dice.uniform(0, 1.2 * seconds), *merge, place)
+        if is_score and (tmp_path / place).exists():
+            assert result(tmp_path / place) == wanted
+            (tmp_path / place).unlink()
+        assert server.run(*merge, place) == 0, server.printed
+        assert result(tmp_path / place) == wanted
+
+
 def result(path: Path) -> Any:
     return bare_rows(path / "trials.jsonl") if path.is_dir() else json.loads(path.read_text())["id"]

@@ -13,10 +13,10 @@ from headprobe.compression.session import compress
 from headprobe.errors import OptionError
 from headprobe.models.loading import load_model
 from headprobe.profiling.estimators import estimators
+from headprobe.profiling.gathering import spread_over
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.profiling.ranks import Ranks
-from headprobe.profiling.scoring import spread_over
 from tests.tiny_models import build_tiny_model
 
 pytest.importorskip("accelerate")

@@ -23,7 +23,7 @@ from headprobe.profiling.estimators.estimator import (
 )
 from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
 from headprobe.profiling.estimators.logit import Unembedding
-from headprobe.profiling.scoring import passed
+from headprobe.profiling.gathering import passed
 from headprobe.scores.provenance import METHODS, MethodFacts, facts_of
 from headprobe.spans import Span
 from tests.tiny_models import tiny_model

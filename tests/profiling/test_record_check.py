@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headprobe.profiling.journal import RecordCheck
+from headprobe.profiling.record_check import RecordCheck
 
 CHECK = RecordCheck({"t1", "t2"}, ("r2", "value"), (2, 3))
 TABLE = [[0.0, 0.5, 1], [0.25, -0.5, 0.0]]

@@ -52,7 +52,7 @@ from headprobe.commands.options import (
 from headprobe.commands.policy_files import PolicyFileOption, comparison, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
-from headprobe.evaluation.needle_folder import GridFolder, RowCheck, summary_record
+from headprobe.evaluation.needle_folder import GridFolder, RowCheck, frame_of, summary_record
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import Share
@@ -158,6 +158,8 @@ def needles_command(
 def run(loaded: LoadedModel, grid: NeedleGrid, folder: GridFolder, spread: Spread, together: bool) -> None:
     """Measure what is left, write table and pictures, print the table; a part of a run leaves its rows alone."""
 
+    asked = Evaluation(grid, folder, grid.describe(loaded), RowCheck(grid), frame_of(loaded, grid))
+
     def measure(journal: Journal, share: Share, progress: GridProgress) -> list[Row]:
         return run_grid(
             loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
@@ -165,11 +167,10 @@ def run(loaded: LoadedModel, grid: NeedleGrid, folder: GridFolder, spread: Sprea
 
     def finish(rows: list[Row]) -> tuple[GridSummary, dict[str, Any]]:
         summary = GridSummary(tuple(rows))
-        record = summary_record(loaded, grid, summary)
+        record = summary_record(asked.frame, summary)
         write_files(folder, summary, record)
         return summary, record
 
-    asked = Evaluation(grid, folder, grid.describe(loaded), RowCheck(grid))
     made = run_spread(asked, spread, measure, finish)
     if made is not None:
         print_summary(folder, *made, spread.as_json)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe.commands.evaluate.needles_output import GridProgress, tell_remarks
-from headprobe.commands.evaluate.run_output import print_plan, print_results, record_of, write_results
+from headprobe.commands.evaluate.run_output import print_plan, print_results, write_results
 from headprobe.commands.evaluate.spread import Evaluation, Spread, run_spread
 from headprobe.commands.observed import observed
 from headprobe.commands.options import (
@@ -51,14 +51,8 @@ from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.errors import OptionError
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
-from headprobe.evaluation.task_grid import (
-    TaskFolder,
-    TaskGrid,
-    TaskOptions,
-    TaskRowCheck,
-    check_trials,
-    run_tasks,
-)
+from headprobe.evaluation.task_folder import TaskFolder, TaskRowCheck, frame_of, summary_record
+from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, check_trials, run_tasks
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_baselines
@@ -188,6 +182,8 @@ def run_command(
 def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, spread: Spread, together: bool) -> None:
     """Measure what is left, write summary, table and picture, print the table; a part leaves its rows alone."""
 
+    asked = Evaluation(grid, folder, grid.describe(loaded), TaskRowCheck(grid), frame_of(loaded, grid))
+
     def measure(journal: Journal, share: Share, progress: GridProgress) -> list[Row]:
         return run_tasks(
             loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
@@ -195,11 +191,10 @@ def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, spread: Spread,
 
     def finish(rows: list[Row]) -> tuple[TaskSummary, dict[str, Any]]:
         summary = TaskSummary(tuple(rows))
-        record = record_of(loaded, grid, summary)
+        record = summary_record(asked.frame, summary)
         write_results(folder, summary, record)
         return summary, record
 
-    asked = Evaluation(grid, folder, grid.describe(loaded), TaskRowCheck(grid))
     made = run_spread(asked, spread, measure, finish)
     if made is not None:
         print_results(folder, *made, spread.as_json)

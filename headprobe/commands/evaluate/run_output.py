@@ -8,20 +8,15 @@ from typing import Any
 from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span, told_seconds
 from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
-from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
-from headprobe.evaluation.needle_folder import told_windows
-from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
-from headprobe.evaluation.published_scores import published_for
 from headprobe.evaluation.summaries import FULL
-from headprobe.evaluation.task_grid import CURVE, SUMMARY, TABLE, TaskFolder, TaskGrid
+from headprobe.evaluation.task_folder import CURVE, SUMMARY, TABLE, TaskFolder
+from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import write_atomically
-from headprobe.stages import stage_record
 
 TENTHS = 1  # digits: tasks differ by less than needles do
-SCHEMA = "headprobe-tasks/1"
 COLUMNS = (
     "policy", "budget", "prompts", "score", "95 %", "minus full", "95 %", "entries", "of full", "KV held",
     "first token", "per token", "a trial",
@@ -70,46 +65,6 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def record_of(loaded: LoadedModel, grid: TaskGrid, summary: TaskSummary) -> dict[str, Any]:
-    """The summary as one JSON object, with all that decides what it holds. What was not measured is null."""
-    finished = sum(row["error"] is None for row in summary.rows)
-    return {
-        "schema": SCHEMA,
-        "model": loaded.name,
-        "dtype": loaded.dtype,
-        "device": loaded.device.type,
-        "query_agnostic": grid.options.query_agnostic,
-        "seed": grid.options.asked.seed,
-        "limit": grid.options.asked.limit,
-        "metrics": {p.set: p.metric for p in reversed(grid.prompts)},
-        "own_wording": sorted(grid.options.asked.templates) or None,
-        "planned_prompts": len(grid.prompts),
-        "planned_rows": grid.num_trials,
-        "is_complete": finished == grid.num_trials,
-        "windows": told_windows(grid),
-        "remarks": grid.remarks(),
-        "policies": {variant.name: {**variant.describe(), "remark": variant.remark} for variant in grid.variants},
-        **summary.record(),
-        "published": _published(loaded, summary),
-        "stages": stage_record(),
-    }
-
-
-def _published(loaded: LoadedModel, summary: TaskSummary) -> dict[str, Any] | None:
-    """The paper's figures beside the mean of the same six sets; None for a model or sets that it does not have."""
-    found = published_for(loaded.source, summary.sets)
-    if found is None:
-        return None
-    six = TaskSummary(tuple(row for row in summary.rows if row["set"] in PUBLISHED_SETS))
-    rows = [
-        {"policy": cell.key.policy, "budget": cell.key.budget, "num_prompts": cell.num_prompts,
-         "score": cell.score.mean, "published": None if figure is None else figure / 100}
-        for cell in six.cells if not cell.key.is_baseline and cell.key.kv_cache_dtype == AUTO
-        for figure in [found.of(cell.key.policy, cell.key.budget)]
-    ]  # fmt: skip
-    return {"model": found.model, "group": found.group, "rows": rows}
 
 
 # -- results --------------------------------------------------------------------------------------------------------

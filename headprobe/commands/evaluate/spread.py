@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from headprobe.commands.evaluate.needles_output import GridProgress
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.output import RESUME_HINT, stdout_console, tell, tell_cut, write_json
+from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.shared_run import SharedRun
@@ -69,12 +70,14 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A grid in its folder: `plan` decides what rows hold, `check` is that of rows which are read back."""
+    """A grid in its folder: `plan` decides what rows hold, `check` is that of rows which are read back, `frame` what
+    the summary states besides."""
 
     grid: NeedleGrid | TaskGrid
     folder: GridFolder
     plan: dict[str, Any]
     check: Check
+    frame: EvaluationFrame
 
 
 def run_spread(asked: Evaluation, spread: Spread, run: Runner, finish: Callable[[list[Row]], Made]) -> Made | None:
@@ -82,7 +85,9 @@ def run_spread(asked: Evaluation, spread: Spread, run: Runner, finish: Callable[
 
     None where this process does a part only, which prints where its rows are, or is another rank than the first.
     """
-    shared = SharedRun(asked.folder, asked.plan, asked.check, spread.resume, spread.overwrite, spread.shard, tell_cut)
+    shared = SharedRun(
+        asked.folder, asked.plan, asked.check, spread.resume, spread.overwrite, spread.shard, tell_cut, asked.frame
+    )
     own = 0
 
     def work(journal: Journal, share: Share) -> list[Row]:
@@ -113,4 +118,7 @@ def print_part(asked: Evaluation, spread: Spread, own: int) -> None:
     else:
         told = f"part {spread.shard}: {own:,} of {total:,} trials, written to {path}"
         stdout_console().print(told, soft_wrap=True, markup=False)
-    tell("when all parts are done, the same command with --resume and without --shard writes the summary")
+    tell(
+        "when all parts are done, the same command with --resume and without --shard writes the summary, and so does "
+        f"`headprobe eval merge {asked.folder.path}`, which needs no model"
+    )

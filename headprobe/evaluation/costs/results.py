@@ -14,7 +14,8 @@ from headprobe.evaluation.costs.bench import FULL, STOCK, UNMEASURED, Bench, Cel
 from headprobe.evaluation.costs.shapes import uneven_scores
 from headprobe.evaluation.trials import emit_row
 from headprobe.events import PLAN, emit
-from headprobe.profiling.journal import Journal, is_number, number, text, whole
+from headprobe.profiling.journal import Journal
+from headprobe.profiling.record_check import is_number, number, text, whole
 from headprobe.stages import stage_record
 
 SCHEMA = "headprobe-bench/1"

@@ -12,7 +12,7 @@ from headprobe.evaluation.knockout.switched_off import HeadSet
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import find_alias
 from headprobe.models.loading import LoadedModel, geometry_of
-from headprobe.profiling.journal import field, is_number, one_of, share, text
+from headprobe.profiling.record_check import field, is_number, one_of, share, text
 from headprobe.scores.any_scores import AnyScores
 
 # Whose scores these are.

@@ -16,8 +16,9 @@ from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.estimators.estimator import NEEDLES, prompts_of, rows_of
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
-from headprobe.profiling.journal import Check, number, text
-from headprobe.profiling.journal import field as needed
+from headprobe.profiling.journal import Check
+from headprobe.profiling.record_check import field as needed
+from headprobe.profiling.record_check import number, text
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from headprobe.compression.session import make_plan
 from headprobe.errors import NoPassingTrialError, OptionError, PlanError
 from headprobe.evaluation.known_scores import with_recommended_window
 from headprobe.evaluation.task import TaskSet
-from headprobe.evaluation.task_grid import SUMMARY, TaskFolder, TaskGrid, TaskOptions, run_tasks
+from headprobe.evaluation.task_folder import SUMMARY, TaskFolder
+from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, run_tasks
 from headprobe.evaluation.task_prompts import TaskPrompt, prompts_of
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row

@@ -56,7 +56,7 @@ ProfileOption = Annotated[
     ),
 ]
 ShardOption = Annotated[
-    str | None, typer.Option(metavar="K/N", help="Run one of N parts; afterwards `merge`, or --resume without it, collects.")
+    str | None, typer.Option(metavar="K/N", help="Run one of N parts; `merge`, or --resume without it, collects them.")
 ]
 
 # -- compression ----------------------------------------------------------------------------------------------------

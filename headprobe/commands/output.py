@@ -77,3 +77,18 @@ def printable(text: str) -> str:
     'a\\\\x1b[31m'
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plan_value(value: Any) -> str:
+    """A value of a plan or of a dry run, in words.
+
+    >>> plan_value([512, 131072]), plan_value([0.0, 33.333333, None]), plan_value(749455936), plan_value(True)
+    ('512, 131072', '0, 33.33, -', '749,455,936', 'yes')
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, list):
+        return ", ".join(
+            f"{item:.4g}" if isinstance(item, float) else "-" if item is None else str(item) for item in value
+        )
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, write_json
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
@@ -106,7 +106,9 @@ def print_plan(loaded: LoadedModel, job: ScoreJob, cost: RunCost, as_json: bool)
     if as_json:
         write_json(plan)
     else:
-        print_table(("", "plan", ""), [(name, _shown(value), PLAN_NOTES.get(name, "")) for name, value in plan.items()])
+        print_table(
+            ("", "plan", ""), [(name, plan_value(value), PLAN_NOTES.get(name, "")) for name, value in plan.items()]
+        )
 
 
 def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
@@ -119,14 +121,6 @@ def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
         "free_bytes": free_bytes,
         "fits": None if free_bytes is None else need.total <= free_bytes,
     }
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, list):
-        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
-    return value if isinstance(value, str) else f"{value:,}"
 
 
 class ScoreProgress:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from headprobe.commands.output import print_table, stdout_console, tell, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
@@ -62,16 +62,8 @@ def print_plan(loaded: LoadedModel, grid: NeedleGrid, as_json: bool) -> None:
     if as_json:
         write_json(plan)
         return
-    rows = [(name, _shown(value), PLANNED.get(name, "")) for name, value in plan.items()]
+    rows = [(name, plan_value(value), PLANNED.get(name, "")) for name, value in plan.items()]
     print_table(("", "plan", ""), rows)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join("-" if item is None else item if isinstance(item, str) else f"{item:.4g}" for item in value)
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def tell_remarks(grid: NeedleGrid | TaskGrid) -> None:

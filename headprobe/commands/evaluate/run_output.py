@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span, told_seconds
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
 from headprobe.evaluation.summaries import FULL
@@ -52,19 +52,11 @@ def print_plan(loaded: LoadedModel, grid: TaskGrid, as_json: bool) -> None:
     if as_json:
         write_json(plan)
         return
-    rows = [(key, _shown(value), MEMORY_NOTES.get(key, "")) for key, value in plan.items() if key != "sets"]
+    rows = [(key, plan_value(value), MEMORY_NOTES.get(key, "")) for key, value in plan.items() if key != "sets"]
     print_table(("", "plan", ""), rows)
     columns = ("set", "prompts", "longest", "cut", "metric", "new tokens")
     stdout_console().print()
     print_table(columns, [(name, *about.values()) for name, about in plan["sets"].items()], right=columns[1:4])
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # -- results --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from headprobe.geometry import ModelGeometry
 from headprobe.scores.any_scores import AnyScores, read_any
 from headprobe.scores.checks import Suspect, answer_length, effective_heads
 from headprobe.scores.formats.keyed import keyed_bytes
-from headprobe.scores.head_scores import Method
+from headprobe.scores.head_scores import HeadScores, Method
 from headprobe.scores.score_file import write_score_file
 from headprobe.scores.validation import CHECKS, FileReport, validate, validate_file
 
@@ -214,8 +214,34 @@ def test_a_native_file_with_few_passes_is_told(tmp_path: Path, make_scores) -> N
     scores = make_scores(tables, [True, True, False, False, False, False])
     report = validate_file(write_score_file(tmp_path / "a.json", scores))
     assert detail(report, "low-pass-rate") == "2 of 6 trials passed"
+    assert found(report)["low-pass-rate"] == "warning"
     assert detail(report, "uneven-coverage") == "no trial passed at depth 50, 100"
     assert "no-provenance" in report.passed
+
+
+def within(scores: HeadScores) -> HeadScores:
+    """With depths of 0, 50 and 100 % in turn, however many trials there are."""
+    return replace(scores, trials=tuple(replace(t, depth=i % 3 * 50.0) for i, t in enumerate(scores.trials)))
+
+
+def test_few_passes_that_are_enough_are_a_fact_and_no_warning(tmp_path: Path, make_scores) -> None:
+    whole = within(make_scores([*SOUND[:15], *SOUND[:25]], [True] * 15 + [False] * 25))
+    report = validate_file(write_score_file(tmp_path / "a.json", whole))
+    assert "too-few-trials" in report.passed
+    assert found(report)["low-pass-rate"] == "info"
+    assert detail(report, "low-pass-rate") == "15 of 40 trials passed; those are enough for a stable ranking"
+    bare = write_score_file(tmp_path / "b.json", whole, with_trial_scores=False)
+    assert found(validate_file(bare))["low-pass-rate"] == "warning"
+
+
+def test_counts_that_agree_here_and_there_are_a_fact_and_side_by_side_a_warning(tmp_path: Path, make_scores) -> None:
+    hits = [np.round(table, 2) for table in SOUND[:39]]
+    apart, beside = [*hits, hits[0]], [hits[0], *hits]
+    for tables, severity in ((apart, "info"), (beside, "warning")):
+        counted = replace(within(make_scores(tables, [True] * 40)), method=Method("retrieval", "hits", 1, {}))
+        report = validate_file(write_score_file(tmp_path / f"{severity}.json", counted))
+        assert found(report)["duplicate-trials"] == severity
+        assert detail(report, "duplicate-trials").startswith("39 of 40 trials are distinct, worth 38.1 equal ones")
 
 
 def test_a_native_file_that_does_not_say_which_weights_is_told(tmp_path: Path, sample: bytes) -> None:

@@ -27,6 +27,8 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("alike", derandomize=True)
 settings.load_profile("alike")
 
+from tests.fork_server import ForkServer, LoadedProcess, serving  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate"}
@@ -113,6 +115,23 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CliResult]:
         return CliResult(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def loaded_process() -> Iterator[LoadedProcess]:
+    """One process that has loaded everything, from which commands are forked: each begins at once."""
+    with serving() as process:
+        yield process
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, loaded_process: LoadedProcess
+) -> Iterator[ForkServer]:
+    """Commands in processes of their own, where it does not matter what a new interpreter loads and when."""
+    found = ForkServer(loaded_process, tmp_path, tmp_path_factory.mktemp("streams"))
+    yield found
+    found.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from headprobe.errors import FileAccessError
 from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
 from tests.conftest import ROOT
-from tests.faults.fork_server import ForkServer
+from tests.fork_server import ForkServer
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o")

@@ -17,7 +17,7 @@ from headprobe.errors import LostRankError, ResumeError
 from headprobe.home import shipped_needle_sets
 from headprobe.profiling.ranks import Ranks
 from tests.conftest import ROOT
-from tests.faults.fork_server import ForkServer
+from tests.fork_server import ForkServer
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o", "a.json")

@@ -17,15 +17,15 @@ import time
 import traceback
 from typing import Any
 
-import headprobe.cli  # noqa: F401 - what commands load when they run, so that no child does
-import headprobe.commands.compress  # noqa: F401
-import headprobe.commands.evaluate.needles  # noqa: F401
-import headprobe.commands.evaluate.run  # noqa: F401
-import headprobe.commands.knockout  # noqa: F401
-import headprobe.commands.referee  # noqa: F401
-import headprobe.commands.score  # noqa: F401
-import headprobe.commands.scores.merge  # noqa: F401
-import headprobe.commands.tune  # noqa: F401
+import headprobe.cli  # what commands load when they run, so that no child does
+import headprobe.commands.compress
+import headprobe.commands.evaluate.needles
+import headprobe.commands.evaluate.run
+import headprobe.commands.knockout
+import headprobe.commands.referee
+import headprobe.commands.score
+import headprobe.commands.scores.merge
+import headprobe.commands.tune
 import headprobe.pictures.needles  # noqa: F401
 from headprobe.models.loading import load_model
 

@@ -118,18 +118,18 @@ class ForkServer:
         out, err = (self._streams / f"{len(self._children)}.{name}" for name in ("out", "err"))
         return self._keep(self.loaded.fork(program, arguments, folder or self.folder, out, err))
 
-    def start(self, *arguments: str, limit: int | None = None) -> int:
-        """The id of the process that runs the command; `limit`: bytes that no file may exceed."""
+    def start(self, *arguments: str, program: Program = HEADPROBE) -> int:
+        """The id of the process that runs the command; what it prints on either stream becomes `printed`."""
         printed = self._streams / f"{len(self._children)}.both"
-        return self._keep(self.loaded.fork(Program(limit=limit), arguments, self.folder, printed, None)).pid
+        return self._keep(self.loaded.fork(program, arguments, self.folder, printed, None)).pid
 
     def end(self) -> int:
         """How the command that was started last has ended: its exit code, less than 0 for a signal."""
         return self._children[-1].wait()
 
-    def run(self, *arguments: str, limit: int | None = None) -> int:
+    def run(self, *arguments: str, program: Program = HEADPROBE) -> int:
         """The exit code of a command that nobody disturbs."""
-        self.start(*arguments, limit=limit)
+        self.start(*arguments, program=program)
         return self.end()
 
     @property

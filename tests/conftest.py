@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -13,6 +15,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+MEMORY = Path("/dev/shm")  # a disk takes milliseconds for each file that is synced and each folder that is removed
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))  # pytest's own name for where tests' folders lie
 _SESSION = tempfile.TemporaryDirectory(prefix="headprobe-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = _SESSION.name
@@ -26,6 +31,8 @@ from hypothesis import settings  # noqa: E402
 
 settings.register_profile("alike", derandomize=True)
 settings.load_profile("alike")
+
+from tests.fork_server import ForkServer, LoadedProcess, serving  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
@@ -113,6 +120,29 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., CliResult]:
         return CliResult(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def loaded_process() -> Iterator[LoadedProcess]:
+    """One process that has loaded everything, from which commands are forked: each begins at once."""
+    with serving() as process:
+        yield process
+
+
+@pytest.fixture
+def server(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, loaded_process: LoadedProcess
+) -> Iterator[ForkServer]:
+    """Commands in processes of their own, where it does not matter what a new interpreter loads and when."""
+    found = ForkServer(loaded_process, tmp_path, tmp_path_factory.mktemp("streams"))
+    yield found
+    found.clear()
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: a collection of garbage in a test need not look through it, which takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

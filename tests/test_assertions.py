@@ -52,18 +52,24 @@ def functions_of(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def helpers(trees: dict[Path, ast.Module]) -> dict[Path, set[str]]:
     """For each file the functions, its own or imported from other tests, that expect something; through others too."""
-    found = {path: {f.name for f in functions_of(tree) if expects(f)} for path, tree in trees.items()}
+    functions = {path: functions_of(tree) for path, tree in trees.items()}
+    found = {path: {f.name for f in those if expects(f)} for path, those in functions.items()}
+    calls = {path: [(f.name, set(map(called, own_nodes(f)))) for f in those] for path, those in functions.items()}
+    imports = {path: list(imported_from_tests(tree)) for path, tree in trees.items()}
     before = -1
     while before != (before := sum(map(len, found.values()))):
-        for path, tree in trees.items():
-            for node in ast.walk(tree):
-                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests"):
-                    source = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
-                    found[path] |= {name.name for name in node.names} & found.get(source, set())
-            for function in functions_of(tree):
-                if any(called(inner) in found[path] for inner in own_nodes(function)):
-                    found[path].add(function.name)
+        for path in trees:
+            for source, names in imports[path]:
+                found[path] |= names & found.get(source, set())
+            found[path] |= {name for name, inner in calls[path] if not inner.isdisjoint(found[path])}
     return found
+
+
+def imported_from_tests(tree: ast.AST) -> Iterator[tuple[Path, set[str]]]:
+    """The files of other tests, and the names that are taken from each."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tests"):
+            yield ROOT.joinpath(*node.module.split(".")).with_suffix(".py"), {name.name for name in node.names}
 
 
 def without_expectation(trees: dict[Path, ast.Module]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from headprobe import __version__, errors
 from headprobe.cli import main
 from tests.conftest import ROOT, CliResult
+from tests.fork_server import ForkServer
 
 RunCli = Callable[..., CliResult]
 
@@ -137,12 +138,12 @@ def test_an_exit_inside_a_command_keeps_its_code(
     assert main([]) == code
 
 
-def test_an_unknown_model_is_an_error_without_traceback() -> None:
-    done = run_process("score", "--model", "./nowhere", "--dry-run")
-    assert done.returncode == 4
-    assert done.stdout == ""
-    assert done.stderr.startswith("headprobe: error: model './nowhere': no such alias and no such folder; point at")
-    assert done.stderr.count("\n") == 1
+def test_an_unknown_model_is_an_error_without_traceback(server: ForkServer) -> None:
+    done = server.fork("score", "--model", "./nowhere", "--dry-run")
+    assert done.wait() == 4
+    assert done.out == ""
+    assert done.err.startswith("headprobe: error: model './nowhere': no such alias and no such folder; point at")
+    assert done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ["headprobe.cli.app", "headprobe.commands.models.model_record"])

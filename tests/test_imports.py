@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -26,10 +27,16 @@ STRANGERS = {"attention", "probes", "scores", "models"}
 HEAVY = {"torch", "transformers", "matplotlib", "numpy", "scipy", "tokenizers", "huggingface_hub", "safetensors"}
 
 
+@cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """All that `source` consists of."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imported_modules(source: str) -> list[str]:
     """Every module that `source` imports, wherever in the file: for `from a import b` it is `a.b`."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             found += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,6 +69,7 @@ def faults(module: str, source: str) -> Iterator[str]:
             yield f"{module} imports {target}, though {here} and {there} are strangers"
 
 
+@cache
 def our_modules() -> dict[str, str]:
     files = sorted(PACKAGE.rglob("*.py"))
     names = (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files)
@@ -187,7 +195,7 @@ def test_no_command_loads_matplotlib_unless_it_draws() -> None:
 
 def late_imports(source: str) -> list[str]:
     """The lines inside functions that import something."""
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in nodes_of(source) if isinstance(node, ast.FunctionDef)]
     found = {node.lineno for f in functions for node in ast.walk(f) if isinstance(node, ast.Import | ast.ImportFrom)}
     return [source.splitlines()[number - 1].strip() for number in sorted(found)]
 

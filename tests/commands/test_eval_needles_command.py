@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +13,9 @@ import pytest
 from headprobe.commands.evaluate.needles_output import cell_row, pivot, points
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.scores.uncertainty import Estimate
-from tests.conftest import ROOT, CliResult
+from tests.conftest import CliResult
 from tests.evaluation.grid_rows import row, small_grid
+from tests.fork_server import ForkServer, Program
 from tests.tiny_models import build_tiny_model
 
 Cli = Callable[..., CliResult]
@@ -118,18 +116,16 @@ sys.exit(run())
 """
 
 
-def test_a_killed_run_goes_on_where_it_stopped(cli: Cli, llama: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_where_it_stopped(cli: Cli, server: ForkServer, llama: Path, tmp_path: Path) -> None:
     given = ["eval", "needles", "--model", str(llama), *SMALL, "--depths", "6"]
-    command = [sys.executable, "-c", HANGING, *given, "-o", "killed"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = server.fork(*given, "-o", "killed", program=Program(code=HANGING))
     journal, deadline = tmp_path / "killed" / "trials.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > 3:  # the plan stands first
             break
         time.sleep(0.002)
     process.kill()
-    process.communicate()
+    process.wait()
     assert journal.read_bytes().count(b"\n") == 1 + 3
     assert not (tmp_path / "killed" / "summary.json").exists()
     assert cli(*given, "-o", "killed", "--resume").code == 0

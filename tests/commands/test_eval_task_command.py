@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +16,9 @@ from headprobe.commands.evaluate.run_output import TENTHS, notes, pivot, publish
 from headprobe.evaluation.task import TASKS
 from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.scores.uncertainty import Estimate
-from tests.conftest import ROOT, CliResult, heed_interrupts
+from tests.conftest import CliResult
 from tests.evaluation.task_parts import own_file, row, write_lines
+from tests.fork_server import ForkServer, Program
 from tests.tiny_models import build_tiny_model
 
 Cli = Callable[..., CliResult]
@@ -142,25 +140,20 @@ sys.exit(run())
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_run_that_was_killed_or_interrupted_goes_on_where_it_stopped(
-    cli: Cli, llama: Path, tmp_path: Path, sent: signal.Signals, code: int
+    cli: Cli, server: ForkServer, llama: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     own_file(Path("a.jsonl"), 4)
     given = ["eval", "jsonl:a.jsonl", "--model", str(llama), *SMALL]
-    command = [sys.executable, "-c", HANGING, *given, "-o", "cut"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts,
-    )  # fmt: skip
+    process = server.fork(*given, "-o", "cut", program=Program(code=HANGING))
     journal, deadline = tmp_path / "cut" / "rows.jsonl", time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > 3:  # the plan stands first
             break
         time.sleep(0.01)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert code != 130 or "interrupted: finished trials are kept, the same command with --resume continues" in err
+    assert process.wait() == code
+    told = "interrupted: finished trials are kept, the same command with --resume continues"
+    assert code != 130 or told in process.err
     assert journal.read_bytes().count(b"\n") == 1 + 3
     assert cli(*given, "-o", "cut", "--resume").code == 0
     assert cli(*given, "-o", "whole").code == 0

@@ -14,13 +14,14 @@ import pytest
 
 from headprobe.commands.interrupts import InterruptedRunError, Orderly
 from tests.conftest import ROOT, CliResult, heed_interrupts
+from tests.fork_server import ForkServer, Program
 
 LINE = "headprobe: interrupted\n"
 HOW_TO_GO_ON = ": finished trials are kept, the same command with --resume continues\n"
 ENDINGS = {signal.SIGINT: (130, "headprobe: interrupted"), signal.SIGTERM: (143, "headprobe: terminated")}
 STARTS = {
-    "module": [sys.executable, "-m", "headprobe"],
-    "script": [sys.executable, "-c", "import sys; from headprobe.__main__ import run; sys.exit(run())"],
+    "module": Program(),
+    "script": Program(code="import sys; from headprobe.__main__ import run; sys.exit(run())"),
 }
 # The handler says when it is there: before, Python itself is starting, and nobody but Python can answer.
 READY = """
@@ -66,14 +67,17 @@ def test_a_signal_while_modules_are_loaded_is_one_line(tmp_path: Path, number: s
 
 
 @pytest.mark.parametrize(("way", "number"), [(way, signal.SIGINT) for way in STARTS] + [("module", signal.SIGTERM)])
-def test_a_run_that_a_signal_ends_says_how_to_go_on(tmp_path: Path, way: str, number: signal.Signals) -> None:
-    process = start(STARTS[way], "score", "--lengths", "512", "--needles-per-cell", "20", "-o", "x.json")
+def test_a_run_that_a_signal_ends_says_how_to_go_on(
+    tmp_path: Path, server: ForkServer, way: str, number: signal.Signals
+) -> None:
+    given = ("score", "--lengths", "512", "--needles-per-cell", "20", "-o", "x.json")
+    process = server.fork(*given, program=STARTS[way])
     journal = tmp_path / "x.journal"
     while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         time.sleep(0.005)
     process.send_signal(number)
     code, line = ENDINGS[number]
-    assert ending(process) == (code, line + HOW_TO_GO_ON)
+    assert (process.wait(), process.err) == (code, line + HOW_TO_GO_ON)
     assert journal.read_bytes().count(b"\n") > 2
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +29,8 @@ from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.score_file import read_score_file, write_score_file
-from tests.conftest import ROOT, CliResult, heed_interrupts
+from tests.conftest import CliResult
+from tests.fork_server import ForkServer, Program
 from tests.tiny_models import build_tiny_model
 
 Cli = Callable[..., CliResult]
@@ -215,26 +213,21 @@ sys.exit(run())
 
 @pytest.mark.parametrize("sent", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_where_it_stopped(
-    cli: Cli, scores: Path, tmp_path: Path, sent: signal.Signals
+    cli: Cli, server: ForkServer, scores: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
     given = ["knockout", str(scores), "--lengths", "256", "--depths", "3", "--needles-per-cell", "1", "--top", "1",
              "--draws", "1", "--device", "cpu"]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", HANGING, *given, "-o", "ended"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts
-    )
+    process = server.fork(*given, "-o", "ended", program=Program(code=HANGING))
     journal, deadline = tmp_path / "ended" / "trials.jsonl", time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > 12:  # the plan stands first
             break
         time.sleep(0.01)
     process.send_signal(sent)
-    _, told = process.communicate(timeout=100)
-    assert process.returncode == (130 if sent == signal.SIGINT else -sent)
+    assert process.wait() == (130 if sent == signal.SIGINT else -sent)
     if sent == signal.SIGINT:
-        hint = b"headprobe: interrupted: finished trials are kept, the same command with --resume continues\n"
-        assert told.endswith(hint)
+        hint = "headprobe: interrupted: finished trials are kept, the same command with --resume continues\n"
+        assert process.err.endswith(hint)
     assert journal.read_bytes().count(b"\n") == 1 + 12
     assert not (tmp_path / "ended" / "summary.json").exists()
     assert cli(*given, "-o", "ended", "--resume").code == 0

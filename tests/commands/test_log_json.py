@@ -18,6 +18,7 @@ import pytest
 from headprobe.commands.event_log import EventLog, run_of_environment
 from headprobe.stages import Stages
 from tests.conftest import ROOT, CliResult
+from tests.fork_server import ForkServer
 
 RunCli = Callable[..., CliResult]
 SCORE = ("score", "--lengths", "160", "--depths", "2", "--needles-per-cell", "1", "-o", "a.json")
@@ -81,27 +82,14 @@ def test_an_error_ends_the_log_with_its_code(tmp_path: Path, cli: RunCli) -> Non
     assert "a.json already exists" in end["error"]
 
 
-def test_an_interrupt_ends_the_log_with_its_code(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [
-        sys.executable,
-        "-m",
-        "headprobe",
-        "score",
-        "--lengths",
-        "256",
-        "--needles-per-cell",
-        "20",
-        "-o",
-        "a.json",
-    ]
-    process = subprocess.Popen([*command, "--log-json", "log.jsonl"], env=env, stderr=subprocess.PIPE, cwd=tmp_path)
+def test_an_interrupt_ends_the_log_with_its_code(tmp_path: Path, server: ForkServer) -> None:
+    given = ("score", "--lengths", "256", "--needles-per-cell", "20", "-o", "a.json", "--log-json", "log.jsonl")
+    process = server.fork(*given)
     log = tmp_path / "log.jsonl"
     while process.poll() is None and not (log.exists() and b'"event":"trial"' in log.read_bytes()):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
-    assert process.returncode == 143
+    assert process.wait() == 143
     *_, end = events(log)
     assert (end["event"], end["code"]) == ("end", 143)
 

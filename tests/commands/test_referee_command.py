@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 
 from headprobe.commands.referee import Pieces
 from headprobe.models.catalog import bundled_model_folder
-from tests.conftest import ROOT
+from tests.fork_server import ForkServer, Program
 
 SHIPPED = str(bundled_model_folder() / "scores" / "demo--r2.json")
 
@@ -159,17 +156,17 @@ sys.exit(run())
 """
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(cli: Any, finished: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", HANGING, "referee", *SMALL, "-o", "ended"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_a_run_that_was_killed_goes_on_where_it_stopped(
+    cli: Any, server: ForkServer, finished: Path, tmp_path: Path
+) -> None:
+    process = server.fork("referee", *SMALL, "-o", "ended", program=Program(code=HANGING))
     journal, deadline = tmp_path / "ended" / "knockout.jsonl", time.monotonic() + 400
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") == 4:  # the plan stands first
             break
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    assert process.wait(100) == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "ended" / "referee.json").exists()
     done = cli("referee", *SMALL, "-o", tmp_path / "ended", "--resume")
     assert done.code == 0, done.err

@@ -255,6 +255,7 @@ def test_a_search_on_the_bundled_model_gives_a_file_that_other_commands_take(cli
         assert (json.loads(done.out)["policies"][:2], json.loads(done.out)["budgets"]) == (["full", "headkv-r2"], [64])
 
 
+@pytest.mark.slow
 def test_on_the_bundled_model_too_the_choice_is_blind_to_the_answers_held_out(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

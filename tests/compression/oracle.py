@@ -61,7 +61,7 @@ def importance(state: OracleState, head: HeadState, value: torch.Tensor, positio
     else:
         total = 0.0
     if policy.value_aware:
-        total = (total + policy.value_eps) * sum(abs(float(x)) for x in value[position])
+        total = (total + policy.value_eps) * sum(map(abs, value[position].tolist()))
     return total
 
 

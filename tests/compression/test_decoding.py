@@ -75,14 +75,21 @@ def check_positions(session: CompressionSession, state: Any, geometry: ModelGeom
                 assert mine == {j for j in wanted.kept if j < prompt}
 
 
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2), (4, 1)])
+MIXED = ("headkv-r2", "h2o", "vatp-scissorhands", "ada-snapkv", "razor")
+SHAPES = [
+    pytest.param(name, heads, groups, marks=[] if groups == 2 or name in MIXED else pytest.mark.slow)
+    for heads, groups in ((4, 4), (4, 2), (4, 1))
+    for name in POLICIES
+]
+
+
+@pytest.mark.parametrize(("name", "heads", "groups"), SHAPES)
 def test_decoding_equals_masked_dense_attention(name: str, heads: int, groups: int) -> None:
     policy = make_policy(name)
     compare(small_llama(heads, groups), policy, None if policy.keeps_all else 20, prompt=61)
 
 
-@pytest.mark.parametrize("name", ["headkv-r2", "h2o", "vatp-scissorhands", "ada-snapkv", "razor"])
+@pytest.mark.parametrize("name", MIXED)
 @pytest.mark.parametrize("prompt", [7, 8, 9, 16, 17, 33])
 def test_prompts_around_window_and_budget(name: str, prompt: int) -> None:
     compare(small_llama(4, 2), make_policy(name), 16, prompt=prompt, decoded=12)

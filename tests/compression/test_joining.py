@@ -16,7 +16,7 @@ from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.errors import OptionError
 from headprobe.models.releases import with_cache
-from tests.compression.test_decoding import small_llama, tokens
+from tests.compression.test_decoding import MIXED, small_llama, tokens
 from tests.compression.test_session import options
 from tests.tiny_models import tiny_model
 
@@ -61,7 +61,9 @@ def check_joined(model: Any, name: str, rows: list[torch.Tensor], count: int) ->
         torch.testing.assert_close(logits[index], behind[0], atol=1e-5 * largest, rtol=0.0)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("full", *MIXED) else pytest.mark.slow) for name in POLICIES]
+)
 def test_joined_sequences_decode_as_they_do_alone(llama: Any, name: str) -> None:
     check_joined(llama, name, [tokens(n, seed=n) for n in LENGTHS], 64)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +15,24 @@ from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.head_spread import HeadSpread, check_spread
 from headprobe.models.loading import load_model
-from tests.conftest import ROOT, CliResult
+from tests.conftest import CliResult
 from tests.distributed import two_ranks
+from tests.fork_server import ForkServer, LoadedProcess
 from tests.tiny_models import build_tiny_model
+from tests.torchrun import forked_ranks, torchrun
 
 pytest.importorskip("accelerate")
 
 
-def torchrun(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two processes on the loopback interface."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    return subprocess.run(
-        [*command, *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, loaded_process: LoadedProcess
+) -> tuple[Any, Any]:
     """What one process found, and what two did."""
     folder = tmp_path_factory.mktemp(request.param)
     model = build_tiny_model(request.param, folder)
-    done = torchrun(folder, "tests.distributed.two_ranks", model, folder / "two.json")
+    ranks = ForkServer(loaded_process, folder, tmp_path_factory.mktemp("streams"))
+    done = forked_ranks(ranks, model, folder / "two.json", module="tests.distributed.two_ranks")
     assert done.returncode == 0, done.stderr
     two_ranks.main(str(model), folder / "one.json")
     one, two = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("one.json", "two.json"))
@@ -91,7 +84,9 @@ def test_policies_decoded_together_batches_and_turns_are_those_of_one_process(bo
         assert one[what] == two[what]
 
 
-def test_two_processes_take_over_what_one_has_done_and_write_its_file(tmp_path: Path, cli: Any) -> None:
+def test_two_processes_take_over_what_one_has_done_and_write_its_file(
+    tmp_path: Path, cli: Any, server: ForkServer
+) -> None:
     given = ("score", "--lengths", "160", "--depths", "3", "--needles-per-cell", "1", "--json")
     for more in (("-o", tmp_path / "one.json"), ("-o", tmp_path / "two.json", "--shard", "1/2")):
         alone: CliResult = cli(*given, *more)
@@ -99,7 +94,7 @@ def test_two_processes_take_over_what_one_has_done_and_write_its_file(tmp_path: 
     (part,) = tmp_path.glob("*.journal")
     held = [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()[1:]]
     assert len(held) in (1, 2)
-    done = torchrun(tmp_path, "headprobe", *given, "--tensor-parallel", "-o", "two.json", "--resume")
+    done = forked_ranks(server, *given, "--tensor-parallel", "-o", "two.json", "--resume")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_trials"] == 3  # one JSON object, from the first process
     one, two = (json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("one.json", "two.json"))
@@ -114,7 +109,7 @@ def test_two_processes_take_over_what_one_has_done_and_write_its_file(tmp_path: 
 
 def test_compress_prints_once(tmp_path: Path) -> None:
     given = ("--length", "200", "--budget", "32", "--max-new-tokens", "4", "--json")
-    done = torchrun(tmp_path, "headprobe", "compress", "--tensor-parallel", *given)
+    done = torchrun(tmp_path, "compress", "--tensor-parallel", *given)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert (record["kv_entries"], sum(map(sum, record["lengths"]))) == (24 * 32, 24 * 32)

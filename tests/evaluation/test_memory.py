@@ -47,7 +47,10 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_peak(folder: Path, how: str, length: int, chunk: int) -> None:
-    """The median of three runs: what a single one takes varies by a tenth with the threads that load the weights."""
+    """The median of three runs: what a single one takes varies by a tenth with the threads that load the weights.
+
+    Where the first two are right, so is the median, whatever the third would take.
+    """
     command = [sys.executable, "-m", "tests.models.peak_memory", str(folder), how, str(length), str(chunk)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = []
@@ -55,8 +58,13 @@ def check_peak(folder: Path, how: str, length: int, chunk: int) -> None:
         done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout.splitlines()[-1]))
-    measured = median(run["measured"] for run in found)
-    assert abs(found[0]["stated"] / measured - 1) <= MOST_OFF, found
+        if len(found) == 2 and all(is_right(run["stated"], run["measured"]) for run in found):
+            return
+    assert is_right(found[0]["stated"], median(run["measured"] for run in found)), found
+
+
+def is_right(stated: int, measured: float) -> bool:
+    return abs(stated / measured - 1) <= MOST_OFF
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")

@@ -150,8 +150,13 @@ def test_baselines_run_beside_the_real_scores(tmp_path: Path, llama: Any) -> Non
     assert {row["kv_entries"] for row in rows[1:]} == {16 * 2 * 2}
 
 
-@pytest.mark.parametrize("query_agnostic", [False, True])
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(
+    ("query_agnostic", "together"),
+    [
+        (True, False), (False, True),
+        pytest.param(False, False, marks=pytest.mark.slow), pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_a_prompt_is_read_once_and_rows_are_those_of_runs_of_their_own(
     tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch, query_agnostic: bool, together: bool
 ) -> None:

@@ -38,7 +38,11 @@ def bare(value: Any) -> Any:
     return [bare(item) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("command", [NEEDLES, TASK, (*NEEDLES, "--together")], ids=["needles", "task", "together"])
+@pytest.mark.parametrize(
+    "command",
+    [NEEDLES, TASK, pytest.param((*NEEDLES, "--together"), marks=pytest.mark.slow)],
+    ids=["needles", "task", "together"],
+)
 def test_parts_collected_give_the_run_of_one_process(tmp_path: Path, cli: RunCli, command: tuple[str, ...]) -> None:
     name = FILES.get(command, "trials.jsonl")
     assert cli(*command, "-o", "one").code == 0

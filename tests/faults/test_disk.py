@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,13 @@ import pytest
 from headprobe.errors import FileAccessError
 from headprobe.profiling.journal import Journal
 from headprobe.scores.files import write_atomically
-from tests.conftest import ROOT
-from tests.faults.fork_server import ForkServer
+from tests.fork_server import ForkServer, LoadedProcess, Program, serving
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o")
 NEEDLES = ("eval", "needles", *SMALL, "--budgets", "16", "--policies", "full,snapkv", "--baselines", "none", "-o")
-HEADPROBE = f"{sys.executable} -m headprobe"
+SHELL = Program(code="import subprocess, sys; sys.exit(subprocess.call(['sh', '-c', sys.argv[1]]))")
+Printed = tuple[int, str]
 
 
 def has_small_disks() -> bool:
@@ -33,15 +33,30 @@ def has_small_disks() -> bool:
     return done.returncode == 0
 
 
-def on_small_disk(folder: Path, size: str, *lines: str) -> list[str]:
-    """What each of the shell's `lines` printed, and behind it `=` and its exit code, where `disk` is one of `size`."""
-    (folder / "disk").mkdir()
-    script = "\n".join([f"mount -t tmpfs -o size={size} none disk", *(f"({line}) 2>&1; echo =$?%" for line in lines)])
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
-    return done.stdout.split("%\n")
+@pytest.fixture(scope="module")
+def mounting() -> Iterator[LoadedProcess]:
+    """A process that has loaded everything, and what it forks, see the disks that are mounted there: nobody else."""
+    with serving("unshare", "-Urm") as process:
+        yield process
+
+
+@pytest.fixture
+def disks(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, mounting: LoadedProcess) -> Iterator[ForkServer]:
+    """Commands, and lines of the shell, that see small disks."""
+    found = ForkServer(mounting, tmp_path, tmp_path_factory.mktemp("streams"))
+    yield found
+    found.clear()
+
+
+def on_small_disk(disks: ForkServer, size: str, *lines: str | tuple[str, ...]) -> list[Printed]:
+    """How each line of the shell or command of headprobe ended, and what it printed, where `disk` is one of `size`."""
+    (disks.folder / "disk").mkdir()
+    assert disks.run(f"mount -t tmpfs -o size={size} none disk", program=SHELL) == 0, disks.printed
+    ended = []
+    for line in lines:
+        code = disks.run(line, program=SHELL) if isinstance(line, str) else disks.run(*line)
+        ended.append((code, disks.printed))
+    return ended
 
 
 small_disks = pytest.mark.skipif(not has_small_disks(), reason="no disk can be mounted in a namespace here")
@@ -50,17 +65,16 @@ small_disks = pytest.mark.skipif(not has_small_disks(), reason="no disk can be m
 @small_disks
 @pytest.mark.parametrize(("size", "file"), [("4k", "a.journal"), ("16k", "a.json")])
 def test_score_on_a_full_disk_keeps_what_is_done_and_goes_on(
-    tmp_path: Path, server: ForkServer, size: str, file: str
+    tmp_path: Path, server: ForkServer, disks: ForkServer, size: str, file: str
 ) -> None:
-    score = f"{HEADPROBE} {' '.join(SCORE)} disk/a.json"
-    first, second, *_ = on_small_disk(
-        tmp_path, size, score, "cp disk/a.journal kept.journal; ls -A disk", "mount -o remount,size=1m none disk",
-        f"{score} --resume", "cp disk/a.json a.json",
+    score = (*SCORE, "disk/a.json")
+    first, second, *others = on_small_disk(
+        disks, size, score, "cp disk/a.journal kept.journal; ls -A disk", "mount -o remount,size=1m none disk",
+        (*score, "--resume"), "cp disk/a.json a.json",
     )  # fmt: skip
-    told, code = first.strip().rsplit("\n=", 1)
-    assert code == "11"
-    assert told == f"headprobe: error: cannot write disk/{file}: No space left on device"
-    assert second.splitlines()[0] == "a.journal"  # no temporary files, no half of a score file
+    assert first == (11, f"headprobe: error: cannot write disk/{file}: No space left on device\n")
+    assert second[1].splitlines() == ["a.journal"]  # no temporary files, no half of a score file
+    assert [code for code, _ in others] == [0, 0, 0], others
     kept = (tmp_path / "kept.journal").read_bytes()
     assert kept.endswith(b"\n")
     assert kept.count(b"\n") >= 2
@@ -70,15 +84,15 @@ def test_score_on_a_full_disk_keeps_what_is_done_and_goes_on(
 
 
 @small_disks
-def test_eval_on_a_full_disk_keeps_its_rows(tmp_path: Path) -> None:
-    needles = f"{HEADPROBE} {' '.join(NEEDLES)} disk/e"
-    first, *_ = on_small_disk(
-        tmp_path, "16k", needles, "mount -o remount,size=4m none disk", f"{needles} --resume", "cp -r disk/e e"
+def test_eval_on_a_full_disk_keeps_its_rows(tmp_path: Path, disks: ForkServer) -> None:
+    needles = (*NEEDLES, "disk/e")
+    (code, told), *_ = on_small_disk(
+        disks, "16k", needles, "mount -o remount,size=4m none disk", (*needles, "--resume"), "cp -r disk/e e"
     )
-    told = first.strip().splitlines()
-    assert told[-1] == "=11"
-    assert told[-2].startswith("headprobe: error: cannot write disk/e/")
-    assert told[-2].endswith("No space left on device")
+    assert code == 11
+    last = told.splitlines()[-1]
+    assert last.startswith("headprobe: error: cannot write disk/e/")
+    assert last.endswith("No space left on device")
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     assert summary["is_complete"]
     rows = [json.loads(line)["trial"] for line in (tmp_path / "e" / "trials.jsonl").read_text().splitlines()[1:]]
@@ -86,16 +100,16 @@ def test_eval_on_a_full_disk_keeps_its_rows(tmp_path: Path) -> None:
 
 
 @small_disks
-def test_a_read_only_disk_is_refused_before_the_model_loads(tmp_path: Path) -> None:
-    lines = [f"{HEADPROBE} {' '.join(command)} disk/{name}" for command, name in [(SCORE, "a.json"), (NEEDLES, "e")]]
-    lines += [f"{HEADPROBE} {' '.join(SCORE)} a.json {option} disk/x" for option in ("--log-json", "--profile")]
-    given = on_small_disk(tmp_path, "1m", "mount -o remount,ro none disk", *lines)[1:5]
-    assert [printed.strip().splitlines()[-1] for printed in given] == ["=11"] * 4
-    for printed in given:
-        line, *others = printed.strip().splitlines()
-        assert line.startswith("headprobe: error: cannot write disk/")
-        assert line.endswith("Read-only file system")
-        assert len(others) == 1
+def test_a_read_only_disk_is_refused_before_the_model_loads(tmp_path: Path, disks: ForkServer) -> None:
+    commands = [(*SCORE, "disk/a.json"), (*NEEDLES, "disk/e")]
+    commands += [(*SCORE, "a.json", option, "disk/x") for option in ("--log-json", "--profile")]
+    mounted, *given = on_small_disk(disks, "1m", "mount -o remount,ro none disk", *commands)
+    assert mounted == (0, "")
+    assert [code for code, _ in given] == [11] * 4
+    for _, printed in given:
+        assert printed.startswith("headprobe: error: cannot write disk/")
+        assert printed.endswith("Read-only file system\n")
+        assert printed.count("\n") == 1
     assert not (tmp_path / "a.json").exists()
 
 
@@ -104,7 +118,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_its_name(
     tmp_path: Path, server: ForkServer, command: tuple[str, ...]
 ) -> None:
     output = "a.json" if command is SCORE else "a"
-    assert server.run(*command, output, limit=5000) == 11
+    assert server.run(*command, output, program=Program(limit=5000)) == 11
     last = server.printed.splitlines()[-1]
     assert last.startswith("headprobe: error: cannot write a")
     assert last.endswith("File too large")

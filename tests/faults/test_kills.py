@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from headprobe.scores.score_file import read_score_file
-from tests.faults.fork_server import ForkServer
+from tests.fork_server import ForkServer
 
 KILLS = [2, pytest.param(100, marks=pytest.mark.slow)]
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,12 @@ import torch
 from headprobe.errors import LostRankError, ResumeError
 from headprobe.home import shipped_needle_sets
 from headprobe.profiling.ranks import Ranks
-from tests.conftest import ROOT
-from tests.faults.fork_server import ForkServer
+from tests.fork_server import ForkServer
+from tests.torchrun import forked_ranks, torchrun
 
 SMALL = ("--lengths", "160,200", "--depths", "2", "--needles-per-cell", "1")
 SCORE = ("score", *SMALL, "-o", "a.json")
 NEEDLES = ("eval", "needles", *SMALL, "--budgets", "16", "--policies", "full,snapkv", "--baselines", "none", "-o", "e")
-
-
-def torchrun(folder: Path, *arguments: str, module: str = "headprobe") -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", module]
-    return subprocess.run([*command, *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -43,7 +34,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path, s
     assert "Traceback (most recent call last)" not in done.stderr.split("torch/distributed")[0]
     lost = rows(tmp_path / "e" / "trials.shard-2-of-2.jsonl")[1:]
     assert len(lost) == 2
-    done = torchrun(tmp_path, *NEEDLES, "--resume")
+    done = forked_ranks(server, *NEEDLES, "--resume")
     assert done.returncode == 0, done.stderr
     assert server.run(*NEEDLES[:-1], "one") == 0, server.printed
     found, wanted = rows(tmp_path / "e" / "trials.jsonl"), rows(tmp_path / "one" / "trials.jsonl")
@@ -52,7 +43,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_resume_goes_on(tmp_path: Path, s
 
 
 def test_a_rank_without_memory_leaves_its_trials_to_the_first(tmp_path: Path, server: ForkServer) -> None:
-    done = torchrun(tmp_path, "full", "1", *SCORE, "--log-json", "log.jsonl", module="tests.faults.rank")
+    done = forked_ranks(server, "full", "1", *SCORE, "--log-json", "log.jsonl", module="tests.faults.rank")
     assert done.returncode == 0, done.stderr
     assert server.run(*SCORE[:-1], "one.json") == 0, server.printed
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "a.json"))
@@ -68,12 +59,12 @@ def test_a_rank_without_memory_leaves_its_trials_to_the_first(tmp_path: Path, se
     assert len(ran) == len(set(ran)) == 4
 
 
-def test_a_needle_file_that_changes_while_ranks_begin_is_refused_by_all(tmp_path: Path) -> None:
+def test_a_needle_file_that_changes_while_ranks_begin_is_refused_by_all(tmp_path: Path, server: ForkServer) -> None:
     source = shipped_needle_sets()["reasoning"]
     shutil.copy(source, tmp_path / "needles.jsonl")
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "1.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
-    done = torchrun(tmp_path, "others", "1", *SCORE, "--needles", "needles.jsonl", module="tests.faults.rank")
+    done = forked_ranks(server, "others", "1", *SCORE, "--needles", "needles.jsonl", module="tests.faults.rank")
     assert done.returncode != 0
     assert "rank 1 has another plan than rank 0: a file that the run reads was changed" in done.stderr
     assert list(tmp_path.glob("*.json")) == []
@@ -81,7 +72,7 @@ def test_a_needle_file_that_changes_while_ranks_begin_is_refused_by_all(tmp_path
 
 
 def test_two_ranks_give_the_evaluation_of_one_process(tmp_path: Path, server: ForkServer) -> None:
-    done = torchrun(tmp_path, *NEEDLES, "--json")
+    done = forked_ranks(server, *NEEDLES, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["is_complete"]  # one JSON object, from rank 0
     assert server.run(*NEEDLES[:-1], "one") == 0, server.printed

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from headprobe.probes.markdown import plain_text
+from tests.linear_time import grows_linearly
 
 
 @pytest.mark.parametrize(
@@ -36,25 +37,32 @@ def test_marks_are_taken_off_and_what_is_no_prose_is_dropped(markdown: str, expe
     assert plain_text(markdown) == expected
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
+PIECES = (
         "The cat sat. ", "<!--", "<!-- a -->", "*a ", "a* ", "**a ", "_a ", "`a ", "``a`", "[", "[a](", "![", "[a](b) ",
         "](", "\n", "a\n=\n", "- ", "> ", ">", "```\n", "~~~ a\n", "\\*", "1. ", " ", "*", "a*b", "#", "---\n",
         "<!--\n-->",
-    ],
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
 def test_the_time_is_linear_whatever_the_marks(piece: str) -> None:
+    assert grows_linearly(lambda size: plain_text(piece * (size // len(piece))), 10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_megabyte_takes_seconds_whatever_the_marks(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
     begin = time.process_time()
     plain_text(text)
     assert time.process_time() - begin < 10
 
 
-def test_a_paragraph_of_five_megabytes_takes_seconds() -> None:
+@pytest.mark.parametrize(("sentences", "seconds"), [(30_000, 3), pytest.param(150_000, 15, marks=pytest.mark.slow)])
+def test_a_paragraph_of_megabytes_takes_seconds(sentences: int, seconds: float) -> None:
     begin = time.process_time()
-    assert len(plain_text("The *cat* sat on the `mat` again. " * 150_000)) == 150_000 * 30
-    assert time.process_time() - begin < 15
+    assert len(plain_text("The *cat* sat on the `mat` again. " * sentences)) == sentences * 30
+    assert time.process_time() - begin < seconds
 
 
 def test_runs_of_backticks_of_all_lengths_take_seconds() -> None:

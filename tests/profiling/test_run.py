@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from headprobe.profiling.preflight import output_paths
 from headprobe.profiling.run import score
 from headprobe.scores.score_file import write_score_file
 from tests.conftest import ROOT
+from tests.fork_server import Child, ForkServer
 from tests.tiny_models import build_tiny_model
 
 SMALL = ScoreOptions(lengths=(200, 256), depths=3, needles_per_cell=1)
@@ -43,32 +41,13 @@ def payload(path: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in ("created_at", "environment")}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "headprobe", "score", *GRID, *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts
-    )
-
-
-def _heed_interrupts() -> None:
-    """Background jobs of a shell ignore SIGINT, and what they start does too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end and close the pipes."""
-    process.communicate(timeout=120)
-    return process.returncode
-
-
-def wait_for_trials(journal: Path, number: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for_trials(journal: Path, number: int, process: Child) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") > number:
             return
         time.sleep(0.002)
-    raise AssertionError(f"the run ended or hung before {number} trials: {process.communicate()}")
+    raise AssertionError(f"the run ended or hung before {number} trials: {process.err}")
 
 
 def test_the_same_seed_gives_the_same_file(tmp_path: Path, demo: Any) -> None:
@@ -84,20 +63,20 @@ def test_another_seed_gives_other_trials(tmp_path: Path, demo: Any) -> None:
 
 
 @pytest.mark.parametrize("trials_before_the_kill", [1, pytest.param(7, marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, trials_before_the_kill: int) -> None:
+def test_a_killed_run_resumes_to_the_same_file(tmp_path: Path, server: ForkServer, trials_before_the_kill: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    assert finish(start(whole)) == 0
-    process = start(killed)
+    assert server.fork("score", *GRID, folder=whole).wait() == 0
+    process = server.fork("score", *GRID, folder=killed)
     journal = killed / "scores" / "demo--r2.journal"
     wait_for_trials(journal, trials_before_the_kill, process)
     process.kill()
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL
     finished = journal.read_bytes().count(b"\n") - 1
     assert finished >= trials_before_the_kill
     assert not (killed / "scores" / "demo--r2.json").exists()
-    assert finish(start(killed, "--resume")) == 0
+    assert server.fork("score", *GRID, "--resume", folder=killed).wait() == 0
     assert bare_bytes(killed / "scores" / "demo--r2.json") == bare_bytes(whole / "scores" / "demo--r2.json")
     assert not journal.exists()
 
@@ -142,14 +121,13 @@ def test_an_overwriting_run_that_was_killed_resumes_with_overwrite(tmp_path: Pat
     assert headprobe.load_scores(path).num_trials == 6
 
 
-def test_an_interrupt_ends_with_130_and_keeps_the_journal(tmp_path: Path) -> None:
-    process = start(tmp_path, "--needles-per-cell", "20")  # long enough to be caught at work
+def test_an_interrupt_ends_with_130_and_keeps_the_journal(tmp_path: Path, server: ForkServer) -> None:
+    process = server.fork("score", *GRID, "--needles-per-cell", "20")  # long enough to be caught at work
     journal = tmp_path / "scores" / "demo--r2.journal"
     wait_for_trials(journal, 2, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert b"Traceback" not in err
+    assert process.wait() == 130
+    assert "Traceback" not in process.err
     assert journal.read_bytes().count(b"\n") >= 3
 
 
@@ -238,13 +216,14 @@ def test_the_file_says_what_was_measured(tmp_path: Path, demo: Any) -> None:
     assert content["method"]["parameters"]["gate"]["threshold"] == 0.5
 
 
-def test_the_file_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+def test_the_file_names_no_folder_of_this_machine(tmp_path: Path, server: ForkServer) -> None:
     shutil.copy(ROOT / "needles" / "reasoning.jsonl", tmp_path / "mine.jsonl")
     shutil.copytree(ROOT / "headprobe" / "models" / "bundled", tmp_path / "model")
     (tmp_path / "text").mkdir()
     shutil.copy(ROOT / "haystacks" / "README.md", tmp_path / "text" / "a.md")
     arguments = [f"--model={tmp_path}/model", "--needles", f"{tmp_path}/mine.jsonl", "--haystack", f"{tmp_path}/text"]
-    assert finish(start(tmp_path, *arguments, "-o", f"{tmp_path}/s.json", "--limit", "3")) == 0
+    done = server.fork("score", *GRID, *arguments, "-o", f"{tmp_path}/s.json", "--limit", "3")
+    assert done.wait() == 0, done.err
     text = (tmp_path / "s.json").read_text()
     assert str(tmp_path) not in text
     assert "--model model --needles mine.jsonl --haystack text" in json.loads(text)["environment"]["command"]

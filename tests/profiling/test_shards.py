@@ -21,19 +21,11 @@ from headprobe.profiling.ranks import Ranks
 from headprobe.profiling.run import score
 from headprobe.profiling.shards import Shard, shard_journals
 from tests.conftest import ROOT
+from tests.fork_server import ForkServer
+from tests.torchrun import forked_ranks, torchrun
 
 SMALL: dict[str, Any] = {"lengths": (160, 200), "depths": 3, "needles_per_cell": 1}
-
-
-HOLD = """
-import json, sys
-from pathlib import Path
-from headprobe.profiling.journal import Journal
-with Journal.start(Path(sys.argv[1]), json.loads(sys.argv[2])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-SCORE = ["-m", "headprobe", "score", "--lengths", "160,200", "--depths", "3", "--needles-per-cell", "1"]
+SCORE = ("score", "--lengths", "160,200", "--depths", "3", "--needles-per-cell", "1")
 
 
 @pytest.fixture(scope="module")
@@ -150,27 +142,9 @@ def test_a_journals_name_stays_within_what_systems_allow() -> None:
     assert path.name.endswith(".shard-12-of-345.journal")
 
 
-def torchrun(folder: Path, *arguments: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    command += [
-        "-m",
-        "headprobe",
-        "score",
-        "--lengths",
-        "160,200",
-        "--depths",
-        "3",
-        "--needles-per-cell",
-        "1",
-        *arguments,
-    ]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
 def test_two_ranks_give_the_file_of_one_process(tmp_path: Path, demo: Any) -> None:
     score(demo, ScoreOptions(**SMALL), output=tmp_path / "one.json")
-    done = torchrun(tmp_path, "-o", "two.json", "--json")
+    done = torchrun(tmp_path, *SCORE, "-o", "two.json", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_trials"] == 6  # one JSON object, from rank 0
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
@@ -180,17 +154,17 @@ def test_two_ranks_give_the_file_of_one_process(tmp_path: Path, demo: Any) -> No
     ]  # fmt: skip
 
 
-def test_a_rank_that_fails_ends_the_run_and_resume_goes_on(tmp_path: Path, demo: Any) -> None:
+def test_a_rank_that_fails_ends_the_run_and_resume_goes_on(tmp_path: Path, demo: Any, server: ForkServer) -> None:
     job = prepare(demo, ScoreOptions(**SMALL))
     broken = Shard(2, 2).journal(tmp_path / "two.journal")
     with Journal.start(broken, {"of": "another plan"}):
         pass
-    done = torchrun(tmp_path, "-o", "two.json", "--resume")
+    done = forked_ranks(server, *SCORE, "-o", "two.json", "--resume")
     assert done.returncode != 0
     assert "was written for another plan" in done.stderr
     assert not (tmp_path / "two.json").exists()
     broken.unlink()
-    assert torchrun(tmp_path, "-o", "two.json", "--resume", ranks=3).returncode == 0
+    assert forked_ranks(server, *SCORE, "-o", "two.json", "--resume", ranks=3).returncode == 0
     assert len(json.loads((tmp_path / "two.json").read_text())["trials"]) == len(job.prompts)
 
 

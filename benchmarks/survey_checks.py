@@ -14,7 +14,7 @@ from benchmarks.survey_models import VOCABULARY
 from headprobe.attention.rows import AttentionRows, row_capture, wanted_rows
 from headprobe.compression.session import compress
 from headprobe.errors import HeadprobeError
-from headprobe.evaluation.knockout.hidden import hidden_span
+from headprobe.evaluation.knockout.switched_off import hidden_span
 from headprobe.evaluation.value_norms import measure_value_norms, norm_capture
 from headprobe.models.config import one_line, read_geometry
 from headprobe.models.releases import cache_of, with_cache

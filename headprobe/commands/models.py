@@ -11,8 +11,7 @@ from headprobe.commands.output import print_table, stdout_console, write_json
 from headprobe.errors import ModelError
 from headprobe.models.catalog import CATALOG, CatalogEntry, bundled_model_folder, is_bundled, planted_heads
 from headprobe.models.gguf_cache import Removed, cache_folder, clean_cache
-from headprobe.models.hub import cached_folder
-from headprobe.models.packaged import installed_parts
+from headprobe.models.hub import cached_folder, installed_parts
 
 
 def models_command(

@@ -88,7 +88,7 @@ def _listen(
         stack.callback(log.close)
         listeners.append(log)
     if profile is not None and run_of_environment()[1] == 0:
-        from headprobe.commands.trace import Trace  # loads torch's profiler
+        from headprobe.commands.event_log import Trace  # loads torch's profiler
 
         trace = Trace(places["--profile"], stages, overwrite)
         listeners.append(trace)

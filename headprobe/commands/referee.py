@@ -26,10 +26,8 @@ from headprobe.commands.output import RESUME_HINT, tell, tell_cut
 from headprobe.commands.reading import one_length
 from headprobe.commands.referee_output import print_result, write_files
 from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES
-from headprobe.evaluation.referee.folder import RefereeFolder
-from headprobe.evaluation.referee.given import given_notes, read_given
-from headprobe.evaluation.referee.options import RefereeOptions
-from headprobe.evaluation.referee.plan import RefereePlan
+from headprobe.evaluation.referee.plan import RefereeOptions, RefereePlan, given_notes, read_given
+from headprobe.evaluation.referee.result import RefereeFolder
 from headprobe.evaluation.referee.run import Referee, RefereeWatch
 from headprobe.models.loading import load_model
 from headprobe.probes.plan import whole_numbers

@@ -15,7 +15,7 @@ from headprobe.registry import LatePart, Registry
 if TYPE_CHECKING:
     from headprobe.compression.allocators import Allocator
     from headprobe.compression.selectors import Selector
-    from headprobe.models.head_spread import HeadSpread
+    from headprobe.models.placement import HeadSpread
 
 
 # Selectors, allocators and named policies: a selector and an allocator that belong together, or any pair by two

@@ -31,7 +31,7 @@ from headprobe.compression.refusals import GivenPrompt, check_options, num_copie
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
 from headprobe.models.finite import watched_generate
-from headprobe.models.head_spread import check_spread, head_spread
+from headprobe.models.placement import check_spread, head_spread
 from headprobe.models.releases import generating_with, given_cache
 from headprobe.scores.any_scores import AnyScores, check_gqa, read_any, reduce_to_kv
 from headprobe.scores.head_scores import HeadScores

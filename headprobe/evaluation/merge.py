@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headprobe.errors import FileFormatError, OptionError, OutputExistsError
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder, check_needle_row
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.task_folder import TaskFolder, check_task_row
 from headprobe.evaluation.trials import Row
-from headprobe.profiling.parts import JoinedParts, joined
-from headprobe.profiling.shards import drop_collected, shard_journals
+from headprobe.profiling.shards import JoinedParts, drop_collected, joined, shard_journals
 
 Made = TypeVar("Made")
 RowCheck = Callable[[Mapping[str, Any]], None]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from headprobe.compression.policies import parameters
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.needle_trial import MEASURED
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.variants import Variant
 from headprobe.models.catalog import short_name
 from headprobe.models.loading import LoadedModel

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.shares import Share
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.trials import Row
 from headprobe.profiling.journal import Check, Journal
 from headprobe.profiling.ranks import Ranks

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from headprobe.compression.kv_cache_dtypes import AUTO
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder, told_windows
 from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
 from headprobe.evaluation.published_scores import published_for
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.task import Task
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_summary import TaskSummary

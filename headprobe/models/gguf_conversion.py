@@ -37,7 +37,7 @@ from headprobe.models.gguf_cache import (
     writing,
 )
 from headprobe.models.gguf_file import INSTALL, GgufFile, read_gguf
-from headprobe.models.packaged import CHUNK, Parts
+from headprobe.models.hub import CHUNK, Parts
 from headprobe.models.releases import quiet_transformers
 
 ROOM = 1.05  # of the bytes of all weights in float32, for tokenizer and headers

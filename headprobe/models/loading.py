@@ -28,15 +28,15 @@ from headprobe.models.catalog import (
 from headprobe.models.config import check_generation_config, read_config, read_geometry, read_window, whole
 from headprobe.models.devices import check_dtype, free_bytes, is_out_of_memory, pick_device, pick_dtype
 from headprobe.models.files import broken_tokenizer_file, check_tokenizer_config, check_weight_files
-from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.gguf_cache import GgufOrigin, converted
 from headprobe.models.gguf_conversion import gguf_folder, packaged_folder, read_gguf_config, say
 from headprobe.models.gguf_file import ENDING as GGUF_ENDING
 from headprobe.models.gguf_file import read_gguf
+from headprobe.models.hub import installed_parts
 from headprobe.models.memory import weights_nbytes
-from headprobe.models.packaged import installed_parts
 from headprobe.models.placement import Placement, bits_of, quantization_of, quantized_error
 from headprobe.models.releases import quiet_transformers
+from headprobe.models.weights import weights_fingerprint
 from headprobe.stages import LOAD, stage
 
 if TYPE_CHECKING:  # at run time each class is loaded when it is first used, which takes a second

@@ -1,7 +1,8 @@
-"""A model's weights as plain numbers, wherever and however they are held."""
+"""A model's weights as plain numbers, wherever and however they are held, and their fingerprint."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,3 +46,21 @@ def _held(module: Any, name: str, parameter: torch.Tensor) -> torch.Tensor:
         return parameter
     found: torch.Tensor = elsewhere[name]
     return found
+
+
+# Which weights a model has.
+
+SAMPLES = 64  # elements of each parameter, spread evenly over it
+
+
+def weights_fingerprint(model: Any) -> str:
+    """sha256 over names, shapes and samples of all parameters: quick, and it changes with any training.
+
+    Samples are rounded to bfloat16, so that it hardly depends on the dtype that the model was loaded in.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in plain_weights(model):
+        flat = parameter.flatten()
+        samples = flat[:: max(1, flat.numel() // SAMPLES)].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + samples.numpy().tobytes())
+    return digest.hexdigest()

@@ -18,8 +18,8 @@ import transformers
 from headprobe._version import __version__
 from headprobe.geometry import ModelGeometry
 from headprobe.models.catalog import short_name
-from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
+from headprobe.models.placement import head_spread
 from headprobe.profiling.estimators.estimator import (
     DECIDING_WORDS,
     NEEDLES,

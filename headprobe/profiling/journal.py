@@ -18,12 +18,13 @@ from headprobe.probes.plan import difference
 from headprobe.profiling.journal_file import (
     SCHEMA,
     JournalLines,
+    JournalRecords,
+    Record,
     is_journal,
     is_unwritten,
     open_locked,
     parsed_lines,
 )
-from headprobe.profiling.journal_records import JournalRecords, Record
 from headprobe.scores.files import check_place, refuse_one_place
 from headprobe.stages import WRITE, stage
 

@@ -15,10 +15,9 @@ from headprobe.errors import OptionError, OutputExistsError, refuse_empty
 from headprobe.home import in_home
 from headprobe.models.catalog import short_name
 from headprobe.models.devices import free_bytes
-from headprobe.models.head_spread import head_spread
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed, Pass, memory_need
-from headprobe.models.placement import bits_of
+from headprobe.models.placement import bits_of, head_spread
 from headprobe.probes.reading import AnyPrompt, Reading
 from headprobe.profiling.journal import check_journal
 from headprobe.profiling.profiler import READING_ROWS, prefix_order

@@ -17,7 +17,7 @@ from headprobe.events import RETRY, emit
 from headprobe.models.config import moving_rope
 from headprobe.models.devices import is_out_of_memory
 from headprobe.models.finite import non_finite, usable
-from headprobe.models.head_spread import head_spread
+from headprobe.models.placement import head_spread
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.reading import AnyPrompt, Reading

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from headprobe.errors import LostRankError, OptionError, ResumeError
-from headprobe.profiling.journal_records import Record
+from headprobe.profiling.journal_file import Record
 from headprobe.profiling.shards import Shard
 
 PATIENCE = timedelta(days=30)  # ranks wait for the slowest; one that ends is noticed by its connection

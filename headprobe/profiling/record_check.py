@@ -9,7 +9,7 @@ from typing import Any
 
 from headprobe.profiling.estimators.estimator import NEEDLES, Estimator, prompts_of
 from headprobe.profiling.journal import Check
-from headprobe.profiling.journal_records import Record
+from headprobe.profiling.journal_file import Record
 
 CHOICES = ("answer", "distractor", "other")
 

@@ -14,7 +14,6 @@ from headprobe.profiling.estimators import estimators
 from headprobe.profiling.gathering import ScoreFrame, ScoreRun, gather
 from headprobe.profiling.job import Record, ScoreJob, ScoreOptions, Watch, prepare
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.parts import joined
 from headprobe.profiling.preflight import check_outputs, journal_path, output_paths
 from headprobe.profiling.ranks import Ranks
 from headprobe.profiling.scoring import finished_trials, run_shard, score_prompts, score_until_stable
@@ -24,6 +23,7 @@ from headprobe.profiling.shards import (
     finished_beside,
     finished_elsewhere,
     has_run,
+    joined,
     shard_journals,
 )
 from headprobe.scores.files import check_place, refuse_one_place

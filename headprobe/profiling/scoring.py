@@ -9,8 +9,7 @@ from dataclasses import replace
 from headprobe.events import RETRY, SKIP, TRIAL, emit
 from headprobe.models.config import end_token_ids
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.answer import chosen_sentence, rouge1_recall, token_f1
-from headprobe.probes.deciding import answered_share
+from headprobe.probes.answer import answered_share, chosen_sentence, rouge1_recall, token_f1
 from headprobe.probes.needle import Needle
 from headprobe.probes.prompt import Prompt
 from headprobe.probes.reading import AnyPrompt, Reading

@@ -22,9 +22,9 @@ from headprobe.evaluation.knockout.bench import (
     needle_record,
 )
 from headprobe.evaluation.knockout.checks import RecordCheck
-from headprobe.evaluation.knockout.curves import knockout_curves
 from headprobe.evaluation.knockout.head_orders import HeadOrder
 from headprobe.evaluation.knockout.study import KnockoutStudy, knockout
+from headprobe.evaluation.knockout.verdict import knockout_curves
 from headprobe.models.catalog import bundled_model_folder, planted_heads
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.scores.any_scores import read_any

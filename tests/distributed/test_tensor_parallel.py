@@ -13,8 +13,8 @@ import torch
 from headprobe.compression.policies import POLICIES
 from headprobe.errors import ModelError, OptionError
 from headprobe.geometry import ModelGeometry
-from headprobe.models.head_spread import HeadSpread, check_spread
 from headprobe.models.loading import load_model
+from headprobe.models.placement import HeadSpread, check_spread
 from tests.conftest import CliResult
 from tests.distributed import two_ranks
 from tests.fork_server import ForkServer, LoadedProcess

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from headprobe.errors import FileFormatError
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.merge import merged_run
 from headprobe.evaluation.needle_trial import MEASURED
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.profiling.journal import Journal, contents
 from tests.conftest import CliResult
 

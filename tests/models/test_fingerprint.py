@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from headprobe.models.fingerprint import weights_fingerprint
+from headprobe.models.weights import weights_fingerprint
 
 
 def test_any_training_changes_the_fingerprint() -> None:

@@ -20,13 +20,13 @@ import transformers
 
 from headprobe.errors import FileAccessError, ModelError
 from headprobe.geometry import ModelGeometry
-from headprobe.models import gguf_cache, gguf_conversion, gguf_file, loading, packaged
+from headprobe.models import gguf_cache, gguf_conversion, gguf_file, hub, loading
 from headprobe.models.catalog import CatalogEntry, ResolvedModel, resolve, short_name
 from headprobe.models.gguf_cache import GgufOrigin, cache_folder, converted
 from headprobe.models.gguf_conversion import gguf_folder, packaged_folder
 from headprobe.models.gguf_file import read_gguf
+from headprobe.models.hub import Carrier, installed_parts
 from headprobe.models.loading import geometry_of, load_model
-from headprobe.models.packaged import Carrier, installed_parts
 from tests.conftest import ROOT, CliResult
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_models import CHAT_TEMPLATE, WINDOW, build_tiny_model, tiny_model, tiny_tokenizer
@@ -448,7 +448,7 @@ def carried(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cata
     monkeypatch.syspath_prepend(str(site))
     carrier = Carrier(("toy-part1", "toy-part2"), r"toy\d/data/m\.part\d+", "toy.gguf")
     entry = CatalogEntry("toy", "nobody/toy", 2, 4, 2, 8, WINDOW, "MIT")
-    monkeypatch.setattr(packaged, "CARRIERS", {"toy": carrier})
+    monkeypatch.setattr(hub, "CARRIERS", {"toy": carrier})
     monkeypatch.setattr("headprobe.models.catalog.CATALOG", (entry,))
     return entry
 
@@ -514,5 +514,5 @@ def test_a_package_with_another_model_is_refused(carried: CatalogEntry) -> None:
 
 
 def test_every_carrier_is_of_a_model_in_the_catalog() -> None:
-    assert all(resolve(alias).source.count("/") == 1 for alias in packaged.CARRIERS)
+    assert all(resolve(alias).source.count("/") == 1 for alias in hub.CARRIERS)
     assert gguf_file.PART.search("x-00001-of-00003.gguf")

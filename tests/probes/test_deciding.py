@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from headprobe.probes.deciding import answered_share, deciding_words
+from headprobe.probes.answer import answered_share, deciding_words
 from headprobe.probes.needle import Needle, load_needles
 
 KEEPS = Needle(

@@ -274,7 +274,7 @@ def test_damage_at_the_end_is_dropped_with_the_number_of_its_lines(tmp_path: Pat
 
 
 def test_records_are_read_from_the_file_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headprobe.profiling.journal_records.CACHED_BYTES", 200)
+    monkeypatch.setattr("headprobe.profiling.journal_file.CACHED_BYTES", 200)
     path = tmp_path / "run.journal"
     with Journal.start(path, PLAN) as journal:
         for number in range(50):

@@ -20,9 +20,8 @@ from headprobe.models.loading import load_model
 from headprobe.profiling.gathering import ScoreFrame
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.journal import Journal, contents
-from headprobe.profiling.parts import absent_parts, joined
 from headprobe.profiling.run import merge_parts, score
-from headprobe.profiling.shards import Shard, shard_journals
+from headprobe.profiling.shards import Shard, absent_parts, joined, shard_journals
 
 SMALL: dict[str, Any] = {"lengths": (160, 200), "depths": 2, "needles_per_cell": 1}
 

@@ -22,8 +22,8 @@ from headprobe.evaluation.known_scores import SHIPPED
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.models.catalog import bundled_model_folder
-from headprobe.models.fingerprint import weights_fingerprint
 from headprobe.models.loading import LoadedModel, load_model
+from headprobe.models.weights import weights_fingerprint
 from headprobe.profiling.job import ScoreOptions, prepare
 from headprobe.profiling.run import score
 from headprobe.profiling.scoring import eos_token_ids

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from headprobe.commands.evaluate.needles_output import GridProgress
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.output import RESUME_HINT, stdout_console, tell, tell_cut, write_json
-from headprobe.evaluation.frame import EvaluationFrame
 from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.shared_run import SharedRun
 from headprobe.evaluation.shares import Share, own_trials, unfinished
+from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.trials import Row
 from headprobe.profiling.journal import Check, Journal

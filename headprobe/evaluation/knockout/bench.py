@@ -14,8 +14,7 @@ from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, Said, most_r
 from headprobe.evaluation.knockout.switched_off import MASK, MEAN, HeadSet, check_mode, mean_outputs
 from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.loading import LoadedModel
-from headprobe.probes.answer import exact_match, token_f1
-from headprobe.probes.deciding import answered_share
+from headprobe.probes.answer import answered_share, exact_match, token_f1
 from headprobe.probes.encoding import encode
 from headprobe.probes.haystack import PARAGRAPH_BREAK, load_haystack
 from headprobe.probes.needle import Needle

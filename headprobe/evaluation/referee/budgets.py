@@ -12,7 +12,7 @@ from headprobe.errors import DeviceMemoryError
 from headprobe.evaluation.knockout.ablated_runs import most_read
 from headprobe.evaluation.knockout.bench import KnockoutBench
 from headprobe.evaluation.known_scores import with_recommended_window
-from headprobe.evaluation.referee.options import RefereeOptions
+from headprobe.evaluation.referee.plan import RefereeOptions
 from headprobe.evaluation.referee.result import EVEN, NOISE
 from headprobe.evaluation.trials import AskedPrompt, Running, answered
 from headprobe.evaluation.variants import RANDOM, REAL, Variant

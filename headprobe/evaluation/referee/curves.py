@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.evaluation.knockout.curves import KnockoutCurve
 from headprobe.evaluation.knockout.verdict import (
     CAUSAL,
     FEWEST_NEEDLES,
@@ -18,6 +17,7 @@ from headprobe.evaluation.knockout.verdict import (
     NONE,
     REVERSED,
     UNCLEAR,
+    KnockoutCurve,
     verdict_interval,
 )
 from headprobe.scores.head_scores import Head

@@ -2,23 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from headprobe.compression.budgets import check_budget
 from headprobe.errors import OptionError
-from headprobe.evaluation.knockout.bench import DEFAULT_LENGTH, GATE, KnockoutBench
-from headprobe.evaluation.knockout.checks import RecordCheck, check_model
-from headprobe.evaluation.referee.given import Given
-from headprobe.evaluation.referee.options import RefereeOptions
+from headprobe.evaluation.knockout.bench import (
+    DEFAULT_LENGTH,
+    DEFAULT_NEEDLES,
+    GATE,
+    MOST_DRAWS,
+    KnockoutBench,
+    KnockoutOptions,
+)
+from headprobe.evaluation.knockout.checks import RecordCheck, check_heads, check_model
+from headprobe.evaluation.knockout.head_orders import MOST_STEPS
+from headprobe.evaluation.knockout.switched_off import MASK
 from headprobe.models.loading import LoadedModel
+from headprobe.probes.plan import check_number
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.estimators import estimators
+from headprobe.profiling.estimators import ESTIMATORS, estimators
 from headprobe.profiling.estimators.estimator import NEEDLES, prompts_of, rows_of
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
 from headprobe.profiling.journal import Check
 from headprobe.profiling.record_check import field as needed
 from headprobe.profiling.record_check import number, text
+from headprobe.scores.any_scores import AnyScores, check_gqa, read_any
+
+Given = Mapping[str, AnyScores]  # by detector
+
+
+def read_given(paths: Sequence[Path], detectors: Sequence[str], model: str) -> dict[str, AnyScores]:
+    """The scores of each file, by its method.
+
+    Before a model loads: raises `OptionError` for a file that is not in headprobe's own form (no other says whose
+    weights it is of), of a method that is not judged, a second one of the same method, or of a model of another shape;
+    and as `read_any`, `geometry_of`.
+    """
+    given: dict[str, AnyScores] = {}
+    for path in paths:
+        scores = read_any(path)
+        if scores.native is None or scores.method is None:
+            raise OptionError(
+                f"--scores {path} is of format {scores.format}, which does not say whose weights it is of: `headprobe "
+                "scores convert` brings it into headprobe's form"
+            )
+        if scores.method not in detectors:
+            raise OptionError(
+                f"--scores {path} holds scores of {scores.method!r:.60}, which is not judged: --detectors names "
+                f"{', '.join(detectors)}"
+            )
+        if scores.method in given:
+            raise OptionError(f"--scores {given[scores.method].path} and {path} both hold scores of {scores.method}")
+        given[scores.method] = scores
+    for scores in given.values():
+        check_heads(scores, KnockoutOptions(), model)
+    return given
+
+
+def given_notes(given: Given) -> list[str]:
+    """In words which files are of another version of their method than today's."""
+    notes = []
+    for name, scores in given.items():
+        now, then = ESTIMATORS[name].version, None if scores.native is None else scores.native.method.version
+        if then != now:
+            notes.append(f"{scores.path} is of version {then} of {name}, today's is {now}")
+    return notes
+
+
+MOST_HEADS = 10_000
+
+
+@dataclass(frozen=True)
+class RefereeOptions:
+    """What is to be judged, and on what.
+
+    `detectors`: methods (all of ours); `length` of all prompts in tokens (None: 1024, or the window where that is
+    smaller); `trials`: prompts per detector, at most; `prompts`: fresh needles that are asked with heads taken out and
+    on budgets; `heads`: how many heads are taken out; `draws`: random orders beside each detector's; `budgets`: mean
+    entries per KV head; `needles`: a set for everything (None: each detector's own, and `retrieval` to be asked);
+    `batch`: head sets that go through a prompt together (None: as many as fit, at most 16).
+    """
+
+    detectors: tuple[str, ...] = field(default_factory=lambda: tuple(n for n in ESTIMATORS if n in ESTIMATORS.ours))
+    length: int | None = None
+    trials: int = 20
+    prompts: int = 10
+    heads: tuple[int, ...] = (1, 2, 4, 8, 16)
+    draws: int = 5
+    budgets: tuple[int, ...] = (64,)
+    needles: str | None = None
+    haystack: str = "all"
+    seed: int = 0
+    chat: bool = True
+    gqa: str = "mean"
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        estimators(self.detectors)
+        for name in ("trials", "prompts", "draws"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}, need at least 1")
+        check_number(self.draws, "draws", MOST_DRAWS)
+        if not self.heads or min(self.heads) < 1 or max(self.heads) > MOST_HEADS:
+            raise OptionError(f"heads are {', '.join(map(str, self.heads)) or 'none'}, need 1 to {MOST_HEADS} of each")
+        if len(self.heads) > MOST_STEPS:
+            raise OptionError(f"{len(self.heads)} numbers of heads, need 1 to {MOST_STEPS}")
+        check_gqa(self.gqa)
+        if not self.budgets:
+            raise OptionError("no budget is given")
+        for budget in self.budgets:
+            check_budget(budget)
+        self.asking(1)
+
+    def scoring(self, methods: Sequence[str], length: int) -> ScoreOptions:
+        """The trials of detectors that share a run."""
+        return ScoreOptions(
+            methods=tuple(methods), needles=self.needles, haystack=self.haystack, lengths=(length,), seed=self.seed,
+            depths=max(1, (self.trials + 1) // 2), limit=self.trials, chat=self.chat,
+        )  # fmt: skip
+
+    def asking(self, length: int) -> KnockoutOptions:
+        """The fresh prompts: another seed than that of the trials, one needle at each depth."""
+        return KnockoutOptions(
+            mode=MASK, draws=self.draws, needles=self.needles or DEFAULT_NEEDLES, lengths=(length,),
+            depths=self.prompts, needles_per_cell=1, haystack=self.haystack, seed=self.seed + 1, chat=self.chat,
+            batch=self.batch,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,12 @@ from typing import Any
 
 from headprobe.errors import NoPassingTrialError, ResumeError
 from headprobe.evaluation.knockout.bench import Record
-from headprobe.evaluation.knockout.curves import KnockoutCurve, knockout_curves
 from headprobe.evaluation.knockout.switched_off import HeadSet
+from headprobe.evaluation.knockout.verdict import KnockoutCurve, knockout_curves
 from headprobe.evaluation.referee.budgets import answers_on_budgets, budget_trials
 from headprobe.evaluation.referee.curves import Curve, random_orders
-from headprobe.evaluation.referee.folder import RefereeFolder
 from headprobe.evaluation.referee.plan import RefereePlan
-from headprobe.evaluation.referee.result import EVEN, NOISE, RefereeResult, Verdict, recall_at
+from headprobe.evaluation.referee.result import EVEN, NOISE, RefereeFolder, RefereeResult, Verdict, recall_at
 from headprobe.events import PLAN, TRIAL, emit
 from headprobe.models.catalog import bundled_model_folder, planted_heads, short_name
 from headprobe.models.loading import LoadedModel

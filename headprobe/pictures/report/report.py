@@ -17,12 +17,49 @@ from headprobe._version import __version__
 from headprobe.errors import OptionError
 from headprobe.pictures.report.knockout import causal_link, causal_section
 from headprobe.pictures.report.record import Detail, file_record, short_numbers, shortened
-from headprobe.pictures.report.script import bundle
 from headprobe.pictures.style import AT_NIGHT, BELOW_NIGHT, BELOW_ZERO, ON_PAPER, printable
 from headprobe.scores.any_scores import AnyScores
 from headprobe.scores.checks import Suspect
 from headprobe.scores.comparison import compare
 from headprobe.scores.validation import FileReport, validate
+
+IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([a-z-]+)\.js";$', re.MULTILINE)
+EXPORT = re.compile(r"^export (?=(?:const|function) (\w+))", re.MULTILINE)
+
+
+def bundle(modules: Mapping[str, str]) -> str:
+    """The texts of modules by name, those that are imported first, as one strict script that leaves no name behind.
+
+    Every module keeps a scope of its own, so that it has what it imports and nothing else. Imports are written as
+    `import { a, b } from "./module.js";`, exports as `export const` or `export function`.
+
+    >>> one = "export const one = 1;\\n"
+    >>> print(bundle({"one": one, "two": 'import { one } from "./one.js";\\nalert(one);\\n'}))
+    "use strict";
+    (() => {
+    const modules = {};
+    modules["one"] = (() => {
+    const one = 1;
+    return { one };
+    })();
+    modules["two"] = (() => {
+    const { one } = modules["one"];
+    alert(one);
+    return {  };
+    })();
+    })();
+    <BLANKLINE>
+    """
+    return (
+        '"use strict";\n(() => {\nconst modules = {};\n' + "".join(map(_closed, modules, modules.values())) + "})();\n"
+    )
+
+
+def _closed(name: str, text: str) -> str:
+    """A module as a function that is called at once and gives what it exports."""
+    body = EXPORT.sub("", IMPORT.sub(r'const \1 = modules["\2"];', text))
+    return f'modules["{name}"] = (() => {{\n{body}return {{ {", ".join(EXPORT.findall(text))} }};\n}})();\n'
+
 
 # The page itself: a frame, its style and script, and the data, with nothing from outside.
 

@@ -19,7 +19,7 @@ import torch
 
 from headprobe.attention.rows import AttentionRows
 from headprobe.errors import OptionError
-from headprobe.probes.deciding import RULE
+from headprobe.probes.answer import RULE
 from headprobe.probes.reading import PASSAGE, RANDOM, Reading
 from headprobe.profiling.steps import ANSWER_STEPS, step_rule
 from headprobe.scores.head_scores import Method
@@ -70,7 +70,7 @@ class HeadOutput(Protocol):
 class Gate:
     """When a trial counts: `metric > threshold`.
 
-    `deciding_words` is `headprobe.probes.deciding.answered_share`. `f1` and `rouge1_recall` compare response and
+    `deciding_words` is `headprobe.probes.answer.answered_share`. `f1` and `rouge1_recall` compare response and
     answer; with them a response that is closer to the distractor does not count either, unless `refuses_distractor` is
     False.
     """

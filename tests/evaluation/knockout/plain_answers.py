@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from headprobe.evaluation.knockout.hidden import hidden_span
+from headprobe.evaluation.knockout.switched_off import hidden_span
 from headprobe.models.finite import watched_generate
 from headprobe.models.loading import LoadedModel
 from headprobe.probes.prompt import Prompt

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from headprobe.errors import DeviceMemoryError, NonFiniteError
 from headprobe.evaluation.knockout import ablated_runs
 from headprobe.evaluation.knockout.ablated_runs import AblatedRuns, sets_per_batch
-from headprobe.evaluation.knockout.hidden import hidden_span
+from headprobe.evaluation.knockout.switched_off import hidden_span
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.job import ScoreOptions, prepare

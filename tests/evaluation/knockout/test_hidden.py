@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headprobe.errors import ModelError, OptionError
-from headprobe.evaluation.knockout.hidden import hidden_span
+from headprobe.evaluation.knockout.switched_off import hidden_span
 from headprobe.models.releases import cache_of, with_cache
 from headprobe.spans import Span
 from tests.tiny_models import TINY_MODELS, tiny_model

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from headprobe.errors import ModelError, OptionError
-from headprobe.evaluation.knockout.hidden import hidden_span
-from headprobe.evaluation.knockout.switched_off import mean_outputs, switched_off
+from headprobe.evaluation.knockout.switched_off import hidden_span, mean_outputs, switched_off
 from headprobe.models.releases import with_cache
 from headprobe.profiling.profiler import PrefixCache
 from headprobe.spans import Span

@@ -6,8 +6,8 @@ from math import log
 import pytest
 
 from headprobe.evaluation.knockout.bench import Outcome
-from headprobe.evaluation.knockout.curves import KnockoutCurve
 from headprobe.evaluation.knockout.verdict import (
+    KnockoutCurve,
     Sides,
     Step,
     Verdict,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from headprobe.evaluation.knockout.bench import Outcome
-from headprobe.evaluation.knockout.curves import KnockoutCurve
+from headprobe.evaluation.knockout.verdict import KnockoutCurve
 from headprobe.evaluation.referee.curves import Curve, random_orders
 
 

@@ -16,16 +16,13 @@ from headprobe.errors import NoPassingTrialError, OptionError, ResumeError
 from headprobe.evaluation.knockout.bench import KnockoutBench
 from headprobe.evaluation.referee.budgets import budget_trials
 from headprobe.evaluation.referee.curves import random_orders
-from headprobe.evaluation.referee.folder import KNOCKOUT, RefereeFolder
-from headprobe.evaluation.referee.given import given_notes, read_given
-from headprobe.evaluation.referee.options import RefereeOptions
-from headprobe.evaluation.referee.plan import RefereePlan
-from headprobe.evaluation.referee.result import RefereeResult, Verdict, recall_at
+from headprobe.evaluation.referee.plan import RefereeOptions, RefereePlan, given_notes, read_given
+from headprobe.evaluation.referee.result import KNOCKOUT, RefereeFolder, RefereeResult, Verdict, recall_at
 from headprobe.evaluation.referee.run import Referee, RefereeWatch
 from headprobe.evaluation.trials import Answered, AskedPrompt, Running, answered
 from headprobe.models.catalog import bundled_model_folder
 from headprobe.models.loading import LoadedModel, load_model
-from headprobe.probes.deciding import answered_share
+from headprobe.probes.answer import answered_share
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.profiling.scoring import eos_token_ids
 from headprobe.scores.any_scores import read_any

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headprobe.pictures.report.report import SCRIPTS, asset, script_text
-from headprobe.pictures.report.script import EXPORT, IMPORT, bundle
+from headprobe.pictures.report.report import EXPORT, IMPORT, SCRIPTS, asset, bundle, script_text
 from tests.conftest import ROOT
 from tests.pictures.report.budget_cases import budget_cases, wanted_budgets
 

@@ -391,7 +391,7 @@ def test_clean_cache_leaves_what_another_process_is_writing(own_cache: Path, cli
 
 
 def test_scores_of_a_gguf_file_say_which_it_was(tiny_q8: Path, cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headprobe.profiling.scoring.passed", lambda record, gate: True)  # it is a random model
+    monkeypatch.setattr("headprobe.profiling.gathering.passed", lambda record, gate: True)  # it is a random model
     options = ("--lengths", "300", "--depths", "1", "--needles-per-cell", "2", "--no-chat-template")
     assert cli("score", "--model", tiny_q8, *options).code == 0
     path = Path("scores/tiny.Q8_0.gguf--r2.json")

@@ -65,9 +65,12 @@ def child(asked: dict[str, Any]) -> None:
             print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    finally:
+    try:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+    except OSError:
+        code = 120  # as Python's own end has it
+    finally:
         os._exit(code)
 
 

@@ -71,7 +71,10 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="n
 
 
 @linux
-@pytest.mark.parametrize(("how", "length", "chunk"), [("score", 2048, 8192), ("compress", 2048, 512)])
+@pytest.mark.parametrize(
+    ("how", "length", "chunk"),
+    [("score", 2048, 8192), pytest.param("compress", 2048, 512, marks=pytest.mark.slow)],
+)
 def test_what_is_said_beforehand_is_right_within_15_percent(larger: Path, how: str, length: int, chunk: int) -> None:
     check_peak(larger, how, length, chunk)
 

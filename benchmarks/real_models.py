@@ -44,13 +44,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and the grid of its needles: `lengths`, how many `depths`, needles in each cell of these."""
+    """A model, and the grid of its needles: `lengths`, how many `depths`, needles in each cell of these. `far`: lengths
+    at which a few policies are compared again, by ten needles each."""
 
     model: str
     lengths: str
     depths: int
     needles_per_cell: int
     tasks: tuple[Sample, ...]
+    far: str | None = None
 
 
 SUBJECTS = (
@@ -66,8 +68,10 @@ SUBJECTS = (
         "smollm2-135m", "1k,2k", 13, 2,
         (
             Sample("ruler", "ruler:niah_single_1+niah_single_2+niah_multikey_1", 10, "1k"),
+            Sample("ruler-far", "ruler:niah_single_1+niah_single_2+niah_multikey_1", 8, "4k,8k"),
             Sample("longbench", "longbench:multi_news", 6),
         ),
+        far="4k,8k",
     ),
 )  # fmt: skip
 
@@ -94,6 +98,16 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
         ),
         (place / "summary.json",), files,
     )  # fmt: skip
+    if subject.far is not None:
+        place = work / f"needles-far-{subject.model}"
+        yield "needles-far", Step(
+            (
+                "eval", "needles", *common, "--lengths", subject.far, "--depths", "10", "--needles", "retrieval",
+                "--policies", "full,streaming-llm,snapkv,ada-snapkv,headkv-r,headkv-r2", "--budgets", "128,512",
+                "--baselines", "random", "--window", "8", "--pool", "7", "--together", "-o", str(place), "--resume",
+            ),
+            (place / "summary.json",), files,
+        )  # fmt: skip
     place = work / f"needles-gqa-max-{subject.model}"
     yield "needles-gqa-max", Step(
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,6 +22,7 @@ from headprobe.scores.files import check_place, open_to_add, write_atomically
 from headprobe.stages import Stages
 
 SCHEMA = "headprobe-log/1"
+PATIENCE = 0.5  # seconds in which a line that another process is writing becomes whole
 FIRST_BYTES = b'{"schema":"' + SCHEMA.encode() + b'"'
 
 
@@ -86,11 +88,22 @@ def open_log(path: Path) -> int:
     if not FIRST_BYTES.startswith(begins):
         os.close(descriptor)
         raise OutputExistsError(f"--log-json: {path} exists and is no log of ours: move it away, or name another file")
-    if begins:
-        os.lseek(descriptor, -1, os.SEEK_END)
-        if os.read(descriptor, 1) != b"\n":
-            os.write(descriptor, b"\n")
+    if begins and not _is_ended(descriptor):
+        os.write(descriptor, b"\n")
     return descriptor
+
+
+def _is_ended(descriptor: int) -> bool:
+    """Whether the file ends with a whole line. One that another process is writing at this moment can be seen in part;
+    one that was cut short stays as it is."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        os.lseek(descriptor, -1, os.SEEK_END)
+        if os.read(descriptor, 1) == b"\n":
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(PATIENCE / 50)
 
 
 def run_of_environment() -> tuple[str, int]:

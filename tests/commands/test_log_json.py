@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from headprobe.commands.event_log import EventLog, run_of_environment
+from headprobe.commands.event_log import EventLog, open_log, run_of_environment
 from headprobe.stages import Stages
 from tests.conftest import ROOT, CliResult
 from tests.fork_server import ForkServer
@@ -162,6 +162,20 @@ log = EventLog(Path(sys.argv[1]), Stages(), print)
 for number in range(500):
     log("trial", {"trial": sys.argv[2], "number": number, "padding": "x" * 2000})
 """
+
+
+def test_a_line_that_another_process_is_writing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader may see the first part of a line alone; no newline of ours goes into the middle of it."""
+    log, whole = tmp_path / "log.jsonl", b'{"schema":"headprobe-log/1","event":"end"}\n'
+    log.write_bytes(whole[:20])
+
+    def written_meanwhile(seconds: float) -> None:
+        with log.open("ab") as file:
+            file.write(whole[20:])
+
+    monkeypatch.setattr("headprobe.commands.event_log.time.sleep", written_meanwhile)
+    os.close(open_log(log))
+    assert log.read_bytes() == whole
 
 
 def test_lines_of_several_processes_never_mix(tmp_path: Path) -> None:

@@ -52,7 +52,9 @@ def test_steps_on_real_models_are_commands(tmp_path: Path) -> None:
         assert [parsed(named[sample.name])["limit"] for sample in subject.tasks] == [s.limit for s in subject.tasks]
         assert len(parsed(named["referee"])["scores"]) == len(gallery.ALL_METHODS) == 11
         without_data = set(dict(real_models.steps(subject, tmp_path, None, "auto")))
-        assert without_data == {"needles", "needles-gqa-max", "tune", "referee", "bench"}
+        far = set() if subject.far is None else {"needles-far"}
+        assert without_data == {"needles", "needles-gqa-max", "tune", "referee", "bench"} | far
+        assert all(parsed(named[name])["lengths"] == subject.far for name in far)
 
 
 def test_tables_say_what_the_files_say(tmp_path: Path) -> None:

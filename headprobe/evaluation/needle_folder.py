@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -30,29 +30,19 @@ if TYPE_CHECKING:
 COUNTS = ("new_tokens", "kv_entries", "kv_entries_asked", "kv_bytes", "kv_bytes_asked", "full_kv_bytes")
 
 
-class RowCheck:
-    """The check of one grid's rows: head and types of each field."""
-
-    def __init__(self, grid: NeedleGrid) -> None:
-        self._heads = {trial.id: trial.head() for trial in grid.trials()}
-
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        """Raise `ValueError` for a row that is wrong."""
-        head = self._heads.get(row["trial"])
-        if head is None:
-            raise ValueError("the grid has no such trial")
-        for name, due in head.items():
-            if field(row, name) != due or type(row[name]) is not type(due):
-                raise ValueError(f"its {name} is {row[name]!r:.60}, the grid has {due!r:.60}")
-        check_needle_row(row)
+def found_no_memory(row: Mapping[str, Any], measured: Sequence[str]) -> bool:
+    """Whether the row's trial ended for want of memory. Raises `ValueError` where such a row holds a measure."""
+    if field(row, "error") is None:
+        return False
+    text(row, "error")
+    for name in measured:
+        one_of(row, name, (None,))
+    return True
 
 
 def check_needle_row(row: Mapping[str, Any]) -> None:
     """Raise `ValueError` for a row whose measured fields are wrong."""
-    if field(row, "error") is not None:
-        text(row, "error")
-        for name in MEASURED:
-            one_of(row, name, (None,))
+    if found_no_memory(row, MEASURED):
         return
     for name in ("response", "kernel"):
         text(row, name)
@@ -66,6 +56,35 @@ def check_needle_row(row: Mapping[str, Any]) -> None:
         whole(row, "peak_bytes", 0)
     if field(row, "s_per_token") is not None:
         number(row, "s_per_token")
+
+
+class Planned(Protocol):
+    """What has trials, of needles or of tasks."""
+
+    def trials(self) -> Iterator[Any]:
+        """All of them, each with an `id` and a `head()`: the fields of its row that are known before it runs."""
+
+
+class RowCheck:
+    """The check of one grid's rows: head and types of each field."""
+
+    whole: ClassVar[str] = "grid"  # what a message calls it
+
+    def __init__(self, grid: Planned) -> None:
+        self._heads = {trial.id: trial.head() for trial in grid.trials()}
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        """Raise `ValueError` for a row that is wrong."""
+        head = self._heads.get(row["trial"])
+        if head is None:
+            raise ValueError(f"the {self.whole} has no such trial")
+        for name, due in head.items():
+            if field(row, name) != due or type(row[name]) is not type(due):
+                raise ValueError(f"its {name} is {row[name]!r:.60}, the {self.whole} has {due!r:.60}")
+        self._check_measured(row)
+
+    def _check_measured(self, row: Mapping[str, Any]) -> None:
+        check_needle_row(row)
 
 
 # The folder of a needle grid: rows as they come, and what is made from them in the end.

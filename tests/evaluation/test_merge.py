@@ -16,27 +16,10 @@ from headprobe.evaluation.needle_trial import MEASURED
 from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.profiling.journal import Journal, contents
 from tests.conftest import CliResult
+from tests.evaluation.shared_parts import FILES, NEEDLES, TASK, bare, rows
 
 RunCli = Callable[..., CliResult]
-NEEDLES = (
-    "eval", "needles", "--lengths", "160,200", "--depths", "2", "--budgets", "16", "--policies", "full,snapkv",
-    "--baselines", "none",
-)  # fmt: skip
-TASK = ("eval", "ruler:vt", "--limit", "3", "--lengths", "512", "--budgets", "32", "--policies", "full,snapkv")
-FILES = {NEEDLES: "trials.jsonl", TASK: "rows.jsonl"}
-TIMES = ("ttft_s", "s_per_token", "seconds", "peak_bytes", "stages")
 BOTH = pytest.mark.parametrize("command", [NEEDLES, TASK], ids=["needles", "task"])
-
-
-def bare(value: Any) -> Any:
-    """JSON without what was timed."""
-    if isinstance(value, dict):
-        return {key: bare(item) for key, item in value.items() if key not in TIMES}
-    return [bare(item) for item in value] if isinstance(value, list) else value
-
-
-def rows(path: Path) -> list[Any]:
-    return [bare(json.loads(line)) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,8 @@ def normalize(mean: Floats) -> Floats:
     largest = clipped.max()
     if largest == 0.0:
         return clipped
-    scaled = clipped / largest
+    with np.errstate(over="ignore"):  # no quotient exceeds 1; numpy 1 also divides what lies beside a row's end
+        scaled = clipped / largest
     return np.asarray(scaled / fsum(scaled.ravel().tolist()), dtype=np.float64)
 
 

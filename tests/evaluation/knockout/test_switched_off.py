@@ -50,9 +50,14 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return model(ids, use_cache=False).logits
 
 
+def exact_model(family: str, seed: int) -> Any:
+    """Gemma 2 with the attention that caps its scores: older releases of transformers leave that out by default."""
+    return tiny_model(family, seed, attn_implementation="eager" if family == "gemma2" else None)
+
+
 @pytest.mark.parametrize("family", TINY_MODELS)
 def test_zeroed_heads_give_what_a_zeroed_slice_of_the_projection_gives(family: str) -> None:
-    model = tiny_model(family, seed=2)
+    model = exact_model(family, seed=2)
     with switched_off(model, ROWS, "zero"):
         found = logits(model, IDS.expand(len(ROWS), -1))
     for row, heads in enumerate(ROWS):
@@ -62,7 +67,7 @@ def test_zeroed_heads_give_what_a_zeroed_slice_of_the_projection_gives(family: s
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt-oss", "qwen3"])
 def test_mean_outputs_and_heads_that_give_them_equal_plain_hooks(family: str) -> None:
-    model = tiny_model(family, seed=3)
+    model = exact_model(family, seed=3)
     texts = [tuple(range(5, 30)), tuple(range(40, 60))]
     seen: dict[int, list[torch.Tensor]] = {0: [], 1: []}
     hooks = [

@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-settings.register_profile("alike", derandomize=True, database=None)
+settings.register_profile("alike", derandomize=True)
 settings.load_profile("alike")
 
 from tests.fork_server import ForkServer, LoadedProcess, serving  # noqa: E402

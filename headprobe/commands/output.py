@@ -15,6 +15,7 @@ from rich.text import Text
 from headprobe.commands.streams import write_error
 
 PIPED_WIDTH = 200
+WIDEST = 100_000  # columns of a table that nobody looks at in a terminal
 LONGEST_LINE = 500
 RESUME_HINT = "finished trials are kept, the same command with --resume continues"
 
@@ -40,7 +41,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
         table.add_column(column, justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    stdout_console().print(table)
+    console = stdout_console()
+    if not sys.stdout.isatty():
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=WIDEST)).maximum)
+    console.print(table)
 
 
 def tell(message: str) -> None:

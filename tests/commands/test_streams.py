@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from headprobe.commands.output import print_table
 from tests.conftest import ROOT
 
 CLOSED = "headprobe: error: standard output is closed: send it to /dev/null to throw it away\n"
@@ -72,3 +73,12 @@ def test_what_the_encoding_lacks_is_printed_as_an_escape() -> None:
     assert done.returncode == 3
     assert "\\xe9.json" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_table_in_a_pipe_has_a_line_for_each_row_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that reads it looks for whole phrases."""
+    rows = [("a", "b" * 150 + " is being written: left"), ("c" * 150, "d")]
+    print_table(("short", "long"), rows)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].split() == ["short", "long"]
+    assert [" ".join(line.split()) for line in lines[1:]] == [" ".join(row) for row in rows]

@@ -12,7 +12,7 @@ from headprobe.evaluation.needle_folder import GridFolder, check_needle_row
 from headprobe.evaluation.summaries import EvaluationFrame
 from headprobe.evaluation.task_folder import TaskFolder, check_task_row
 from headprobe.evaluation.trials import Row
-from headprobe.profiling.shards import JoinedParts, drop_collected, joined, shard_journals
+from headprobe.profiling.shards import JoinedParts, clear_journals, drop_collected, joined, shard_journals
 
 Made = TypeVar("Made")
 RowCheck = Callable[[Mapping[str, Any]], None]
@@ -47,10 +47,12 @@ class MergedRun:
 
         Raises `ResumeError` where another process writes there, and `OutputExistsError`.
         """
+        if not self.collects and self.overwrite:
+            clear_journals(shard_journals(self.folder.place()))
         with self.folder.journal(
             self.parts.plan, resume=self.collects, overwrite=self.overwrite, check=self.check, frame=self.frame
         ) as journal:
-            journal.add_all([row for row in self.rows if row["trial"] not in journal.records])
+            journal.add_all([row for row in self.rows if journal.records.get(row["trial"]) != row])
             made = finish([self.parts.records[trial] for trial in self.frame.trials])
         if self.collects:
             drop_collected(shard_journals(self.folder.place()))
@@ -78,7 +80,7 @@ def merged_run(folders: Sequence[Path], output: Path | None = None, *, overwrite
     check = _MergedRowCheck(frame, check_row)
     parts.refuse_incomplete(frame.trials, check)
     collects = any(_is_same(folder, target.path) for folder in folders)
-    if not collects and not overwrite and (held := [p for p in _journals(target) if p.exists()]):
+    if not collects and not overwrite and (held := _journals(target)):
         raise OutputExistsError(f"{held[0]} holds rows already: name another folder, or add --overwrite")
     target.check(resume=collects, overwrite=overwrite)
     return MergedRun(target, parts, frame, check, collects, overwrite)

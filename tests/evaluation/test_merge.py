@@ -105,6 +105,33 @@ def test_a_row_that_found_no_memory_is_merged_as_one(
     assert sum(cell["num_errors"] for cell in found["cells"]) == 1
 
 
+def test_a_row_that_found_no_memory_before_is_replaced_by_one_that_ran(
+    tmp_path: Path, cli: RunCli, made: dict[tuple[str, ...], Path]
+) -> None:
+    """The part that ran it goes, so that the folder's own file must have its row."""
+    folder = parts_of(made, NEEDLES, cli)
+    shutil.copytree(folder / "parts", tmp_path / "e")
+    header, row, *_ = min((tmp_path / "e").iterdir()).read_text().splitlines()
+    lost = {**json.loads(row), **dict.fromkeys(MEASURED), "error": "no memory"}
+    (tmp_path / "e" / "trials.jsonl").write_text(f"{header}\n{json.dumps(lost)}\n")
+    assert cli("eval", "merge", "e").code == 0
+    kept = {row["trial"]: row for row in rows(tmp_path / "e" / "trials.jsonl")[1:]}
+    assert kept == {row["trial"]: row for row in rows(folder / "one" / "trials.jsonl")[1:]}
+    assert cli("eval", "merge", "e", "--json").code == 0
+    assert json.loads((tmp_path / "e" / "summary.json").read_text())["is_complete"] is True
+
+
+def test_a_run_that_is_replaced_leaves_no_parts_behind(
+    tmp_path: Path, cli: RunCli, made: dict[tuple[str, ...], Path]
+) -> None:
+    shutil.copytree(parts_of(made, NEEDLES, cli) / "parts", tmp_path / "e")
+    assert cli(*NEEDLES, "--seed", "1", "-o", "old", "--shard", "1/2").code == 0
+    assert cli("eval", "merge", "e", "-o", "old").code == 10
+    assert cli("eval", "merge", "e", "-o", "old", "--overwrite").code == 0
+    assert list((tmp_path / "old").glob("*.shard-*")) == []
+    assert cli("eval", "merge", "old").code == 0
+
+
 def test_a_missing_part_is_named_and_nothing_is_written(
     tmp_path: Path, cli: RunCli, made: dict[tuple[str, ...], Path]
 ) -> None:

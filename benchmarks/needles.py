@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import RESULTS, environment, write_result
-from headprobe.commands.evaluate.needles_output import GridProgress, heading, print_plan, print_summary, write_files
+from headprobe.commands.evaluate.needles_output import GridProgress, finished, heading, print_plan, print_summary
 from headprobe.compression.policies import POLICIES
-from headprobe.evaluation.needle_folder import GridFolder, frame_of, summary_record
+from headprobe.evaluation.needle_folder import GridFolder, frame_of
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
-from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import unfinished
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.job import ScoreOptions, prepare
@@ -75,9 +74,7 @@ def main() -> None:
         GridProgress(grid, unfinished(grid.trials(), journal)) as progress,
     ):
         rows = run_grid(loaded, grid, journal, seconds=seconds, together=True, on_trial=progress.update)
-    summary = GridSummary(tuple(rows))
-    record = summary_record(frame_of(loaded, grid), summary)
-    write_files(folder, summary, record)
+    summary, record = finished(folder, frame_of(loaded, grid), rows)
     print_summary(folder, summary, record, as_json=False)
     result: dict[str, Any] = {"environment": environment(), "what": heading(record), **record}
     print("written to", write_result(name, result, given.output))

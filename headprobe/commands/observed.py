@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import typer
 
 from headprobe._version import __version__
-from headprobe.commands.event_log import EventLog, run_of_environment
+from headprobe.commands.event_log import EventLog, Trace, run_of_environment
 from headprobe.commands.interrupts import INTERRUPTED, InterruptedRunError
 from headprobe.commands.options import LogJsonOption, ProfileOption
 from headprobe.commands.output import one_line, tell
@@ -88,8 +88,6 @@ def _listen(
         stack.callback(log.close)
         listeners.append(log)
     if profile is not None and run_of_environment()[1] == 0:
-        from headprobe.commands.event_log import Trace  # loads torch's profiler
-
         trace = Trace(places["--profile"], stages, overwrite)
         listeners.append(trace)
         finish = trace.close

@@ -199,14 +199,13 @@ def written_so_far(path: Path, plan: Mapping[str, Any], check: Check) -> list[Re
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a journal holds: the plan and the frame that its header states, and the trials so far. `dropped`: how many
-    damaged lines at its end are left out."""
+    """What a journal holds: the plan and the frame that its header states, and the trials so far; damaged lines at its
+    end are left out."""
 
     path: Path
     plan: Record
     frame: Record | None
     records: list[Record]
-    dropped: int
 
 
 def contents(path: Path) -> Contents:
@@ -222,7 +221,7 @@ def contents(path: Path) -> Contents:
     plan, frame = read.header.get("plan"), read.header.get("frame")
     if not isinstance(plan, dict) or not isinstance(frame, dict | None):
         raise FileFormatError(f"not a {SCHEMA} journal", path, 1)
-    return Contents(path, plan, frame, _records(raw, read), read.dropped)
+    return Contents(path, plan, frame, _records(raw, read))
 
 
 def _records(raw: bytes, read: JournalLines) -> list[Record]:

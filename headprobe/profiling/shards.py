@@ -164,14 +164,12 @@ MOST_NAMED = 5  # parts that a message lists
 @dataclass(frozen=True, eq=False)
 class JoinedParts:
     """The trials of journals that belong to one `plan`, by id, in the order of their writing; a finished one rather
-    than one that found no memory. `frame`: what their headers state besides; `dropped`: how many damaged lines were
-    left out at the end of which journal."""
+    than one that found no memory. `frame`: what their headers state besides."""
 
     paths: tuple[Path, ...]
     plan: Record
     frame: Record
     records: dict[str, Record]
-    dropped: Mapping[Path, int]
 
     def refuse_incomplete(self, ids: Sequence[str], check: Check) -> None:
         """Raise `ResumeError` unless there is a record for each of `ids`, and `FileFormatError` for one that `check`
@@ -220,8 +218,7 @@ def joined(paths: Sequence[Path]) -> JoinedParts:
             if record["trial"] not in records or has_run(record):
                 records[record["trial"]] = record
     assert first.frame is not None
-    dropped = {part.path: part.dropped for part in found if part.dropped}
-    return JoinedParts(tuple(paths), first.plan, first.frame, records, dropped)
+    return JoinedParts(tuple(paths), first.plan, first.frame, records)
 
 
 def absent_parts(paths: Sequence[Path]) -> list[str]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from headprobe.commands.evaluate.needles_output import print_summary, write_files
-from headprobe.commands.evaluate.run_output import print_results, write_results
+from headprobe.commands.evaluate import needles_output, run_output
 from headprobe.commands.interrupts import Orderly
-from headprobe.evaluation import needle_folder, task_folder
-from headprobe.evaluation.merge import MergedRun, merged_run
-from headprobe.evaluation.needle_summary import GridSummary
+from headprobe.evaluation.merge import merged_run
 from headprobe.evaluation.task_folder import TaskFolder
-from headprobe.evaluation.task_summary import TaskSummary
-from headprobe.evaluation.trials import Row
 from headprobe.home import in_home
 from headprobe.stages import timed
 
@@ -39,26 +35,8 @@ def merge_command(
     with timed(), Orderly(AGAIN):
         merged = merged_run([in_home(folder) for folder in folders], target, overwrite=overwrite)
         if isinstance(merged.folder, TaskFolder):
-            _merge_tasks(merged, merged.folder, as_json)
+            made = merged.made(partial(run_output.finished, merged.folder, merged.frame))
+            run_output.print_results(merged.folder, *made, as_json)
         else:
-            _merge_needles(merged, as_json)
-
-
-def _merge_needles(merged: MergedRun, as_json: bool) -> None:
-    def finish(rows: list[Row]) -> tuple[GridSummary, dict[str, Any]]:
-        summary = GridSummary(tuple(rows))
-        record = needle_folder.summary_record(merged.frame, summary)
-        write_files(merged.folder, summary, record)
-        return summary, record
-
-    print_summary(merged.folder, *merged.made(finish), as_json)
-
-
-def _merge_tasks(merged: MergedRun, folder: TaskFolder, as_json: bool) -> None:
-    def finish(rows: list[Row]) -> tuple[TaskSummary, dict[str, Any]]:
-        summary = TaskSummary(tuple(rows))
-        record = task_folder.summary_record(merged.frame, summary)
-        write_results(folder, summary, record)
-        return summary, record
-
-    print_results(folder, *merged.made(finish), as_json)
+            found = merged.made(partial(needles_output.finished, merged.folder, merged.frame))
+            needles_output.print_summary(merged.folder, *found, as_json)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headprobe.commands.evaluate.needles_output import (
     GridProgress,
+    finished,
     print_plan,
     print_summary,
     tell_remarks,
-    write_files,
 )
 from headprobe.commands.evaluate.spread import Evaluation, Spread, run_spread
 from headprobe.commands.observed import observed
@@ -52,9 +53,8 @@ from headprobe.commands.options import (
 from headprobe.commands.policy_files import PolicyFileOption, comparison, tell_other_model
 from headprobe.commands.score_output import tell_prompts
 from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
-from headprobe.evaluation.needle_folder import GridFolder, RowCheck, frame_of, summary_record
+from headprobe.evaluation.needle_folder import GridFolder, RowCheck, frame_of
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
-from headprobe.evaluation.needle_summary import GridSummary
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, parse_baselines
@@ -165,12 +165,6 @@ def run(loaded: LoadedModel, grid: NeedleGrid, folder: GridFolder, spread: Sprea
             loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
         )
 
-    def finish(rows: list[Row]) -> tuple[GridSummary, dict[str, Any]]:
-        summary = GridSummary(tuple(rows))
-        record = summary_record(asked.frame, summary)
-        write_files(folder, summary, record)
-        return summary, record
-
-    made = run_spread(asked, spread, measure, finish)
+    made = run_spread(asked, spread, measure, partial(finished, folder, asked.frame))
     if made is not None:
         print_summary(folder, *made, spread.as_json)

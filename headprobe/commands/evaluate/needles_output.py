@@ -15,11 +15,11 @@ from headprobe.commands.output import plan_value, print_table, stdout_console, t
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
-from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder
+from headprobe.evaluation.needle_folder import CURVE, GRID, SUMMARY, TABLE, GridFolder, summary_record
 from headprobe.evaluation.needle_grid import NeedleGrid
 from headprobe.evaluation.needle_summary import Cell, GridSummary
 from headprobe.evaluation.needle_trial import GridTrial
-from headprobe.evaluation.summaries import FULL
+from headprobe.evaluation.summaries import FULL, EvaluationFrame
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_trial import TaskTrial
 from headprobe.evaluation.trials import Row
@@ -154,6 +154,14 @@ def told_seconds(seconds: float) -> str:
 
 
 # -- results --------------------------------------------------------------------------------------------------------
+
+
+def finished(folder: GridFolder, frame: EvaluationFrame, rows: list[Row]) -> tuple[GridSummary, dict[str, Any]]:
+    """What rows are made into, written: the summary, and it as JSON."""
+    summary = GridSummary(tuple(rows))
+    record = summary_record(frame, summary)
+    write_files(folder, summary, record)
+    return summary, record
 
 
 def write_files(folder: GridFolder, summary: GridSummary, record: dict[str, Any]) -> None:

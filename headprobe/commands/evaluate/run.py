@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headprobe.commands.evaluate.needles_output import GridProgress, tell_remarks
-from headprobe.commands.evaluate.run_output import print_plan, print_results, write_results
+from headprobe.commands.evaluate.run_output import finished, print_plan, print_results
 from headprobe.commands.evaluate.spread import Evaluation, Spread, run_spread
 from headprobe.commands.observed import observed
 from headprobe.commands.options import (
@@ -51,9 +52,8 @@ from headprobe.compression.kv_cache_dtypes import AUTO, parse_kv_cache_dtypes
 from headprobe.errors import OptionError
 from headprobe.evaluation.shares import Share
 from headprobe.evaluation.task import TASKS, TaskRequest, parse_tasks, read_templates
-from headprobe.evaluation.task_folder import TaskFolder, TaskRowCheck, frame_of, summary_record
+from headprobe.evaluation.task_folder import TaskFolder, TaskRowCheck, frame_of
 from headprobe.evaluation.task_grid import TaskGrid, TaskOptions, check_trials, run_tasks
-from headprobe.evaluation.task_summary import TaskSummary
 from headprobe.evaluation.trials import Row
 from headprobe.evaluation.variants import PolicyOptions, check_scores_exist, parse_baselines
 from headprobe.home import in_home
@@ -189,12 +189,6 @@ def run(loaded: LoadedModel, grid: TaskGrid, folder: TaskFolder, spread: Spread,
             loaded, grid, journal, seconds=spread.seconds, together=together, on_trial=progress.update, share=share
         )
 
-    def finish(rows: list[Row]) -> tuple[TaskSummary, dict[str, Any]]:
-        summary = TaskSummary(tuple(rows))
-        record = summary_record(asked.frame, summary)
-        write_results(folder, summary, record)
-        return summary, record
-
-    made = run_spread(asked, spread, measure, finish)
+    made = run_spread(asked, spread, measure, partial(finished, folder, asked.frame))
     if made is not None:
         print_results(folder, *made, spread.as_json)

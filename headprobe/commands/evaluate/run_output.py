@@ -9,10 +9,11 @@ from headprobe.commands.evaluate.needles_output import markdown_table, percent, 
 from headprobe.commands.output import plan_value, print_table, stdout_console, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
-from headprobe.evaluation.summaries import FULL
-from headprobe.evaluation.task_folder import CURVE, SUMMARY, TABLE, TaskFolder
+from headprobe.evaluation.summaries import FULL, EvaluationFrame
+from headprobe.evaluation.task_folder import CURVE, SUMMARY, TABLE, TaskFolder, summary_record
 from headprobe.evaluation.task_grid import TaskGrid
 from headprobe.evaluation.task_summary import TaskCell, TaskSummary
+from headprobe.evaluation.trials import Row
 from headprobe.models.loading import LoadedModel
 from headprobe.scores.files import write_atomically
 
@@ -60,6 +61,14 @@ def print_plan(loaded: LoadedModel, grid: TaskGrid, as_json: bool) -> None:
 
 
 # -- results --------------------------------------------------------------------------------------------------------
+
+
+def finished(folder: TaskFolder, frame: EvaluationFrame, rows: list[Row]) -> tuple[TaskSummary, dict[str, Any]]:
+    """What rows are made into, written: the summary, and it as JSON."""
+    summary = TaskSummary(tuple(rows))
+    record = summary_record(frame, summary)
+    write_results(folder, summary, record)
+    return summary, record
 
 
 def write_results(folder: TaskFolder, summary: TaskSummary, record: dict[str, Any]) -> None:

@@ -94,12 +94,25 @@ def check_outputs(
             f"{shards[0]} holds a shard's trials: collect them with --resume or start over with --overwrite"
         )
     going_on = (check_journal(journal, resume=resume, overwrite=overwrite) or bool(shards)) and resume
+    if resume and not going_on and not overwrite:
+        _refuse_complete(paths)
     for path in paths.values():
-        if os.path.lexists(path) and resume and not going_on and not overwrite:
-            raise OutputExistsError(f"{path} exists, that run is complete: nothing is left to resume")
         check_place(path, overwrite=overwrite or going_on)
     if prompts is not None:
         check_place(prompts, overwrite=overwrite or resume)
+
+
+def _refuse_complete(paths: dict[str, Path]) -> None:
+    """Refuse to resume where score files are there and no journal is: what is missing is another run."""
+    there = {method: path for method, path in paths.items() if os.path.lexists(path)}
+    missing = [method for method in paths if method not in there]
+    if there and missing:
+        found = next(iter(there.values()))
+        raise OutputExistsError(
+            f"{found} exists and there is no journal to resume: score what is missing with --method {','.join(missing)}"
+        )
+    if there:
+        raise OutputExistsError(f"{next(iter(there.values()))} exists, that run is complete: nothing is left to resume")
 
 
 # What a run will cost, before it starts.

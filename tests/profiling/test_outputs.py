@@ -62,3 +62,21 @@ def test_a_long_name_has_a_journal_of_its_own_that_can_be_written(tmp_path: Path
 def test_a_name_that_is_too_long_is_refused_before_the_run() -> None:
     with pytest.raises(FileAccessError, match="a name of 256 bytes is too long, the limit is 255"):
         check("x" * 251 + ".json")
+
+
+@pytest.mark.parametrize(
+    ("there", "advice"),
+    [
+        (["r2", "value", "mass"], "r2.json exists, that run is complete: nothing is left to resume"),
+        (["value"], "value.json exists and there is no journal to resume: score what is missing with --method r2,mass"),
+    ],
+)
+def test_resuming_without_a_journal_says_which_methods_are_missing(
+    tmp_path: Path, there: list[str], advice: str
+) -> None:
+    paths = {method: Path(f"{method}.json") for method in ("r2", "value", "mass")}
+    for method in there:
+        paths[method].write_text("{}")
+    with pytest.raises(OutputExistsError, match=advice):
+        check_outputs(paths, resume=True, overwrite=False)
+    check_outputs({"contrast": Path("contrast.json")}, resume=True, overwrite=False)

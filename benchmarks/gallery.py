@@ -35,7 +35,7 @@ METHODS = {
     RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "logit", "reconstruction", "induction", "echo"),
 }
 ALL_METHODS = tuple(method for methods in METHODS.values() for method in methods)
-KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
+KNOCKED_OUT = {RETRIEVAL: "retrieval", REASONING: "r2"}  # one method per kind of needles
 STABLE_TOP, SHARED_TOP, SHOWN = 10, 20, 5
 HEAD = (
     "| method | passed | best heads | half of all scores | stable of the best 10 | knockout |",
@@ -44,23 +44,40 @@ HEAD = (
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Lengths of prompts in tokens, needles per length and depth, and needles per depth of the knockout: more where few
+    are answered, since only those count."""
+
+    lengths: str
+    per_cell: int
+    knocked_out: int = 3
+
+
+@dataclass(frozen=True)
 class Exhibit:
-    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with
-    retrieval needles and of texts without needles), and needles per length and depth."""
+    """A model of the gallery: its short name, and how each kind of needles is tried on it (`retrieval` says the lengths
+    of texts without needles, too)."""
 
     model: str
     title: str
-    lengths: str
-    retrieval_lengths: str
-    needles_per_cell: int
+    reasoning: Grid
+    retrieval: Grid
     knockout_length: int = 512
-    knockout_prompts: int = 24
+
+    def grid(self, needles: str) -> Grid:
+        """How needles of a kind are tried."""
+        return self.reasoning if needles == REASONING else self.retrieval
 
 
+# As many needles as it takes that trials pass at every depth and the top 10 are stable.
 EXHIBITS = (
-    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", 3),
-    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", "512,1k,2k", 4),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", 4),
+    Exhibit(
+        "smollm2-135m", "SmolLM2-135M-Instruct", Grid("512,1k,2k,4k", per_cell=12, knocked_out=6), Grid("512,1k,2k", 12)
+    ),
+    Exhibit(
+        "qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", Grid("512,1k,2k", 4, knocked_out=4), Grid("512,1k,2k", 8)
+    ),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", Grid("512,1k,2k", 12, knocked_out=8), Grid("512,1k,2k", 8)),
 )
 
 
@@ -74,20 +91,20 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     place = folder / exhibit.model
     for needles, methods in METHODS.items():
         made = tuple(score_file(folder, exhibit.model, method) for method in methods)
-        lengths = exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths
+        grid = exhibit.grid(needles)
         yield Step(
             (
                 "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
-                lengths, "--needles-per-cell", str(exhibit.needles_per_cell), "-o", f"{place}/", "--resume",
+                grid.lengths, "--needles-per-cell", str(grid.per_cell), "-o", f"{place}/", "--resume",
             ),
             made,
         )  # fmt: skip
-    for method in KNOCKED_OUT:
+    for needles, method in KNOCKED_OUT.items():
         scores, output = score_file(folder, exhibit.model, method), work / f"knockout--{exhibit.model}--{method}"
         yield Step(
             (
-                "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length), "--limit",
-                str(exhibit.knockout_prompts), "-o", str(output), "--write", "--resume",
+                "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length),
+                "--needles-per-cell", str(exhibit.grid(needles).knocked_out), "-o", str(output), "--write", "--resume",
             ),
             needs=(scores,),
             found=partial(holds_knockout, scores),
@@ -97,10 +114,8 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
         picture = scores.with_suffix(".png")
         yield Step(("heatmap", str(scores), "-o", str(picture)), (picture,), (scores,))
     for needles, methods in METHODS.items():
-        own, page = (
-            tuple(score_file(folder, exhibit.model, method) for method in methods),
-            place / f"report-{needles}.html",
-        )
+        own = tuple(score_file(folder, exhibit.model, method) for method in methods)
+        page = place / f"report-{needles}.html"
         yield Step(("report", *map(str, own), "-o", str(page), "--title", exhibit.title), (page,), own)
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from benchmarks import gallery, real_models
-from benchmarks.gallery import EXHIBITS, Exhibit, fill, tables
+from benchmarks.gallery import EXHIBITS, Exhibit, Grid, fill, tables
 from benchmarks.steps import Step, run_all
 from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
@@ -20,7 +20,8 @@ from headprobe.scores.causal import CAUSAL
 from headprobe.scores.score_file import read_score_file, write_score_file
 from tests.scores.test_causal import result as knockout_result
 
-DEMO = Exhibit("demo", "demo", "512", "512", 1)
+ONE = Grid("512", per_cell=1)
+DEMO = Exhibit("demo", "demo", ONE, ONE)
 
 
 def parsed(step: Step) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def test_tables_say_what_the_files_say(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     for method in ("r2", "retrieval", "echo"):
         shutil.copy(bundled_model_folder() / "scores" / f"demo--{method}.json", tmp_path / "demo")
-    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", "512", "512", 1)))
+    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", ONE, ONE)))
     assert list(made) == ["scores demo", "agreement demo"]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in made["scores demo"].splitlines()[2:]]
     assert [row[0] for row in rows] == ["`r2`", "`retrieval`", "`echo`"]

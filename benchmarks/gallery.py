@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from math import ceil
 from pathlib import Path
 
 from benchmarks.steps import Step, run_all
@@ -30,12 +31,18 @@ from headprobe.scores.uncertainty import ClusteredTrials
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 REASONING, RETRIEVAL = "reasoning", "retrieval"
+RUNS = (  # methods that share prompts; `logit` differs more from prompt to prompt than others, and takes more of them
+    (REASONING, ("r2", "contrast", "value")),
+    (RETRIEVAL, ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo")),
+    (RETRIEVAL, ("logit",)),
+)
 METHODS = {
-    REASONING: ("r2", "contrast", "value"),
-    RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "logit", "reconstruction", "induction", "echo"),
+    needles: tuple(method for kind, methods in RUNS if kind == needles for method in methods)
+    for needles in (REASONING, RETRIEVAL)
 }
 ALL_METHODS = tuple(method for methods in METHODS.values() for method in methods)
-KNOCKED_OUT = {RETRIEVAL: "retrieval", REASONING: "r2"}  # one method per kind of needles
+KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
+DEPTHS = 10  # of knockout's prompts
 STABLE_TOP, SHARED_TOP, SHOWN = 10, 20, 5
 HEAD = (
     "| method | passed | best heads | half of all scores | stable of the best 10 | knockout |",
@@ -44,40 +51,25 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Lengths of prompts in tokens, needles per length and depth, and needles per depth of the knockout: more where few
-    are answered, since only those count."""
-
-    lengths: str
-    per_cell: int
-    knocked_out: int = 3
-
-
-@dataclass(frozen=True)
 class Exhibit:
-    """A model of the gallery: its short name, and how each kind of needles is tried on it (`retrieval` says the lengths
-    of texts without needles, too)."""
+    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with
+    retrieval needles and of texts without needles), and needles per length and depth in each of `RUNS`: as many as it
+    takes that trials pass at every depth and that the best heads are stable. `knockout_prompts`: for each
+    of `KNOCKED_OUT`; more where few are answered, since only those count."""
 
     model: str
     title: str
-    reasoning: Grid
-    retrieval: Grid
+    lengths: str
+    retrieval_lengths: str
+    needles_per_cell: tuple[int, int, int]
+    knockout_prompts: tuple[int, int]
     knockout_length: int = 512
 
-    def grid(self, needles: str) -> Grid:
-        """How needles of a kind are tried."""
-        return self.reasoning if needles == REASONING else self.retrieval
 
-
-# As many needles as it takes that trials pass at every depth and the top 10 are stable.
 EXHIBITS = (
-    Exhibit(
-        "smollm2-135m", "SmolLM2-135M-Instruct", Grid("512,1k,2k,4k", per_cell=12, knocked_out=6), Grid("512,1k,2k", 12)
-    ),
-    Exhibit(
-        "qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", Grid("512,1k,2k", 4, knocked_out=4), Grid("512,1k,2k", 8)
-    ),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", Grid("512,1k,2k", 12, knocked_out=8), Grid("512,1k,2k", 8)),
+    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", (12, 3, 8), (24, 60)),
+    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", "512,1k,2k", (4, 4, 8), (24, 40)),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", (12, 4, 4), (24, 80)),
 )
 
 
@@ -89,22 +81,23 @@ def score_file(folder: Path, model: str, method: str) -> Path:
 def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     """All that is to run for one model, in order."""
     place = folder / exhibit.model
-    for needles, methods in METHODS.items():
+    for (needles, methods), per_cell in zip(RUNS, exhibit.needles_per_cell, strict=True):
         made = tuple(score_file(folder, exhibit.model, method) for method in methods)
-        grid = exhibit.grid(needles)
+        lengths = exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths
         yield Step(
             (
                 "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
-                grid.lengths, "--needles-per-cell", str(grid.per_cell), "-o", f"{place}/", "--resume",
+                lengths, "--needles-per-cell", str(per_cell), "-o", f"{place}/", "--resume",
             ),
             made,
         )  # fmt: skip
-    for needles, method in KNOCKED_OUT.items():
+    for method, prompts in zip(KNOCKED_OUT, exhibit.knockout_prompts, strict=True):
         scores, output = score_file(folder, exhibit.model, method), work / f"knockout--{exhibit.model}--{method}"
         yield Step(
             (
                 "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length),
-                "--needles-per-cell", str(exhibit.grid(needles).knocked_out), "-o", str(output), "--write", "--resume",
+                "--needles-per-cell", str(ceil(prompts / DEPTHS)), "--limit", str(prompts), "-o", str(output),
+                "--write", "--resume",
             ),
             needs=(scores,),
             found=partial(holds_knockout, scores),

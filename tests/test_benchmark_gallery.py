@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from benchmarks import gallery, real_models
-from benchmarks.gallery import EXHIBITS, Exhibit, Grid, fill, tables
+from benchmarks.gallery import EXHIBITS, Exhibit, fill, tables
 from benchmarks.steps import Step, run_all
 from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
@@ -20,8 +20,7 @@ from headprobe.scores.causal import CAUSAL
 from headprobe.scores.score_file import read_score_file, write_score_file
 from tests.scores.test_causal import result as knockout_result
 
-ONE = Grid("512", per_cell=1)
-DEMO = Exhibit("demo", "demo", ONE, ONE)
+DEMO = Exhibit("demo", "demo", "512", "512", (1, 1, 1), (10, 10))
 
 
 def parsed(step: Step) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def parsed(step: Step) -> dict[str, Any]:
 def test_steps_of_the_gallery_are_commands(tmp_path: Path) -> None:
     for exhibit in EXHIBITS:
         found = [parsed(step) for step in gallery.steps(tmp_path, tmp_path / "evals", exhibit)]
-        assert [each["model"] for each in found if each.get("method")] == [exhibit.model] * 2
+        assert [each["model"] for each in found if each.get("method")] == [exhibit.model] * 3
         assert sum(each.get("write") is True for each in found) == 2
     assert {exhibit.model for exhibit in EXHIBITS} <= {entry.alias for entry in CATALOG}
 
@@ -62,7 +61,7 @@ def test_tables_say_what_the_files_say(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     for method in ("r2", "retrieval", "echo"):
         shutil.copy(bundled_model_folder() / "scores" / f"demo--{method}.json", tmp_path / "demo")
-    made = tables(tmp_path, (DEMO, Exhibit("absent", "absent", ONE, ONE)))
+    made = tables(tmp_path, (DEMO, replace(DEMO, model="absent")))
     assert list(made) == ["scores demo", "agreement demo"]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in made["scores demo"].splitlines()[2:]]
     assert [row[0] for row in rows] == ["`r2`", "`retrieval`", "`echo`"]

@@ -79,8 +79,8 @@ import json, os, pathlib, sys, time
 folder, names = pathlib.Path(sys.argv[1]), sys.argv[sys.argv.index("--only") + 1].split(",")
 for name in names:
     print("begins", name, flush=True)
-    if name == "hangs":
-        time.sleep(60)
+    if name in ("hangs", "slow"):
+        time.sleep({"hangs": 60, "slow": 2}[name])
     if name == "dies":
         os._exit(9)
     file = folder / "gpu-cpu.json"
@@ -104,6 +104,18 @@ def test_a_part_that_hangs_or_takes_its_process_with_it_costs_only_itself(
     }  # fmt: skip
     assert found["hangs"]["error"] == "ended after its limit of 1 s"
     assert found["dies"]["error"] == "its process ended with 9"
+
+
+@pytest.mark.parametrize(("limited", "status"), [(True, "failed"), (False, "done")])
+def test_limits_are_for_a_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: bool, status: str
+) -> None:
+    monkeypatch.setattr(supervisor, "START_S", 0.5)
+    record = Record(tmp_path, "cpu", "llama3-8b", counts=False)
+    record.write()
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    supervisor.supervise([Part("slow", 0.1)], command, record, 60.0, limited=limited)
+    assert json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]["slow"]["status"] == status
 
 
 def test_what_does_not_fit_into_the_time_is_skipped_and_says_so(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     record.write()
     command = child_command(given.device, given.shape, given.out.resolve(), given.real_model)
-    supervise(parts, command, record, given.seconds)
+    supervise(parts, command, record, given.seconds, limited=given.device == "cuda" or shape is not LLAMA3_8B)
     say("", record.table(), f"written to {record.json_file} and {record.table_file}")
 
 

@@ -36,16 +36,19 @@ class Part:
         return START_S + GENEROUS * self.seconds
 
 
-def supervise(parts: Sequence[Part], command: Sequence[str], record: Record, seconds: float) -> None:
+def supervise(
+    parts: Sequence[Part], command: Sequence[str], record: Record, seconds: float, *, limited: bool = True
+) -> None:
     """Run `parts` in children started by `command`, to which `--only NAME,... --seconds N` is added.
 
-    `record` is read anew from its file after a child has ended, since the child writes it too.
+    `record` is read anew from its file after a child has ended, since the child writes it too. `limited`: whether a
+    part is ended after its limit, which is made for a GPU.
     """
     deadline, left = time.monotonic() + seconds, list(parts)
     while left:
         remaining = deadline - time.monotonic()
         ended = _child(
-            [*command, "--only", ",".join(part.name for part in left), "--seconds", f"{remaining:.0f}"], left
+            [*command, "--only", ",".join(part.name for part in left), "--seconds", f"{remaining:.0f}"], left, limited
         )
         record.reload()
         if ended is None:
@@ -63,7 +66,7 @@ class Ended:
     reason: str
 
 
-def _child(command: Sequence[str], parts: Sequence[Part]) -> Ended | None:
+def _child(command: Sequence[str], parts: Sequence[Part], limited: bool) -> Ended | None:
     """One child for `parts`; None if it got to its end."""
     by_name = {part.name: part for part in parts}
     at, began = parts[0], time.monotonic()
@@ -74,7 +77,7 @@ def _child(command: Sequence[str], parts: Sequence[Part]) -> Ended | None:
             try:
                 line = lines.get(timeout=0.2)
             except Empty:
-                if time.monotonic() - began > at.limit:
+                if limited and time.monotonic() - began > at.limit:
                     process.kill()
                     process.wait()
                     return Ended(at, f"ended after its limit of {at.limit:.0f} s")

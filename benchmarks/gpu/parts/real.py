@@ -1,12 +1,13 @@
 """A real model in float32: 100 trials scored, needles under all policies, against what a CPU gave for the same prompts.
 
-The CPU's side is `results/real-<model>-cpu.json`, made by this very part with `--device cpu`; without it nothing is
-compared, and the record says so.
+The CPU's side is `results/real-<model>-cpu.json`, made by this very part with `--device cpu`, which takes an hour or
+two and goes on where it was interrupted; without it nothing is compared, and the record says so.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -21,12 +22,14 @@ from headprobe.evaluation.needle_folder import GridFolder
 from headprobe.evaluation.needle_grid import GridOptions, NeedleGrid, run_grid
 from headprobe.models.loading import LoadedModel, load_model
 from headprobe.profiling.job import ScoreOptions
+from headprobe.profiling.preflight import output_paths
 from headprobe.profiling.run import score
 from headprobe.scores.files import write_atomically
+from headprobe.scores.score_file import read_score_file
 
 METHODS = ("r2", "retrieval")
 BUDGETS = (128,)
-SCORE_S, GRID_S = 60.0, 60.0
+GRID_S = 60.0
 
 
 def run(bench: Bench, note: Any) -> None:
@@ -35,18 +38,27 @@ def run(bench: Bench, note: Any) -> None:
         return
     loaded = load_model(bench.real_model, device=bench.device.type, dtype="float32")
     note("model", {"name": loaded.name, "weights_sha256": loaded.weights_sha256, "window": loaded.window})
-    with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, Any] = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
-        found["scores"] = scored(bench, loaded, Path(folder))
-        note("score", {name: row["seconds"] for name, row in found["scores"].items()})
-        found["needles"] = needles(bench, loaded, Path(folder))
-        note("needles", found["needles"]["exact_matches"])
     place = RESULTS / f"real-{Path(loaded.name).stem}-cpu.json"
-    if not bench.on_gpu:
-        if bench.shape.name != "tiny":
-            write_atomically(place, (json.dumps(found, indent=1) + "\n").encode(), overwrite=True)
+    if bench.on_gpu or bench.shape.name == "tiny":
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(bench, loaded, Path(folder), note)
+        if bench.on_gpu:
+            note("against_the_cpu", compared(found, json.loads(place.read_text()) if place.exists() else None))
         return
-    note("against_the_cpu", compared(found, json.loads(place.read_text()) if place.exists() else None))
+    work = bench.record.json_file.with_name(f"{place.stem}-work")
+    found = measured(bench, loaded, work, note)
+    write_atomically(place, (json.dumps(found, indent=1) + "\n").encode(), overwrite=True)
+    shutil.rmtree(work)
+
+
+def measured(bench: Bench, loaded: LoadedModel, work: Path, note: Any) -> dict[str, Any]:
+    """Scores and needles; what `work` holds of an interrupted run is not done again."""
+    found: dict[str, Any] = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
+    found["scores"] = scored(bench, loaded, work)
+    note("score", {name: row["seconds"] for name, row in found["scores"].items()})
+    found["needles"] = needles(bench, loaded, work)
+    note("needles", found["needles"]["exact_matches"])
+    return found
 
 
 def scored(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
@@ -55,8 +67,12 @@ def scored(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
     lengths = tuple(n for n in ((1024, 2048, 4096, 8192) if full else (160,)) if n <= loaded.window)
     options = ScoreOptions(methods=METHODS, needles="retrieval", lengths=lengths, depths=5,
                            needles_per_cell=100 // (5 * len(lengths)), limit=None if full else 2)  # fmt: skip
+    paths = output_paths(loaded.name, METHODS, folder / "scores")
     begin = time.perf_counter()
-    made = score(loaded, options, output=folder / "scores").scores
+    if all(path.exists() for path in paths.values()):
+        made = {name: read_score_file(path) for name, path in paths.items()}
+    else:
+        made = score(loaded, options, output=folder / "scores", resume=True).scores
     seconds = round(time.perf_counter() - begin, 2)
     return {
         name: {"seconds": seconds, "trials": table.num_trials, "passed": table.num_passed,
@@ -74,8 +90,8 @@ def needles(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
     options = GridOptions(policies=policies, budgets=BUDGETS, lengths=lengths, depths=5 if full else 1,
                           needles="retrieval", baselines=(), scores=files)  # fmt: skip
     grid = NeedleGrid.build(loaded, options)
-    with GridFolder(folder / "grid").journal(grid.describe(loaded), resume=False, overwrite=False) as journal:
-        rows = run_grid(loaded, grid, journal, seconds=GRID_S if full else None)
+    with GridFolder(folder / "grid").journal(grid.describe(loaded), resume=True, overwrite=False) as journal:
+        rows = run_grid(loaded, grid, journal, seconds=GRID_S if bench.on_gpu else None, together=True)
     hits: dict[str, list[int]] = {}
     for row in rows:
         found = hits.setdefault(row["policy"], [0, 0])

@@ -45,7 +45,8 @@ class Sample:
 @dataclass(frozen=True)
 class Subject:
     """A model, and the grid of its needles: `lengths`, how many `depths`, needles in each cell of these. `far`: lengths
-    at which a few policies are compared again, by ten needles each."""
+    at which a few policies are compared again, by ten needles each. `judged_on`: prompts before the referee, of which
+    those that are answered count."""
 
     model: str
     lengths: str
@@ -53,6 +54,7 @@ class Subject:
     needles_per_cell: int
     tasks: tuple[Sample, ...]
     far: str | None = None
+    judged_on: int = 10
 
 
 SUBJECTS = (
@@ -71,7 +73,7 @@ SUBJECTS = (
             Sample("ruler-far", "ruler:niah_single_1+niah_single_2+niah_multikey_1", 8, "4k,8k"),
             Sample("longbench", "longbench:multi_news", 6),
         ),
-        far="4k,8k",
+        far="4k,8k", judged_on=40,
     ),
 )  # fmt: skip
 
@@ -129,9 +131,9 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
     place = work / f"referee-{subject.model}"
     yield "referee", Step(
         (
-            "referee", "--model", subject.model, "--dtype", dtype, "--length", "512", "--prompts", "10", "--heads",
-            "1,4,16", "--draws", "3", "--budgets", "128", *(part for path in every for part in ("--scores", str(path))),
-            "-o", str(place), "--resume",
+            "referee", "--model", subject.model, "--dtype", dtype, "--length", "512", "--prompts",
+            str(subject.judged_on), "--heads", "1,4,16", "--draws", "3", "--budgets", "128", "-o", str(place), "--resume",
+            *(part for path in every for part in ("--scores", str(path))),
         ),
         (place / "referee.json",), every,
     )  # fmt: skip

@@ -132,8 +132,8 @@ def steps(subject: Subject, work: Path, data: Path | None, dtype: str) -> Iterat
     yield "referee", Step(
         (
             "referee", "--model", subject.model, "--dtype", dtype, "--length", "512", "--prompts",
-            str(subject.judged_on), "--heads", "1,4,16", "--draws", "3", "--budgets", "128", "-o", str(place), "--resume",
-            *(part for path in every for part in ("--scores", str(path))),
+            str(subject.judged_on), "--heads", "1,4,16", "--draws", "3", "--budgets", "128", "-o", str(place),
+            "--resume", *(part for path in every for part in ("--scores", str(path))),
         ),
         (place / "referee.json",), every,
     )  # fmt: skip

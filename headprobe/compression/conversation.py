@@ -12,12 +12,18 @@ RESET = "reset() begins a new conversation"
 MIN_ROOM = 64  # tokens: the buffer grows by doubling
 
 
+def is_capturing(prompt: torch.Tensor) -> bool:
+    """Whether `prompt` is given to a step that is being captured as a CUDA graph, in which nothing is computed."""
+    return prompt.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 class Conversation:
     """What one cache has read `[B, count]`, and the tokens chosen behind it that are yet to be read.
 
-    `count` lags behind the tokens that the cache has seen where some were not seen here (a prompt given as embeddings,
-    steps replayed from a captured graph): then the conversation is unknown. `passes`: how often the model has read
-    something to the end; `is_torn`: it began to and did not end.
+    `count` lags behind the tokens that the cache has seen where some were not seen here (a prompt given as embeddings):
+    then the conversation is unknown. Steps replayed from a captured graph are not seen either; who replayed them
+    reports what was read (`catch_up`). `passes`: how often the model has read something to the end; `is_torn`: it began
+    to and did not end.
     """
 
     def __init__(self) -> None:
@@ -34,8 +40,8 @@ class Conversation:
 
         Told twice of one pass, it counts once. Raises `OptionError` where an earlier pass was torn.
         """
-        if prompt.is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # nothing is read while a step is captured, and its replays tell nothing
+        if is_capturing(prompt):
+            return  # nothing is read while a step is captured
         if self._reading is not None and self._reading[0] == seen and self._reading[1] is prompt:
             return
         self._check_whole()
@@ -53,6 +59,12 @@ class Conversation:
         self.is_torn, self._reading = False, None
         if self.count > seen:
             self.count, self._chosen = seen, None
+
+    def catch_up(self, tokens: torch.Tensor, first: int, seen: int) -> None:
+        """The cache has read `tokens` `[B, n]` behind its first `first` ones, and `seen` in all; those that were seen
+        here are known already."""
+        if first <= self.count < seen:
+            self._write(tokens[:, self.count - first : seen - first])
 
     def settle(self, sequences: torch.Tensor, seen: int) -> None:
         """All tokens `[B, N]` of a call that has ended, of which the cache has read the first `seen`.

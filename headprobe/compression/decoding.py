@@ -117,7 +117,7 @@ class Decoder:
         token. The cache has then read all of the `n` tokens but the last. Raises `NonFiniteError` where a token came
         from logits with NaN or infinity.
         """
-        ends = frozenset(eos_token_ids)
+        ends, first = frozenset(eos_token_ids), self.cache.tokens_seen
         chosen = self._step.choose(logits)
         self._step.begin(chosen)
         rows: list[list[int]] = [[token] for token in marked(chosen, logits).tolist()]
@@ -134,13 +134,17 @@ class Decoder:
         length = max(len(row) for row in kept)
         if length < len(rows[0]):
             self.cache.take_back(len(rows[0]) - length)
+        read = torch.tensor([row[: length - 1] for row in rows], dtype=torch.int64, device=logits.device)
+        self.cache.conversation.catch_up(read, first, self.cache.tokens_seen)
         return torch.tensor([row + row[-1:] * (length - len(row)) for row in kept], device=logits.device)
 
     @torch.inference_mode()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits `[B, vocabulary]` behind `tokens` `[B]`, one more for each sequence; the next step overwrites them."""
+        first = self.cache.tokens_seen
         self._step.begin(tokens)
         self._advance(1, 1)
+        self.cache.conversation.catch_up(tokens[:, None], first, self.cache.tokens_seen)
         assert self._step.logits is not None
         return self._step.logits
 

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from headprobe.compression import conversation
 from headprobe.compression.decoding import LOOK_EVERY, DecodeStep
 
 FORBIDDEN = "operation not permitted when stream is capturing"
@@ -36,7 +37,7 @@ class RecordedStep:
         drawn = None if step.generator is None else step.generator.get_state()
         self._recorder = Recorder()
         try:
-            with no_looks(), self._recorder:
+            with no_looks(), self._recorder, patch.object(conversation, "is_capturing", lambda _: True):
                 step()
         finally:
             self.cache.counters = counted

@@ -15,7 +15,7 @@ from headprobe.compression.generation import join
 from headprobe.compression.kernels import reference
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.session import CompressionSession, compress
-from headprobe.errors import NonFiniteError
+from headprobe.errors import NonFiniteError, OptionError
 from tests.compression.recorded_step import RecordedStep
 from tests.compression.test_decoding import small_llama, tokens
 from tests.compression.test_joining import read
@@ -224,6 +224,41 @@ def test_a_layout_that_others_made_is_noticed(llama: Any, captures: type[Recorde
     assert made[0] == made[1]
     assert made[0][2] == 50 + 7 + 31 + 11
     assert captures.made == 2
+
+
+def last_new(row: list[int]) -> int:
+    """The token that comes up last for the first time."""
+    return max(row, key=row.index)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o"])
+@pytest.mark.parametrize("how", ["run", "run to an end", "step"])
+def test_a_turn_behind_captured_steps_continues_the_conversation(
+    llama: Any, captures: type[RecordedStep], name: str, how: str
+) -> None:
+    """A replay runs no Python that would see the tokens; what the cache has read is known all the same."""
+    made = []
+    for graphs in (False, True):
+        with session(llama, name) as opened:
+            cache, logits = read(opened, tokens(50))
+            decoder = Decoder(llama, cache, graphs=graphs)
+            if how == "step":
+                said = tokens(12, seed=3)
+                for token in said[0]:
+                    decoder.step(token[None])
+            else:
+                said = decoder.run(logits, 12, {last_new(made[0][0])} if made and how == "run to an end" else ())
+            assert decoder.uses_graph is graphs
+            wrong = torch.cat([tokens(50), (said + 1) % 90, tokens(6, seed=5)], 1)
+            with pytest.raises(OptionError, match="the prompt does not continue the conversation: token 50 is"):
+                opened.generate(wrong, max_new_tokens=4, do_sample=False)
+            turn = torch.cat([tokens(50), said, tokens(6, seed=5)], 1)
+            made.append((said[0].tolist(), opened.generate(turn, max_new_tokens=4, do_sample=False)[0, -4:].tolist()))
+    if how == "run to an end":
+        free = made[0][0]
+        assert made[1][0] == free[: free.index(last_new(free)) + 1]
+    else:
+        assert made[0] == made[1]
 
 
 def test_a_step_is_captured_once_the_warm_ones_have_run(llama: Any, captures: type[RecordedStep]) -> None:

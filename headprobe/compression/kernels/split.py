@@ -55,8 +55,9 @@ class Tiling:
     def of(cls, store: RaggedStore, rows: int) -> Tiling:
         """The tiling for this many rows per segment."""
         key_pad, value_pad = (_padded(t.shape[-1]) for t in (store.keys, store.values))
-        tile = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
-        return cls(min(max(tile, 16), store.splits.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)
+        most = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
+        tile = 1 << (max(most, 16).bit_length() - 1)  # widths may differ, and then `most` is no power of two
+        return cls(min(tile, store.splits.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)
 
 
 def _attend(

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shapes import Shape
+from headprobe.compression.capture import captured
 from headprobe.compression.kernels.choice import KERNELS, Kernel, KernelNeeds, capability, device_name
 
 
@@ -80,11 +81,7 @@ class Bench:
         work()
         if not self.on_gpu:
             return work
-        self.wait()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-        return graph.replay
+        return captured(work, self.device).replay
 
     def free(self) -> None:
         """Give unused memory back, so that the next part finds what it would find alone."""

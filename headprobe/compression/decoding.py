@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from headprobe.compression.capture import captured
 from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.errors import OptionError
@@ -244,13 +245,9 @@ class CapturedStep:
 
     def __init__(self, step: DecodeStep) -> None:
         self.cache = step.cache
-        self.graph = torch.cuda.CUDAGraph()
-        if step.generator is not None:
-            self.graph.register_generator_state(step.generator)
         counted = self.cache.counters
         try:
-            with torch.cuda.graph(self.graph):
-                step()
+            self.graph = captured(step, step.device, step.generator)
         finally:
             self.cache.counters = counted
 

@@ -25,6 +25,7 @@ os.environ["HEADPROBE_CACHE"] = str(Path(_SESSION.name) / "cache")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(_SESSION.name) / "hypothesis")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRITON_CACHE_DIR", str(Path(_SESSION.name) / "triton"))  # its own is in the home folder
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,9 @@ def test_a_test_may_not_write_into_the_repository() -> None:
     with pytest.raises(PermissionError, match="a test may write to its tmp_path only"):
         (ROOT / "stray").mkdir()
     assert not (ROOT / "stray.txt").exists()
+
+
+def test_triton_may_keep_what_it_compiles() -> None:
+    place = Path(os.environ["TRITON_CACHE_DIR"])
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "kernel").write_bytes(b"compiled")

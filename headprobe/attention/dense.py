@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+HALF = (torch.float16, torch.bfloat16)
 QUERY_BLOCK = 256  # queries per kernel call where the mask is not the plain square causal one
 MASK_ELEMENTS = 1 << 20  # causal masks up to this size are kept for the next layer
 ROW_BLOCK_ELEMENTS = 1 << 27  # above this many scores rows are computed one KV head, or fewer queries, at a time
@@ -109,8 +110,12 @@ def fused_attention(
     grouped = key.shape[1] != query.shape[1]
     windowed = window is not None and window < keys
     if mask is None and not windowed and queries in (1, keys):
+        if grouped and query.is_cuda and queries > 1 and query.dtype not in HALF:
+            # not all of torch's kernels for full precision take fewer KV heads; the one left over holds all scores
+            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+            grouped = False
         return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, scale=scaling, enable_gqa=grouped)
-    if mask is None and not windowed and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if mask is None and not windowed and query.is_cuda and query.dtype in HALF:
         from torch.nn.attention.bias import causal_lower_right  # takes as long as all of torch, and only GPUs need it
 
         aligned: Any = causal_lower_right(queries, keys)

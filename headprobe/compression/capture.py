@@ -48,9 +48,9 @@ def _put_right(stream: Any, pool: Any) -> None:
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         with suppress(RuntimeError):  # how far the capture had come is not known
             getattr(torch._C, name)(device, pool)
-    with suppress(RuntimeError):  # a capture that succeeds takes the device's generator out of the failed one
-        with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_side_stream(device)):
-            torch.zeros(1, device="cuda")
+    # A capture that succeeds takes the device's generator out of the failed one.
+    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_side_stream(device)):
+        torch.zeros(1, device="cuda")
     torch.cuda.set_stream(stream)
 
 

@@ -124,3 +124,17 @@ def test_a_mask_of_numbers_is_added_to_each_heads_scores() -> None:
         explicit_attention(query, key, value, mask, 0.5, None, None),
     ):
         torch.testing.assert_close(out, expected @ value.repeat_interleave(2, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 1000, 4096])
+def test_on_a_gpu_grouped_heads_take_no_memory_for_all_scores(dtype: torch.dtype, rows: int) -> None:
+    query, key, value = (states.to("cuda", dtype) for states in random_states(8, 2, rows, 4096, dim=64))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    given = fused_attention(query, key, value, None, 0.125)
+    assert torch.cuda.max_memory_allocated() - before < 8 * rows * 4096 * 4 / 2 + (64 << 20)
+    wanted = explicit_attention(query.float(), key.float(), value.float(), None, 0.125, None, None)
+    bound = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(given.float(), wanted, atol=bound, rtol=bound)

@@ -20,13 +20,15 @@ TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such
 JOINED_AT_ONCE = 16  # splits
 PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of splits that are held at a time
 MAX_ROWS = 64  # rows of a program
+MOST_PROGRAMS = (1 << 16) - 1  # in the second dimension of a launch, by CUDA: one for each row where splits are joined
 
 
 def split_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """Output `[B, H, T, d_v]`. Products are taken in the store's type (float32 in full), sums in float32."""
     count = query.shape[2]
     splits, group = len(store.splits), query.shape[1] // store.num_kv_heads
-    block = max(1, PARTIAL_ELEMENTS // (splits * group * store.values.shape[-1]))
+    held = PARTIAL_ELEMENTS // (splits * group * store.values.shape[-1])
+    block = max(1, min(held, MOST_PROGRAMS // group))
     outputs = [
         _attend(query[:, :, at : at + block], store, shape, ahead=max(0, count - at - block))[0]
         for at in range(0, count, block)

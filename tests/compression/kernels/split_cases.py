@@ -56,6 +56,7 @@ CASES = {
     "width 256": Case((70, 9), group=1, dim=256),
     "width 256 in bfloat16": Case((70, 9), group=8, dim=256, dtype=brain),
     "values of another width": Case((70, 9), dim=32, value_dim=16),
+    "keys of 192, values of 128 in bfloat16": Case((70, 9), group=4, dim=192, value_dim=128, dtype=brain),
     "softcap": Case((70, 9), softcap=1.5),
     "sinks": Case((70, 9, 1, 3), batch=2, sinks=True),
     "bias": Case((70, 9), count=3, bias=True),

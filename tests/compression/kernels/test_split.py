@@ -1,4 +1,4 @@
-"""The Triton kernel: its numbers in the interpreter (or on a GPU), and that it compiles for one."""
+"""The Triton kernel: its numbers in the interpreter, or on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.reference import torch_weigh
-from headprobe.compression.kernels.split import split_weigh
+from headprobe.compression.kernels.split import Tiling, split_weigh
+from headprobe.compression.ragged_store import RaggedStore, Segment
 from tests.compression.kernels.split_cases import CASES, errors
 from tests.compression.kernels.stores import query_for, random_store
 
@@ -39,6 +40,19 @@ def interpreted() -> Any:
 @pytest.mark.parametrize("case", list(CASES))
 def test_interpreted_it_equals_plain_loops_within_the_bound_of_its_type(interpreted: Any, case: str) -> None:
     assert interpreted["errors"][case] <= 1, f"seed {interpreted['seed']}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("key_width", [8, 64, 96, 128, 192, 256])
+@pytest.mark.parametrize("value_width", [16, 80, 128, 256])
+def test_programs_are_compiled_for_powers_of_two(dtype: torch.dtype, key_width: int, value_width: int) -> None:
+    """Of at least the 16 that a tensor core takes, and two tiles of at most 32 KiB (or 16 entries) in flight."""
+    nothing = Segment(torch.empty(1, key_width, dtype=dtype), torch.empty(1, value_width, dtype=dtype))
+    tiling = Tiling.of(RaggedStore([nothing], 1, [1000], 1), rows=5)
+    sizes = tiling.tile, tiling.rows, tiling.key_pad, tiling.value_pad
+    assert all(size >= 16 and size.bit_count() == 1 for size in sizes)
+    assert (tiling.key_pad >= key_width, tiling.value_pad >= value_width) == (True, True)
+    assert tiling.tile == 16 or tiling.tile * (tiling.key_pad + tiling.value_pad) * dtype.itemsize <= 1 << 15
 
 
 @pytest.mark.gpu
@@ -66,12 +80,3 @@ def test_a_captured_step_follows_the_lengths_on_the_device() -> None:
         wanted, wanted_weights = torch_weigh(query, store, shape)
         torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(weights, wanted_weights, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_it_compiles_for_a_gpu_without_spilling_registers(tmp_path: Path) -> None:
-    made = run_module("split_compiled", TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
-    assert set(made) == {"attend_split", "join_splits", "weigh_split"}
-    for about in made.values():
-        assert about["spilled"] == 0
-        assert about["shared"] <= 100_000  # what the smallest GPUs of the kind give one block

@@ -53,7 +53,7 @@ def block_size(width: int, wide: bool, shared: int) -> int:
 
 def shared_bytes(device: torch.device) -> int:
     """Shared memory that one program may take on this CUDA device: 227 KiB on data centre cards since Hopper, 163 KiB
-    on an A100, 99 KiB on most others; 0 where torch does not say. `LARGE` in Triton's interpreter, which has no card."""
+    on an A100, 99 KiB on most others; 0 where torch does not say, `LARGE` in Triton's interpreter."""
     if device.type != "cuda":
         return LARGE
     return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 
 from headprobe.attention.dense import attention_weights, causal_end
+from headprobe.compression.kernels.source import TRITON
 
 TILE_ELEMENTS = 1 << 24  # attention weights that are held at a time while columns are summed
 CACHED_ELEMENTS = 1 << 19  # the same on a CPU: what stays in its cache between the passes over them
@@ -54,7 +54,7 @@ def column_sums(query: torch.Tensor, key: torch.Tensor, shape: AttentionShape) -
     `query` `[H, T, d]` are the last `T` of the `K` positions of `key` `[G, K, d]`. Rows are computed in tiles, so that
     memory stays linear in K; on a GPU where triton is installed by a kernel that holds them in registers only.
     """
-    if key.is_cuda and find_spec("triton") is not None:
+    if key.is_cuda and TRITON.fault() is None:
         from headprobe.compression.kernels.columns import fused_column_sums  # triton, which not every machine has
 
         return fused_column_sums(query, key, shape.scaling, shape.softcap, shape.sinks)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import create_autospec
@@ -25,7 +24,7 @@ import headprobe
 from headprobe import __version__
 from headprobe.commands.doctor import PACKAGES
 from headprobe.compression.kernels import choice
-from headprobe.compression.kernels import varlen as sources
+from headprobe.compression.kernels import source as sources
 from tests.conftest import ROOT, CliResult
 
 RunCli = Callable[..., CliResult]
@@ -200,7 +199,7 @@ def test_with_a_gpu_it_asks_for_flash_attention(
     cuda()
     report = diagnose(cli)
     assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
-    has_triton = find_spec("triton") is not None
+    has_triton = sources.TRITON.fault() is None
     kernels = {name: kernel["usable"] for name, kernel in kernels_of(report).items()}
     assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
     wanted = {gap["what"]: gap["for"] for gap in report["missing"]}

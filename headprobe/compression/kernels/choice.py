@@ -11,16 +11,9 @@ import torch
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels.reference import torch_attention, torch_weigh
+from headprobe.compression.kernels.source import FLASH2, FLASH4, TRITON, Source
 from headprobe.compression.kernels.split import split_attention, split_weigh
-from headprobe.compression.kernels.varlen import (
-    FLASH2,
-    FLASH4,
-    TRITON,
-    Source,
-    flash2_attention,
-    flash4_attention,
-    torch_varlen_attention,
-)
+from headprobe.compression.kernels.varlen import flash2_attention, flash4_attention, torch_varlen_attention
 from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_store import RaggedStore
 from headprobe.errors import OptionError, shown

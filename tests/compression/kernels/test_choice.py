@@ -13,9 +13,9 @@ import torch
 
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels import choice
-from headprobe.compression.kernels import varlen as sources
+from headprobe.compression.kernels import source as sources
 from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, fitting, pick_kernel, ranked_kernels
-from headprobe.compression.kernels.varlen import FLASH2, FLASH4, Source
+from headprobe.compression.kernels.source import FLASH2, FLASH4, TRITON, Source
 from headprobe.errors import OptionError
 from tests.compression.kernels.stores import random_store
 
@@ -223,6 +223,36 @@ def test_a_kernel_that_cannot_be_imported_costs_only_itself(
     needs = KernelNeeds("cuda", "bfloat16", 64, capability=HOPPER)
     assert by_name("flash4").refuses(needs) == reason
     assert pick_kernel("auto", needs)[0].name == "torch-varlen"
+
+
+@pytest.mark.parametrize(
+    ("compilers", "header", "named", "reason"),
+    [
+        ({"gcc"}, True, None, None),
+        ({"clang"}, True, None, None),
+        (set(), True, None, "triton needs a C compiler, and there is no gcc or clang"),
+        ({"gcc"}, True, "icc", "triton needs a C compiler, and there is no icc"),
+        ({"icc"}, True, "icc", None),
+        ({"gcc"}, False, None, "triton compiles C for Python, and there is no {include}/Python.h"),
+    ],
+)
+def test_triton_is_left_out_where_it_could_not_build_its_launches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compilers: set[str], header: bool, named: str | None,
+    reason: str | None,
+) -> None:  # fmt: skip
+    """Found out before anything is read, not at the first launch."""
+    pytest.importorskip("triton")
+    for variable in ("CC", "CPATH", "C_INCLUDE_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    if named is not None:
+        monkeypatch.setenv("CC", named)
+    if header:
+        (tmp_path / "Python.h").write_text("")
+    monkeypatch.setattr(sources, "which", lambda name: name if name in compilers else None)
+    monkeypatch.setattr(sources.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    builds = Source("triton", TRITON.module, TRITON.function, builder=("json", "loads"))
+    assert builds.fault() == (None if reason is None else reason.format(include=tmp_path))
+    assert Source("triton", TRITON.module, TRITON.function, builder=("json", "builds")).fault() is None
 
 
 @pytest.mark.usefixtures("fresh_imports")

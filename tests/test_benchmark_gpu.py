@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.shapes import LLAMA3_8B, TINY
 from benchmarks.gpu.targets import TARGETS
 from headprobe.compression.kernels import choice
+from tests.conftest import ROOT
 
 
 def tiny_bench(folder: Path, seconds: float = 1000.0) -> Bench:
@@ -169,3 +171,16 @@ def test_unknown_parts_and_a_missing_gpu_are_refused(capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit):
             main([])
         assert "torch sees no CUDA device: take --device cpu --shape tiny" in capsys.readouterr().err
+
+
+def test_the_tests_that_the_readme_runs_on_a_gpu_are_all_that_need_one() -> None:
+    readme = (ROOT / "benchmarks/gpu/README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"-m pytest -q -m gpu(.*?)\n    python3", readme, re.DOTALL)
+    named = re.findall(r"tests/\S+", command)
+    assert all((ROOT / place).exists() for place in named)
+    texts = {file: file.read_text("utf-8") for file in (ROOT / "tests").rglob("test_*.py")}
+    marked = [file for file, text in texts.items() if re.search(r"pytest\.mark\.gpu\b", text)]
+    assert len(marked) >= 6
+    for file in marked:
+        place = file.relative_to(ROOT).as_posix()
+        assert any(place == one or place.startswith(f"{one}/") for one in named), place

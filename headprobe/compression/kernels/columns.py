@@ -46,7 +46,9 @@ LARGE = 160 << 10  # bytes of shared memory that blocks of 128 x 128 positions t
 def block_size(width: int, wide: bool, shared: int) -> int:
     """Rows and columns of a block of scores, for keys of this `width`, `wide` in float32, and `shared` bytes of memory
     that a program may take."""
-    if wide or width > 128:
+    if wide:  # products in full precision, for which registers run out soon
+        return 32 if width <= 64 else 16
+    if width > 128:
         return 32
     return 128 if shared >= LARGE or width <= 64 else 64
 

@@ -20,6 +20,7 @@ TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such
 JOINED_AT_ONCE = 16  # splits
 PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of splits that are held at a time
 MAX_ROWS = 64  # rows of a program
+MAX_FULL_ROWS = 16  # the same in float32, whose products no tensor core takes in full: with more, registers run out
 MOST_PROGRAMS = (1 << 16) - 1  # in the second dimension of a launch, by CUDA: one for each row where splits are joined
 
 
@@ -59,7 +60,8 @@ class Tiling:
         key_pad, value_pad = (_padded(t.shape[-1]) for t in (store.keys, store.values))
         most = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
         tile = 1 << (max(most, 16).bit_length() - 1)  # widths may differ, and then `most` is no power of two
-        return cls(min(tile, store.splits.size, 64), min(_padded(rows), MAX_ROWS), key_pad, value_pad)
+        most_rows = MAX_FULL_ROWS if store.keys.dtype == torch.float32 else MAX_ROWS
+        return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad)
 
 
 def _attend(

@@ -180,6 +180,8 @@ def corners() -> list[Split | Columns]:
         Columns(brain, 256, heads=14, **everything),
         Columns(single, 96, heads=6, **everything),
         Split(single, 80, group=1, weighed=True),
+        Split(single, 256, group=8, count=16),
+        Columns(single, 192, heads=14, **everything),
         Split(group=8, total=16, count=20000),  # a long later turn on a small cache
     ]
     return found

@@ -30,3 +30,4 @@ def test_triton_may_keep_what_it_compiles() -> None:
     place = Path(os.environ["TRITON_CACHE_DIR"])
     place.mkdir(parents=True, exist_ok=True)
     (place / "kernel").write_bytes(b"compiled")
+    assert (place / "kernel").read_bytes() == b"compiled"

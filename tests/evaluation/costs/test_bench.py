@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from headprobe.compression.decoding import Decoder
 from headprobe.compression.policies import make_policy
 from headprobe.errors import DeviceMemoryError, OptionError, PlanError
 from headprobe.evaluation.costs import subject
@@ -85,6 +86,26 @@ def test_a_run_looks_at_its_clock_when_the_first_token_and_each_part_of_the_answ
     kept = 16 if policy not in (STOCK, FULL) else 40
     assert sample.kept_bytes == batch * heads * entry * kept
     assert sample.kv_bytes >= sample.kept_bytes
+
+
+@pytest.mark.parametrize("policy", ["full", "snapkv", "h2o"])
+def test_a_cache_is_laid_out_for_the_whole_answer_before_its_first_part(
+    monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """A layout that changes in a later part would have a GPU capture its steps anew where they are timed."""
+    layouts, run = [], Decoder.run
+
+    def noted(decoder: Decoder, *given: Any) -> Any:
+        layouts.append(decoder.cache.layout)
+        made = run(decoder, *given)
+        layouts.append(decoder.cache.layout)
+        return made
+
+    monkeypatch.setattr(Decoder, "run", noted)
+    bench = tiny_bench(policy, new_tokens=(1, 4, 90))
+    bench.measure(next(cell for cell in bench.cells() if cell.policy == policy))
+    assert len(layouts) == 4
+    assert len(set(layouts)) == 1
 
 
 def test_cells_take_turns_and_every_other_repeat_runs_backwards(

@@ -46,7 +46,7 @@ def _put_right(stream: Any, pool: Any) -> None:
     torch.cuda.set_stream(stream)
     device = torch.cuda.current_device()
     for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
-        with suppress(RuntimeError):  # how far the capture had come is not known
+        with suppress(RuntimeError, AttributeError):  # how far the capture had come is not known, nor every release
             getattr(torch._C, name)(device, pool)
     # A capture that succeeds takes the device's generator out of the failed one.
     with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=_side_stream(device)):

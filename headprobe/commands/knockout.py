@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.observed import observed
 from headprobe.commands.options import (
@@ -24,7 +23,7 @@ from headprobe.commands.options import (
     NeedlesPerCellOption,
     ResumeOption,
 )
-from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, write_json
+from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, told_seconds, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.knockout.bench import METRICS, KnockoutOptions

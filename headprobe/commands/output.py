@@ -96,3 +96,17 @@ def plan_value(value: Any) -> str:
             f"{item:.4g}" if isinstance(item, float) else "-" if item is None else str(item) for item in value
         )
     return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def told_seconds(seconds: float) -> str:
+    """A time in words.
+
+    >>> told_seconds(42.4), told_seconds(150), told_seconds(8000)
+    ('42 s', '2.5 min', '2 h 13 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.2g} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min"

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from headprobe.commands.evaluate.needles_output import told_seconds
 from headprobe.commands.interrupts import Orderly
 from headprobe.commands.observed import observed
 from headprobe.commands.options import (
@@ -22,7 +21,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     ResumeOption,
 )
-from headprobe.commands.output import RESUME_HINT, tell, tell_cut
+from headprobe.commands.output import RESUME_HINT, tell, tell_cut, told_seconds
 from headprobe.commands.reading import one_length
 from headprobe.commands.referee_output import print_result, write_files
 from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES

@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headprobe.commands.evaluate.needles_output import told_seconds
-from headprobe.commands.output import print_table, stdout_console, write_json
+from headprobe.commands.output import print_table, stdout_console, told_seconds, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.referee.result import PICTURE, RESULT, TABLE, RefereeFolder, RefereeResult, Verdict
 from headprobe.scores.files import write_atomically

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headprobe.commands.output import plan_value, print_table, stdout_console, tell, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, told_seconds, write_json
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
@@ -123,13 +124,27 @@ def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
     }
 
 
+LINES = 20  # in the log of a run, at most
+LINE_SECONDS = 30.0  # between two of them, at least
+
+
 class ScoreProgress:
-    """Trials done, pass rate, the best heads so far and the time left, on stderr; silent where that is no terminal."""
+    """Trials done, pass rate and time left on stderr: on a terminal a bar, with the best heads so far; else a line now
+    and then, none where the run is short.
+
+    The time left goes by tokens, since long prompts take longer; trials of an earlier run do not count for the pace.
+    """
 
     def __init__(self, job: ScoreJob, shown: bool = True) -> None:
         self._estimator = job.estimators[0]
         self._done = self._passed = self._elsewhere = 0
         self._sums: Any = 0.0
+        self._tokens_left = {prompt.trial_id: len(prompt.input_ids) for prompt in job.own_prompts}
+        self._tokens_read = 0
+        self._is_terminal, self._shown = sys.stderr.isatty(), shown
+        self._began = self._told = monotonic()
+        self._told_done = 0
+        self._total = len(job.own_prompts)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -137,28 +152,49 @@ class ScoreProgress:
             TextColumn("passed {task.fields[rate]}  top {task.fields[top]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not (shown and sys.stderr.isatty()),
+            disable=not (shown and self._is_terminal),
         )
         name = "scoring" if job.options.shard is None else f"scoring, part {job.options.shard}"
-        self._task = self._bar.add_task(name, total=len(job.own_prompts), rate="-", top="-")
+        self._task = self._bar.add_task(name, total=self._total, rate="-", top="-")
 
     def resumed(self, records: list[dict[str, Any]]) -> None:
         """Start from the trials of an earlier run, which took no time in this one."""
         for record in records:
-            self.update(record)
-        self._bar.reset(self._task, completed=self._done)
+            self._count(record)
+            self._tokens_left.pop(record["trial"], None)
+        self._bar.reset(self._task, completed=self._done, rate=self._rate(), top=self._best())
+        self._told_done = self._done
 
     def update(self, record: dict[str, Any]) -> None:
         """Count a finished trial."""
+        self._count(record)
+        self._tokens_read += self._tokens_left.pop(record["trial"], 0)
+        self._bar.update(self._task, advance=1, rate=self._rate(), top=self._best())
+        now = monotonic()
+        is_due = (self._done - self._told_done) * LINES >= self._total and now - self._told >= LINE_SECONDS
+        if self._shown and not self._is_terminal and is_due and self._done < self._total:
+            self._told, self._told_done = now, self._done
+            spent = told_seconds(now - self._began)
+            tell(
+                f"{self._done:,} of {self._total:,} trials, {self._rate()} passed, {spent} so far, about "
+                f"{self._time_left(now)} left"
+            )
+
+    def _count(self, record: dict[str, Any]) -> None:
         self._done += 1
         if self._estimator.name not in record.get("scores", {self._estimator.name}):
             self._elsewhere += 1  # a prompt of another kind, which the first method does not look at
         elif passed(record, self._estimator.gate):
             self._passed += 1
             self._sums = self._sums + np.array(record["scores"][self._estimator.name])
+
+    def _rate(self) -> str:
         own = self._done - self._elsewhere
-        rate = f"{self._passed / own:.0%}" if own else "-"
-        self._bar.update(self._task, advance=1, rate=rate, top=self._best())
+        return f"{self._passed / own:.0%}" if own else "-"
+
+    def _time_left(self, now: float) -> str:
+        left = sum(self._tokens_left.values())
+        return told_seconds((now - self._began) * left / self._tokens_read) if self._tokens_read else "-"
 
     def _best(self) -> str:
         if not self._passed:

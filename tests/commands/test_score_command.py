@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -345,3 +346,24 @@ def test_a_haystack_without_full_stops_gives_different_prompts_and_no_warning(
     assert (result.code, result.err) == (0, "")
     plan = json.loads(result.out)
     assert plan["depths_reached"] == [pytest.approx(depth, abs=6) for depth in plan["depths"]]
+
+
+def test_a_long_run_reports_now_and_then_in_a_log_what_is_done_and_left(
+    cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("headprobe.commands.score_output.monotonic", itertools.count(0.0, 10.0).__next__)
+    assert "trials" not in cli("score", *SMALL, "-o", "short.json").err
+    monkeypatch.setattr("headprobe.commands.score_output.LINE_SECONDS", 20.0)
+    told = [line for line in cli("score", *SMALL, "-o", "long.json").err.splitlines() if "trials" in line]
+    assert told == ["headprobe: 2 of 3 trials, 100% passed, 20 s so far, about 9 s left"]  # the last prompt is shorter
+
+
+def test_the_pace_of_a_resumed_run_is_its_own(cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    more = ("--depths", "4")
+    unfinished(cli, monkeypatch, *more)
+    monkeypatch.setattr("headprobe.commands.score_output.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("headprobe.commands.score_output.monotonic", itertools.count(0.0, 10.0).__next__)
+    done = cli("score", *SMALL, *more, "-o", "s.json", "--resume")
+    assert done.code == 0
+    told = [line for line in done.err.splitlines() if "trials, " in line]
+    assert told == ["headprobe: 3 of 4 trials, 100% passed, 10 s so far, about 9 s left"]  # the last prompt is shorter

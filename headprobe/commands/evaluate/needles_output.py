@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from headprobe.commands.output import plan_value, print_table, stdout_console, tell, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, told_seconds, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
@@ -137,20 +137,6 @@ class GridProgress:
     def __exit__(self, *error: object) -> None:
         if not self._bar.disable:  # older releases of rich print an empty line for a bar that was never shown
             self._bar.stop()
-
-
-def told_seconds(seconds: float) -> str:
-    """A time in words.
-
-    >>> told_seconds(42.4), told_seconds(150), told_seconds(8000)
-    ('42 s', '2.5 min', '2 h 13 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.2g} min"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min"
 
 
 # -- results --------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span, told_seconds
-from headprobe.commands.output import plan_value, print_table, stdout_console, write_json
+from headprobe.commands.evaluate.needles_output import markdown_table, percent, points, size, span
+from headprobe.commands.output import plan_value, print_table, stdout_console, told_seconds, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
 from headprobe.evaluation.summaries import FULL, EvaluationFrame

@@ -93,10 +93,11 @@ def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
         )  # fmt: skip
     for method, prompts in zip(KNOCKED_OUT, exhibit.knockout_prompts, strict=True):
         scores, output = score_file(folder, exhibit.model, method), work / f"knockout--{exhibit.model}--{method}"
+        limit = ("--limit", str(prompts)) if prompts % DEPTHS else ()
         yield Step(
             (
                 "knockout", str(scores), "--model", exhibit.model, "--lengths", str(exhibit.knockout_length),
-                "--needles-per-cell", str(ceil(prompts / DEPTHS)), "--limit", str(prompts), "-o", str(output),
+                "--needles-per-cell", str(ceil(prompts / DEPTHS)), *limit, "-o", str(output),
                 "--write", "--resume",
             ),
             needs=(scores,),

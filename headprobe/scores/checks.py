@@ -213,7 +213,7 @@ def too_few_trials(suspect: Suspect) -> Seen:
     kept, worth = _resampled_top(drawn, top)
     if kept >= STABLE_SHARE * top:
         return None
-    detail = f"on average {kept:.1f} of the top {top} heads are reproduced when {clusters} are resampled"
+    detail = f"on average {kept:.2f} of the top {top} heads are reproduced when {clusters} are resampled"
     detail = f"{detail} ({_RESAMPLES} times); {STABLE_SHARE * top:g} are needed"
     if number >= ALIKE_CLUSTERS and worth >= ALIKE_SHARE:
         return INFO, f"{detail}; those that take their places score alike, {worth:.0%} of the top's scores or more"

@@ -69,7 +69,7 @@ class Exhibit:
 EXHIBITS = (
     Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", (12, 3, 12), (24, 60)),
     Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", "512,1k,2k", (4, 4, 8), (24, 40)),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", (8, 4, 4), (24, 80)),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", (16, 4, 4), (24, 80)),
 )
 
 

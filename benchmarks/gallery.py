@@ -6,7 +6,7 @@ files that are there. A step whose results are there is skipped, an interrupted 
 be given again. `--tables` makes the tables alone, `--models smollm2-135m` that model alone.
 
 The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
-the three models take some four hours.
+the three models take some six hours.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
 from headprobe.scores.causal import CAUSAL
 from headprobe.scores.score_file import read_score_file, write_score_file
+from headprobe.scores.validation import validate_file
 from tests.scores.test_causal import result as knockout_result
 
 DEMO = Exhibit("demo", "demo", "512", "512", (1, 1, 1), (10, 10))
@@ -141,3 +142,13 @@ def test_an_interrupted_step_ends_all(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(SystemExit) as ended:
         run_all([Step(("a",), (tmp_path / "x",)), Step(("b",), (tmp_path / "y",))])
     assert ended.value.code == 143
+
+
+def test_the_gallerys_files_pass_validation_with_the_one_exception_that_its_page_names() -> None:
+    seen = {}
+    for path in sorted(gallery.GALLERY.glob("*/*.json")):
+        seen[path.name] = [each.check for each in validate_file(path).findings if each.severity != "info"]
+    assert len(seen) == len(EXHIBITS) * len(gallery.ALL_METHODS)
+    assert {name: found for name, found in seen.items() if found} == {
+        "smollm2-135m--logit.json": ["too-few-trials", "low-pass-rate"]
+    }

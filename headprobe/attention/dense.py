@@ -112,7 +112,7 @@ def fused_attention(
     if mask is None and not windowed and queries in (1, keys):
         if grouped and query.is_cuda and queries > 1 and query.dtype not in HALF:
             # not all of torch's kernels for full precision take fewer KV heads; the one left over holds all scores
-            key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+            key, value = (repeated(t, query.shape[1]) for t in (key, value))
             grouped = False
         return scaled_dot_product_attention(query, key, value, is_causal=queries > 1, scale=scaling, enable_gqa=grouped)
     if mask is None and not windowed and query.is_cuda and query.dtype in HALF:
@@ -126,13 +126,18 @@ def fused_attention(
     for a, b, start, end, part in query_blocks(queries, keys, mask, window, QUERY_BLOCK, query.device):
         k, v = key[:, :, start:end], value[:, :, start:end]
         if grouped and query.is_cuda:  # with a mask, CUDA's fused kernels want as many KV heads as query heads
-            k, v = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (k, v))
+            k, v = (repeated(t, query.shape[1]) for t in (k, v))
         parts.append(
             scaled_dot_product_attention(
                 query[:, :, a:b], k, v, attn_mask=part, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
             )
         )
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def repeated(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values `[B, G, K, d]` once for each query head that shares them, `[B, heads, K, d]`."""
+    return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 
 
 def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -145,7 +150,7 @@ def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     grouped = query.reshape(batch, groups, -1, dim)
     far, far_lse = flash(grouped, key[:, :, :before], value[:, :, :before], 0.0, False, scale=scaling)
-    near_keys, near_values = (t[:, :, before:].repeat_interleave(heads // groups, 1) for t in (key, value))
+    near_keys, near_values = (repeated(t[:, :, before:], heads) for t in (key, value))
     near, near_lse = flash(query, near_keys, near_values, 0.0, True, scale=scaling)
     share = torch.sigmoid(far_lse.reshape(batch, heads, queries) - near_lse)[..., None].to(near.dtype)
     return torch.lerp(near, far.reshape(batch, heads, queries, -1), share)

@@ -23,7 +23,16 @@ from headprobe.commands.options import (
     NeedlesPerCellOption,
     ResumeOption,
 )
-from headprobe.commands.output import RESUME_HINT, print_table, stdout_console, tell, tell_cut, told_seconds, write_json
+from headprobe.commands.output import (
+    RESUME_HINT,
+    print_table,
+    stdout_console,
+    tell,
+    tell_cut,
+    time_left,
+    told_seconds,
+    write_json,
+)
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import tell_prompts
 from headprobe.evaluation.knockout.bench import METRICS, KnockoutOptions
@@ -198,7 +207,7 @@ class KnockoutProgress:
             tell(f"{self._done} of {self._total} pieces, {passed} so far, about {self._time_left()} left")
 
     def _time_left(self) -> str:
-        return told_seconds((time.monotonic() - self._began) * (self._total - self._done) / max(self._new, 1))
+        return time_left(time.monotonic() - self._began, self._new, self._total - self._done)
 
     def __enter__(self) -> KnockoutProgress:
         if not self._is_terminal:

@@ -110,3 +110,12 @@ def told_seconds(seconds: float) -> str:
         return f"{seconds / 60:.2g} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
+
+
+def time_left(seconds: float, done: int, left: int) -> str:
+    """What `left` pieces of work (or tokens) will take in words, where `done` took `seconds`; unknown before the first.
+
+    >>> time_left(20.0, 4, 10), time_left(1.0, 0, 10)
+    ('50 s', '-')
+    """
+    return told_seconds(seconds * left / done) if done else "-"

@@ -21,7 +21,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     ResumeOption,
 )
-from headprobe.commands.output import RESUME_HINT, tell, tell_cut, told_seconds
+from headprobe.commands.output import RESUME_HINT, tell, tell_cut, time_left
 from headprobe.commands.reading import one_length
 from headprobe.commands.referee_output import print_result, write_files
 from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES
@@ -148,6 +148,5 @@ class Pieces:
             self._began, self._first, self._told = time.monotonic(), done, done * 10 // total
         if done * 10 // total > self._told:
             self._told = done * 10 // total
-            passed = time.monotonic() - self._began
-            left = told_seconds(passed * (total - done) / max(done - self._first, 1))
+            left = time_left(time.monotonic() - self._began, done - self._first, total - done)
             tell(f"asked without heads: {done} of {total} pieces, about {left} left")

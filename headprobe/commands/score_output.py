@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headprobe.commands.output import plan_value, print_table, stdout_console, tell, told_seconds, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, time_left, told_seconds, write_json
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
@@ -174,10 +174,10 @@ class ScoreProgress:
         is_due = (self._done - self._told_done) * LINES >= self._total and now - self._told >= LINE_SECONDS
         if self._shown and not self._is_terminal and is_due and self._done < self._total:
             self._told, self._told_done = now, self._done
-            spent = told_seconds(now - self._began)
+            spent, left = now - self._began, sum(self._tokens_left.values())
             tell(
-                f"{self._done:,} of {self._total:,} trials, {self._rate()} passed, {spent} so far, about "
-                f"{self._time_left(now)} left"
+                f"{self._done:,} of {self._total:,} trials, {self._rate()} passed, {told_seconds(spent)} so far, about "
+                f"{time_left(spent, self._tokens_read, left)} left"
             )
 
     def _count(self, record: dict[str, Any]) -> None:
@@ -191,10 +191,6 @@ class ScoreProgress:
     def _rate(self) -> str:
         own = self._done - self._elsewhere
         return f"{self._passed / own:.0%}" if own else "-"
-
-    def _time_left(self, now: float) -> str:
-        left = sum(self._tokens_left.values())
-        return told_seconds((now - self._began) * left / self._tokens_read) if self._tokens_read else "-"
 
     def _best(self) -> str:
         if not self._passed:

@@ -104,15 +104,14 @@ def check_outputs(
 
 def _refuse_complete(paths: dict[str, Path]) -> None:
     """Refuse to resume where score files are there and no journal is: what is missing is another run."""
-    there = {method: path for method, path in paths.items() if os.path.lexists(path)}
-    missing = [method for method in paths if method not in there]
+    there = [path for path in paths.values() if os.path.lexists(path)]
+    missing = ",".join(method for method, path in paths.items() if path not in there)
     if there and missing:
-        found = next(iter(there.values()))
         raise OutputExistsError(
-            f"{found} exists and there is no journal to resume: score what is missing with --method {','.join(missing)}"
+            f"{there[0]} exists and there is no journal to resume: score what is missing with --method {missing}"
         )
     if there:
-        raise OutputExistsError(f"{next(iter(there.values()))} exists, that run is complete: nothing is left to resume")
+        raise OutputExistsError(f"{there[0]} exists, that run is complete: nothing is left to resume")
 
 
 # What a run will cost, before it starts.

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from headprobe.commands.output import plan_value, print_table, stdout_console, tell, told_seconds, write_json
+from headprobe.commands.output import plan_value, print_table, stdout_console, tell, time_left, told_seconds, write_json
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import depths_reached
 from headprobe.evaluation.memory import MEMORY_NOTES, reading_plan
@@ -117,9 +117,7 @@ class GridProgress:
 
     def time_left(self) -> str:
         """What is left at the pace so far, in words."""
-        if not self._tokens_done:
-            return "-"
-        return told_seconds((time.monotonic() - self._began) * self._tokens_left / self._tokens_done)
+        return time_left(time.monotonic() - self._began, self._tokens_done, self._tokens_left)
 
     def _line(self) -> None:
         through = self._prompts - sum(1 for left in self._of_prompt.values() if left)

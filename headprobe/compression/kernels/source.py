@@ -23,13 +23,8 @@ class Source:
     builder: tuple[str, str] | None = None
 
     def fault(self) -> str | None:
-        """Why it cannot be imported, or called; None where it can. What is imported is found out once."""
-        fault = _fault(self)
-        return cannot_build(self.package) if fault is None and self._builds else fault
-
-    @property
-    def _builds(self) -> bool:
-        return self.builder is not None and hasattr(import_module(self.builder[0]), self.builder[1])
+        """Why it cannot be imported, or called; None where it can. Found out once: every layer asks."""
+        return _fault(self)
 
     def load(self) -> Any:
         """The function itself, imported when it is called: not every machine has the package."""
@@ -54,7 +49,10 @@ def _fault(source: Source) -> str | None:
     except Exception as error:  # whatever a foreign package does when it is imported on a machine that it does not like
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         return f"{source.package} cannot be imported: {reason}"
-    return None if hasattr(module, source.function) else f"{source.module} has no {source.function}"
+    if not hasattr(module, source.function):
+        return f"{source.module} has no {source.function}"
+    builds = source.builder is not None and hasattr(import_module(source.builder[0]), source.builder[1])
+    return cannot_build(source.package) if builds else None
 
 
 def _missing(source: Source, name: str) -> str:

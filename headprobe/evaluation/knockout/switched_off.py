@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headprobe.attention.dense import attention_weights, causal_end, dense_attention
+from headprobe.attention.dense import attention_weights, causal_end, dense_attention, repeated
 from headprobe.attention.tap import LayerCall, tapped
 from headprobe.errors import ModelError, NonFiniteError, OptionError
 from headprobe.geometry import ModelGeometry
@@ -196,7 +196,7 @@ class _Hidden:
         weights = attention_weights(
             query, call.key, self._mask(call), scaling=call.scaling, softcap=call.softcap, sinks=call.sinks
         )
-        return weights.to(value.dtype) @ value.repeat_interleave(query.shape[1] // value.shape[1], 1), weights
+        return weights.to(value.dtype) @ repeated(value, query.shape[1]), weights
 
     def _mask(self, call: LayerCall) -> torch.Tensor:
         """What each head sees, `[B or 1, H, T, K]`."""

@@ -225,6 +225,7 @@ def test_a_kernel_that_cannot_be_imported_costs_only_itself(
     assert pick_kernel("auto", needs)[0].name == "torch-varlen"
 
 
+@pytest.mark.usefixtures("fresh_imports")
 @pytest.mark.parametrize(
     ("compilers", "header", "named", "reason"),
     [

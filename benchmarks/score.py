@@ -29,7 +29,8 @@ from headprobe.models.loading import LoadedModel, load_model
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.job import ScoreJob, ScoreOptions, prepare
-from headprobe.profiling.profiler import Measured, Profiler, prefix_order
+from headprobe.profiling.prefix import prefix_order
+from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.profiling.scoring import eos_token_ids
 
 

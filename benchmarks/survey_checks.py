@@ -20,7 +20,8 @@ from headprobe.models.config import one_line, read_geometry
 from headprobe.models.releases import cache_of, with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import ESTIMATORS
-from headprobe.profiling.profiler import Measured, PrefixCache, Profiler
+from headprobe.profiling.prefix import PrefixCache
+from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.spans import Span
 
 TOKENS = 50

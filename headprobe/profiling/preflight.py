@@ -20,7 +20,8 @@ from headprobe.models.memory import MemoryNeed, Pass, memory_need
 from headprobe.models.placement import bits_of, head_spread
 from headprobe.probes.reading import AnyPrompt, Reading
 from headprobe.profiling.journal import check_journal
-from headprobe.profiling.profiler import READING_ROWS, prefix_order
+from headprobe.profiling.prefix import prefix_order
+from headprobe.profiling.profiler import READING_ROWS
 from headprobe.profiling.shards import Shard, shard_journals
 from headprobe.scores.files import LONGEST_NAME, check_place, refuse_one_place
 

@@ -20,7 +20,8 @@ from headprobe.profiling.estimators.estimator import (
 from headprobe.profiling.gathering import ScoreFrame, ScoreRun, gather, skipped_trials
 from headprobe.profiling.job import Record, ScoreJob, Watch
 from headprobe.profiling.journal import Journal
-from headprobe.profiling.profiler import Measured, Profiler, Skipped
+from headprobe.profiling.passes import Skipped
+from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.scores.head_scores import HeadScores
 from headprobe.scores.stability import AGREEMENT, Stability, stability
 from headprobe.scores.uncertainty import ClusteredTrials

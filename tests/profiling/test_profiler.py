@@ -14,7 +14,9 @@ from headprobe.probes.prompt import NullPrompt, Prompt
 from headprobe.profiling.estimators import ESTIMATORS
 from headprobe.profiling.estimators.estimator import NEEDLES, Target, prompts_of
 from headprobe.profiling.estimators.hits import PUBLISHED_RETRIEVAL
-from headprobe.profiling.profiler import Measured, PrefixLayer, Profiler, Skipped, prefix_order
+from headprobe.profiling.passes import Passes, Skipped
+from headprobe.profiling.prefix import PrefixLayer, prefix_order
+from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.spans import Span
 from tests.profiling.oracle import oracle_question, oracle_trial
 from tests.tiny_models import TINY_MODELS, tiny_config, tiny_model
@@ -262,25 +264,25 @@ def test_nan_of_the_last_layer_shows_in_the_logits_and_names_the_trial() -> None
 
 
 def test_infinity_in_a_step_of_its_own_names_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, original = tiny_model("llama"), Profiler._pass
+    model, original = tiny_model("llama"), Passes.run
 
-    def broken(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+    def broken(self: Passes, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
         logits = original(self, tokens, keep)
         return logits.index_fill(1, torch.tensor([4]), torch.inf) if len(tokens) == 1 else logits
 
     prompts = with_answers(model, make_prompts(seed=5), 2)
-    monkeypatch.setattr(Profiler, "_pass", broken)
+    monkeypatch.setattr(Passes, "run", broken)
     with pytest.raises(NonFiniteError, match=r"in the logits in trial t\d: it is computed in float32 already"):
         measure(model, prompts)
 
 
 def test_entries_of_the_vocabulary_that_are_masked_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, original = tiny_model("llama"), Profiler._pass
+    model, original = tiny_model("llama"), Passes.run
 
-    def masked(self: Profiler, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
+    def masked(self: Passes, tokens: tuple[int, ...], keep: int) -> torch.Tensor:
         return original(self, tokens, keep).index_fill(1, torch.tensor([1, 2]), -torch.inf)
 
-    monkeypatch.setattr(Profiler, "_pass", masked)
+    monkeypatch.setattr(Passes, "run", masked)
     assert len(measure(model, make_prompts(seed=5))) == 4
 
 
@@ -291,8 +293,8 @@ def test_out_of_memory_halves_the_pieces_and_then_goes_on(monkeypatch: pytest.Mo
     long = with_answers(model, make_prompts(seed=6, lengths=(700, 650)), 3)
     profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=1024)
     results = {p.trial_id: r for p, r in profiler.measure(long)}
-    assert profiler.prefill_chunk == 256
-    assert profiler._cache.get_seq_length() == min(prefix_order(long)[1])
+    assert profiler.passes.chunk == 256
+    assert profiler.passes.cache.get_seq_length() == min(prefix_order(long)[1])
     assert_equals_oracle(model, long, results)
     assert_equals_oracle(model, prompts, measure(model, prompts))
 
@@ -317,14 +319,14 @@ def test_nothing_that_fits_is_an_error_with_the_shortest_prompt(monkeypatch: pyt
 
 def fail_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     """Let every pass of more than `tokens` tokens run out of memory."""
-    original = Profiler._pass
+    original = Passes.run
 
     def limited(self, ids, keep):  # type: ignore[no-untyped-def]
         if len(ids) > tokens:
             raise torch.OutOfMemoryError("out of memory")
         return original(self, ids, keep)
 
-    monkeypatch.setattr(Profiler, "_pass", limited)
+    monkeypatch.setattr(Passes, "run", limited)
 
 
 # -- behind the steps that are scored -------------------------------------------------------------------------------
@@ -417,9 +419,9 @@ def test_a_prefix_on_the_host_gives_the_same_scores(monkeypatch: pytest.MonkeyPa
     model = tiny_model("llama", seed=6)
     prompts = with_answers(model, make_prompts(seed=6), 3)
     profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=64)
-    profiler.on_host = True
+    profiler.passes.on_host = True
     results = {prompt.trial_id: result for prompt, result in profiler.measure(prompts)}
-    assert all(layer.on_host and layer.keys.device.type == "cpu" for layer in profiler._cache.layers)
+    assert all(layer.on_host and layer.keys.device.type == "cpu" for layer in profiler.passes.cache.layers)
     wanted = measure(model, prompts, prefill_chunk=64)
     for trial, found in wanted.items():
         assert results[trial].produced == found.produced
@@ -430,21 +432,21 @@ def test_a_prefix_on_the_host_gives_the_same_scores(monkeypatch: pytest.MonkeyPa
 def test_keys_and_values_move_to_the_host_where_the_smallest_pieces_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", seed=6)
     prompts = with_answers(model, make_prompts(seed=6, lengths=(700, 650)), 3)
-    monkeypatch.setattr(Profiler, "_can_move_to_host", lambda self: not self.on_host)  # as on a GPU
-    original = Profiler._pass
+    monkeypatch.setattr(Passes, "can_move_to_host", lambda self: not self.on_host)  # as on a GPU
+    original = Passes.run
 
     def short_of_memory(self, ids, keep):  # type: ignore[no-untyped-def]
         if not self.on_host:
             raise torch.OutOfMemoryError("out of memory")
         return original(self, ids, keep)
 
-    monkeypatch.setattr(Profiler, "_pass", short_of_memory)
+    monkeypatch.setattr(Passes, "run", short_of_memory)
     profiler = Profiler(model, tuple(ESTIMATORS.values()), set(), prefill_chunk=1024)
     results = {prompt.trial_id: result for prompt, result in profiler.measure(prompts)}
-    assert profiler.on_host
-    assert profiler.prefill_chunk == 1024
+    assert profiler.passes.on_host
+    assert profiler.passes.chunk == 1024
     assert_equals_oracle(model, prompts, results)
 
 
 def test_on_a_cpu_there_is_no_other_memory_to_move_to() -> None:
-    assert not Profiler(tiny_model("llama"), (), set())._can_move_to_host()
+    assert not Passes(tiny_model("llama"), 8192).can_move_to_host()

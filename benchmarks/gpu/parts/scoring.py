@@ -18,7 +18,8 @@ from benchmarks.gpu.bench import Bench
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
 from headprobe.profiling.estimators import estimators
-from headprobe.profiling.profiler import Measured, Profiler, prefix_order
+from headprobe.profiling.prefix import prefix_order
+from headprobe.profiling.profiler import Measured, Profiler
 from headprobe.spans import Span
 
 NEEDLE, ANSWER, QUESTION, GOLD = 48, 12, 24, 20  # tokens

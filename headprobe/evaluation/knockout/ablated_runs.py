@@ -24,7 +24,7 @@ from headprobe.models.finite import non_finite, usable
 from headprobe.models.loading import LoadedModel
 from headprobe.models.releases import with_cache
 from headprobe.probes.prompt import Prompt
-from headprobe.profiling.profiler import PrefixCache, prefix_order
+from headprobe.profiling.prefix import PrefixCache, crop, prefix_order
 from headprobe.profiling.scoring import eos_token_ids
 from headprobe.profiling.steps import ANSWER_STEPS
 from headprobe.scores.head_scores import Floats
@@ -126,7 +126,7 @@ class AblatedRuns:
     # -- one prompt -------------------------------------------------------------------------------------------------
 
     def _answer(self, prompt: Prompt, base: PrefixCache, cache: PrefixCache, shared: int) -> list[Said]:
-        _crop(base, shared)
+        crop(base, shared)
         if self._is_moving:
             self._forget_length(base)
         start = shared
@@ -150,7 +150,7 @@ class AblatedRuns:
         limits = [self._limit(prompt, row) for row in produced]
         open_rows = [len(row) for row, limit in zip(produced, limits, strict=True) if len(row) < limit]
         position = min(open_rows, default=len(gold))
-        _crop(cache, end + position - 1)
+        crop(cache, end + position - 1)
         while any(len(row) < limit for row, limit in zip(produced, limits, strict=True)):
             fed = [row[min(position, len(row)) - 1] for row in produced]
             with stage(DECODE):
@@ -252,9 +252,9 @@ class AblatedRuns:
     @torch.inference_mode()
     def _forget_length(self, base: PrefixCache) -> None:
         """Let "dynamic" frequencies begin anew: a pass below the original length sets them back."""
-        _crop(base, 0)
+        crop(base, 0)
         self._read(base, (0,))
-        _crop(base, 0)
+        crop(base, 0)
 
     def _check_finite(self, logits: torch.Tensor, where: str) -> None:
         if not bool(usable(logits).all()):
@@ -272,15 +272,9 @@ def _mean_losses(logits: torch.Tensor, wanted: torch.Tensor) -> list[float]:
     return [float(cross_entropy(row.float(), wanted)) for row in logits]
 
 
-def _crop(cache: PrefixCache, length: int) -> None:
-    surplus = cache.get_seq_length() - length
-    if surplus > 0:
-        cache.crop(-surplus)
-
-
 def _spread(base: PrefixCache, cache: PrefixCache, length: int, rows: int) -> None:
     """Make `cache` hold the first `length` tokens of `base` in every row."""
-    _crop(cache, 0)
+    crop(cache, 0)
     pairs: Any = zip(base.layers, cache.layers, strict=True)
     for source, target in pairs:
         if source.is_initialized and length:

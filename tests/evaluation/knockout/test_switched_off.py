@@ -13,7 +13,7 @@ import torch
 from headprobe.errors import ModelError, OptionError
 from headprobe.evaluation.knockout.switched_off import hidden_span, mean_outputs, switched_off
 from headprobe.models.releases import with_cache
-from headprobe.profiling.profiler import PrefixCache
+from headprobe.profiling.prefix import PrefixCache
 from headprobe.spans import Span
 from tests.tiny_models import TINY_MODELS, tiny_model
 

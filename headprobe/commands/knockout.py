@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -25,17 +25,18 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import (
     RESUME_HINT,
+    SILENT_SECONDS,
+    Pace,
     print_table,
     stdout_console,
     tell,
     tell_cut,
-    time_left,
     told_seconds,
     write_json,
 )
 from headprobe.commands.picture_output import PictureFile, figures
 from headprobe.commands.score_output import tell_prompts
-from headprobe.evaluation.knockout.bench import METRICS, KnockoutOptions
+from headprobe.evaluation.knockout.bench import METRICS, KnockoutOptions, record_kind
 from headprobe.evaluation.knockout.checks import check_heads, model_of
 from headprobe.evaluation.knockout.folder import (
     PICTURE,
@@ -175,15 +176,22 @@ def _draw(folder: KnockoutFolder, record: dict[str, Any]) -> None:
 
 
 class KnockoutProgress:
-    """Work done and time left on stderr: a bar on a terminal, else a line at every tenth of the work."""
+    """Work done and time left on stderr: a bar on a terminal, else a line at every tenth of the work, and at the latest
+    after two minutes.
+
+    The time left goes by head sets, prompts and texts apart: texts, whose every token has logits, can take ten times as
+    long, and the model with all heads is asked alone.
+    """
 
     def __init__(self, study: KnockoutStudy, journal: Journal) -> None:
         self._study, self._journal = study, journal
+        self._sizes = [len(batch) for batch in study.bench.batches(study.sets.values())]
         self._count()
-        self._new, self._told = 0, self._done * 10 // max(self._total, 1)
+        self._told = self._done * 10 // max(self._total, 1)
         self._place = told_place(study)
         self._is_terminal = sys.stderr.isatty()
-        self._began = time.monotonic()
+        self._began = self._last = self._told_at = monotonic()
+        self._pace = Pace()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left"), console=Console(stderr=True), disable=not self._is_terminal,
@@ -193,21 +201,24 @@ class KnockoutProgress:
     def _count(self) -> None:
         """What there is to do: less, once it is known which prompts the whole model answers."""
         due = self._study.bench.records_due(self._study.sets.values(), self._journal.records)
-        self._total, self._done = len(due), sum(name in self._journal.records for name in due)
+        left = [record_kind(name) for name in due if name not in self._journal.records]
+        self._total, self._done = len(due), len(due) - len(left)
+        self._left: dict[str, int] = {}
+        for kind, batch in left:
+            self._left[kind] = self._left.get(kind, 0) + self._sizes[batch]
 
     def update(self, record: dict[str, Any]) -> None:
         """Count a piece of work: one prompt or text under one batch of sets."""
-        self._new += 1
+        now, (kind, batch) = monotonic(), record_kind(record["trial"])
+        self._pace.took(kind, self._sizes[batch], now - self._last)
+        self._last = now
         self._count()
-        self._bar.update(self._task, completed=self._done, total=self._total, left=self._time_left())
+        left = told_seconds(self._pace.left(self._left))
+        self._bar.update(self._task, completed=self._done, total=self._total, left=left)
         tenth = self._done * 10 // self._total
-        if not self._is_terminal and tenth > self._told:
-            self._told = tenth
-            passed = told_seconds(time.monotonic() - self._began)
-            tell(f"{self._done} of {self._total} pieces, {passed} so far, about {self._time_left()} left")
-
-    def _time_left(self) -> str:
-        return time_left(time.monotonic() - self._began, self._new, self._total - self._done)
+        if not self._is_terminal and (tenth > self._told or now - self._told_at >= SILENT_SECONDS):
+            self._told, self._told_at = tenth, now
+            tell(f"{self._done} of {self._total} pieces, {told_seconds(now - self._began)} so far, about {left} left")
 
     def __enter__(self) -> KnockoutProgress:
         if not self._is_terminal:

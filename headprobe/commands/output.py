@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,38 @@ def told_seconds(seconds: float) -> str:
         return f"{seconds / 60:.2g} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min"
+
+
+SILENT_SECONDS = 120.0  # the longest that a long run says nothing in a log
+
+
+class Pace:
+    """How long the rest of a run takes, in seconds, where work is of several kinds; one that has not come yet counts
+    like the others.
+
+    >>> pace = Pace()
+    >>> pace.took("short", 4, 2.0)
+    >>> pace.left({"short": 2, "long": 3})
+    2.5
+    >>> pace.took("long", 1, 10.0)
+    >>> pace.left({"short": 2, "long": 3})
+    31.0
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._units: dict[str, float] = {}
+
+    def took(self, kind: str, units: float, seconds: float) -> None:
+        """Count `units` of work of a kind that took `seconds` together."""
+        self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
+        self._units[kind] = self._units.get(kind, 0.0) + units
+
+    def left(self, units: Mapping[str, float]) -> float:
+        """How long these take. Raises `ZeroDivisionError` before anything was counted."""
+        overall = sum(self._seconds.values()) / sum(self._units.values())
+        paces = {kind: self._seconds[kind] / done for kind, done in self._units.items()}
+        return sum(count * paces.get(kind, overall) for kind, count in units.items())
 
 
 def time_left(seconds: float, done: int, left: int) -> str:

@@ -12,7 +12,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from headprobe.commands.output import plan_value, print_table, stdout_console, tell, time_left, told_seconds, write_json
+from headprobe.commands.output import (
+    SILENT_SECONDS,
+    plan_value,
+    print_table,
+    stdout_console,
+    tell,
+    time_left,
+    told_seconds,
+    write_json,
+)
 from headprobe.models.loading import LoadedModel
 from headprobe.models.memory import MemoryNeed
 from headprobe.probes.prompt import Prompt, duplicate_prompts
@@ -124,7 +133,7 @@ def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
     }
 
 
-LINES = 20  # in the log of a run, at most
+LINES = 20  # in the log of a run, at most, unless trials take so long that it were silent for two minutes
 LINE_SECONDS = 30.0  # between two of them, at least
 
 
@@ -171,7 +180,9 @@ class ScoreProgress:
         self._tokens_read += self._tokens_left.pop(record["trial"], 0)
         self._bar.update(self._task, advance=1, rate=self._rate(), top=self._best())
         now = monotonic()
-        is_due = (self._done - self._told_done) * LINES >= self._total and now - self._told >= LINE_SECONDS
+        waited = now - self._told
+        is_due = (self._done - self._told_done) * LINES >= self._total and waited >= LINE_SECONDS
+        is_due |= waited >= SILENT_SECONDS
         if self._shown and not self._is_terminal and is_due and self._done < self._total:
             self._told, self._told_done = now, self._done
             spent, left = now - self._began, sum(self._tokens_left.values())

@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from headprobe.commands.knockout import step_row
+from headprobe.commands.knockout import KnockoutProgress, step_row
 from headprobe.errors import OptionError
 from headprobe.evaluation.knockout.bench import (
+    NEEDLES,
+    TEXT,
     KnockoutBench,
     KnockoutOptions,
     Memory,
     needle_record,
+    record_kind,
 )
 from headprobe.evaluation.knockout.checks import RecordCheck
 from headprobe.evaluation.knockout.head_orders import HeadOrder
@@ -51,6 +54,32 @@ def demo() -> LoadedModel:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model("llama", tmp_path_factory.mktemp("models"))
+
+
+def test_the_time_left_goes_by_head_sets_of_prompts_and_of_texts(
+    demo: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = KnockoutOptions(top=(2,), draws=3, lengths=(256,), depths=2, needles_per_cell=1, batch=2)
+    study = KnockoutStudy.build(demo, read_any(SHIPPED), options)
+    clock, kept = [0.0], Memory()
+    monkeypatch.setattr("headprobe.commands.knockout.monotonic", lambda: clock[0])
+    progress = KnockoutProgress(study, kept)  # type: ignore[arg-type]
+    due = study.bench.records_due(study.sets.values())
+    assert [record_kind(name)[0] for name in due] == ([NEEDLES] * 2 + [TEXT] * 8) * 3  # 1, 2 and 2 sets of heads
+    for name in due[:21]:
+        kind, batch = record_kind(name)
+        clock[0] += (1.0 if kind == NEEDLES else 20.0) * (2 if batch else 1)
+        kept.add({"trial": name, "rows": [{"answered": True}]})
+        progress.update({"trial": name})
+    assert capsys.readouterr().err.splitlines() == [
+        "headprobe: 3 of 30 pieces, 22 s so far, about 13 min left",  # 7 texts, and 16 of two sets, by 20 s; 8 by 1 s
+        "headprobe: 6 of 30 pieces, 82 s so far, about 12 min left",
+        "headprobe: 9 of 30 pieces, 2.4 min so far, about 11 min left",
+        "headprobe: 12 of 30 pieces, 2.8 min so far, about 11 min left",
+        "headprobe: 15 of 30 pieces, 4.8 min so far, about 8.7 min left",
+        "headprobe: 18 of 30 pieces, 6.8 min so far, about 6.7 min left",
+        "headprobe: 21 of 30 pieces, 8.1 min so far, about 5.4 min left",
+    ]
 
 
 def test_the_planted_heads_matter_and_the_score_file_says_so_afterwards(cli: Cli, scores: Path) -> None:

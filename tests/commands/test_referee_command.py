@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -138,6 +139,19 @@ def test_the_pieces_of_the_knockout_are_counted_in_tenths(capsys: pytest.Capture
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0].removeprefix("headprobe: ") for line in lines] == [
         f"asked without heads: {done} of 20 pieces" for done in (6, 8, 10, 12, 14, 16, 18, 20)
+    ]
+
+
+def test_slow_pieces_of_the_knockout_are_reported_every_two_minutes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headprobe.commands.referee.monotonic", itertools.count(0.0, 50.0).__next__)
+    pieces = Pieces()
+    for done in range(1, 8):
+        pieces.update(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "headprobe: asked without heads: 3 of 100 pieces, about 1 h 20 min left",
+        "headprobe: asked without heads: 6 of 100 pieces, about 1 h 18 min left",
     ]
 
 

@@ -358,6 +358,14 @@ def test_a_long_run_reports_now_and_then_in_a_log_what_is_done_and_left(
     assert told == ["headprobe: 2 of 3 trials, 100% passed, 20 s so far, about 9 s left"]  # the last prompt is shorter
 
 
+def test_a_log_is_not_silent_for_more_than_two_minutes(cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headprobe.commands.score_output.LINES", 1)  # one line, at the end, unless trials take long
+    monkeypatch.setattr("headprobe.commands.score_output.monotonic", itertools.count(0.0, 59.0).__next__)
+    assert "trials" not in cli("score", *SMALL, "-o", "short.json").err
+    monkeypatch.setattr("headprobe.commands.score_output.monotonic", itertools.count(0.0, 61.0).__next__)
+    assert "2 of 3 trials, 100% passed, 2 min so far" in cli("score", *SMALL, "-o", "long.json").err
+
+
 def test_the_pace_of_a_resumed_run_is_its_own(cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     more = ("--depths", "4")
     unfinished(cli, monkeypatch, *more)

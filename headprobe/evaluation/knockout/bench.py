@@ -31,6 +31,7 @@ MOST_DRAWS, MOST_BATCH = 1000, 1024
 NUM_TEXTS, NUM_REFERENCE, TEXT_TOKENS = 8, 4, 256
 GATE = ANSWERED_GATE  # of all scores, so that what counts as answered here is what counts there
 WHOLE: HeadSet = ()
+NEEDLES, TEXT = "needles", "text"  # what records are of
 METRICS = ("answered", "exact_match", "answer_f1", "answer_loss", "text_loss")
 Record = dict[str, Any]
 
@@ -349,12 +350,22 @@ def plain_texts(loaded: LoadedModel, count: int) -> list[tuple[int, ...]]:
 
 def needle_record(batch: int, trial: str) -> str:
     """The id of the record of one prompt under one batch of sets."""
-    return f"needles|{batch}|{trial}"
+    return f"{NEEDLES}|{batch}|{trial}"
 
 
 def text_record(batch: int, text: int) -> str:
     """The id of the record of one plain text under one batch of sets."""
-    return f"text|{batch}|{text}"
+    return f"{TEXT}|{batch}|{text}"
+
+
+def record_kind(name: str) -> tuple[str, int]:
+    """Of a record's id what was asked, and the number of its batch.
+
+    >>> record_kind(needle_record(2, "retrieval-01@512@0")), record_kind(text_record(0, 7))
+    (('needles', 2), ('text', 0))
+    """
+    kind, batch, _ = name.split("|", 2)
+    return kind, int(batch)
 
 
 def _keep(kept: Records, record: Record, on_record: Callable[[Record], None] | None) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from benchmarks.gpu import supervisor
 from benchmarks.gpu.__main__ import PARTS, Part, main, run
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_cache, full_plan, uneven_plan, used_bytes
+from benchmarks.gpu.parts import real
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shapes import LLAMA3_8B, TINY
 from benchmarks.gpu.targets import TARGETS
@@ -184,3 +186,24 @@ def test_the_tests_that_the_readme_runs_on_a_gpu_are_all_that_need_one() -> None
     for file in marked:
         place = file.relative_to(ROOT).as_posix()
         assert any(place == one or place.startswith(f"{one}/") for one in named), place
+
+
+def side(weights: str, score: float, **responses: str) -> dict[str, Any]:
+    """A measured side of the part `real`, as far as the comparison reads it."""
+    return {
+        "weights_sha256": weights,
+        "scores": {"r2": {"mean": [[score, 0.0]]}},
+        "needles": {"responses": responses},
+    }
+
+
+def test_a_real_model_is_compared_with_the_cpus_result_of_its_weights_whatever_the_file_is_called(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "real-a-cpu.json").write_text(json.dumps(side("other", 0.0)))
+    (tmp_path / "real-b-cpu.json").write_text(json.dumps(side("same", 0.5, t0="a", t1="b", t3="c")))
+    here = side("same", 0.25, t0="a", t1="c", t2="c")
+    assert real.compared(here, real.of_the_cpu(tmp_path, here["weights_sha256"])) == {
+        "largest_score_difference": {"r2": 0.25}, "answers_compared": 2, "same_answers": 1,
+    }  # fmt: skip
+    assert real.compared(here, real.of_the_cpu(tmp_path, "none")) == "no CPU result of these weights is there"

@@ -257,6 +257,8 @@ def compress_command(
         window, pool = chosen.policy_options.window, chosen.policy_options.pool
         scores = next(iter(scores_of(chosen, None if scores is None else [scores])), None)
     policies = list(dict.fromkeys([first, *_others(compare, window, pool)]))
+    if all(policy.keeps_all for policy in policies):
+        _refuse_budget(first, budget, ratio)
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -311,6 +313,13 @@ def _others(compare: str | None, window: int | None, pool: int | None) -> list[P
     """The policies of `--compare`; those with a window get the same window and pool, for a fair comparison."""
     names = [name.strip() for name in compare.split(",")] if compare else []
     return [make_policy_with(name, {"window": window, "pool": pool}) for name in names]
+
+
+def _refuse_budget(policy: Policy, budget: int | None, ratio: float | None) -> None:
+    """A budget that no policy of the run takes would be an option without effect."""
+    for name, value in (("budget", budget), ("ratio", ratio)):
+        if value is not None:
+            raise OptionError(f"the policy {policy.name} keeps all entries and has no {name} (given: {value})")
 
 
 def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, length: str | None) -> None:

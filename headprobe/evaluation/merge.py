@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from headprobe.compression.kv_cache_dtypes import KV_CACHE_DTYPES
 from headprobe.errors import FileFormatError, OptionError, OutputExistsError
-from headprobe.evaluation.needle_folder import GridFolder, check_needle_row
-from headprobe.evaluation.summaries import EvaluationFrame
-from headprobe.evaluation.task_folder import TaskFolder, check_task_row
+from headprobe.evaluation.needle_folder import GridFolder, check_needle_head, check_needle_row
+from headprobe.evaluation.summaries import EvaluationFrame, key_of
+from headprobe.evaluation.task_folder import TaskFolder, check_task_head, check_task_row
 from headprobe.evaluation.trials import Row
+from headprobe.evaluation.variants import BASELINES, REAL
+from headprobe.profiling.record_check import field, one_of, text, whole
 from headprobe.profiling.shards import JoinedParts, clear_journals, drop_collected, joined, shard_journals
 
 Made = TypeVar("Made")
 RowCheck = Callable[[Mapping[str, Any]], None]
-KINDS: tuple[tuple[type[GridFolder], RowCheck], ...] = ((GridFolder, check_needle_row), (TaskFolder, check_task_row))
+Checks = tuple[RowCheck, ...]
+KINDS: tuple[tuple[type[GridFolder], Checks], ...] = (
+    (GridFolder, (check_needle_head, check_needle_row)), (TaskFolder, (check_task_head, check_task_row)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +75,7 @@ def merged_run(folders: Sequence[Path], output: Path | None = None, *, overwrite
     """
     if output is None and len(folders) > 1:
         raise OptionError(f"{len(folders)} folders are given: name the one to write with -o")
-    kind, check_row = _kind(folders)
+    kind, checks = _kind(folders)
     target = kind(folders[0] if output is None else output)
     paths = [path for folder in folders for path in _journals(kind(folder))]
     parts = joined(paths)
@@ -77,7 +83,7 @@ def merged_run(folders: Sequence[Path], output: Path | None = None, *, overwrite
         frame = EvaluationFrame.of_record(parts.frame)
     except ValueError as error:
         raise FileFormatError(str(error), paths[0], 1) from None
-    check = _MergedRowCheck(frame, check_row)
+    check = _MergedRowCheck(frame, checks)
     parts.refuse_incomplete(frame.trials, check)
     collects = any(_is_same(folder, target.path) for folder in folders)
     if not collects and not overwrite and (held := _journals(target)):
@@ -89,9 +95,9 @@ def merged_run(folders: Sequence[Path], output: Path | None = None, *, overwrite
 class _MergedRowCheck:
     """The check of a row by its own id, where prompts and policies are not at hand."""
 
-    def __init__(self, frame: EvaluationFrame, measured: RowCheck) -> None:
+    def __init__(self, frame: EvaluationFrame, checks: Checks) -> None:
         self._prompts = {trial: prompt for prompt in frame.prompts for trial in frame.trials_of(prompt)}
-        self._measured = measured
+        self._frame, self._checks = frame, checks
 
     def __call__(self, row: Mapping[str, Any]) -> None:
         """Raise `ValueError` for a row that is wrong."""
@@ -100,10 +106,31 @@ class _MergedRowCheck:
             raise ValueError("the run has no such trial")
         if row.get("prompt") != prompt:
             raise ValueError(f"its prompt is {row.get('prompt')!r:.60}, the run has {prompt!r:.60}")
-        self._measured(row)
+        self._check_answer(row)
+        for check in self._checks:
+            check(row)
+
+    def _check_answer(self, row: Mapping[str, Any]) -> None:
+        """The cell that a row goes into must be that of its trial, and its set one of the run, with its metric."""
+        text(row, "policy")
+        one_of(row, "scores", (None, REAL, *BASELINES))
+        one_of(row, "query_agnostic", (self._frame.stated["query_agnostic"],))
+        if field(row, "budget") is not None:
+            whole(row, "budget", 1)
+        if "kv_cache_dtype" in row:
+            one_of(row, "kv_cache_dtype", KV_CACHE_DTYPES)
+        key = key_of(dict(row))
+        answer = f"{key.name}|{'-' if key.budget is None else key.budget}"
+        if row["trial"] != f"{row['prompt']}|{answer}":
+            raise ValueError(f"its policy and budget are {answer!r:.60}")
+        if (key.scores is None) != (self._frame.stated["policies"][key.name]["scores"] is None):
+            raise ValueError(f"its scores are {key.scores!r}, which is not what {key.name!r:.60} goes by")
+        if "metrics" in self._frame.stated:
+            one_of(row, "set", self._frame.stated["metrics"])
+            one_of(row, "metric", (self._frame.stated["metrics"][row["set"]],))
 
 
-def _kind(folders: Sequence[Path]) -> tuple[type[GridFolder], RowCheck]:
+def _kind(folders: Sequence[Path]) -> tuple[type[GridFolder], Checks]:
     """Whether needles or tasks lie there."""
     found = [(kind, check) for kind, check in KINDS if any(_journals(kind(folder)) for folder in folders)]
     names = " or ".join(kind.rows for kind, _ in KINDS)

@@ -40,6 +40,27 @@ def found_no_memory(row: Mapping[str, Any], measured: Sequence[str]) -> bool:
     return True
 
 
+def check_needle_head(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a row whose needle, length and depth are not those of its prompt, `reasoning-09@256@50`,
+    or whose tokens are no numbers."""
+    text(row, "needle")
+    whole(row, "length", 1)
+    number(row, "depth", 100.0)
+    named = f"{row['needle']}@{row['length']}@{row['depth']:g}"
+    if row["prompt"] != named:
+        raise ValueError(f"its needle, length and depth are {named!r:.60}, its prompt is {row['prompt']!r:.60}")
+    if field(row, "depth_reached") is not None:
+        number(row, "depth_reached", 100.0)
+    check_tokens(row)
+
+
+def check_tokens(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a row whose prompt or context has no number of tokens."""
+    whole(row, "prompt_tokens", 1)
+    if field(row, "context_tokens") is not None:
+        whole(row, "context_tokens", 1)
+
+
 def check_needle_row(row: Mapping[str, Any]) -> None:
     """Raise `ValueError` for a row whose measured fields are wrong."""
     if found_no_memory(row, MEASURED):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from headprobe.compression.kv_cache_dtypes import AUTO
-from headprobe.evaluation.needle_folder import GridFolder, RowCheck, found_no_memory, told_windows
+from headprobe.evaluation.needle_folder import GridFolder, RowCheck, check_tokens, found_no_memory, told_windows
 from headprobe.evaluation.published_scores import SETS as PUBLISHED_SETS
 from headprobe.evaluation.published_scores import published_for
 from headprobe.evaluation.summaries import EvaluationFrame
@@ -39,6 +39,14 @@ class TaskFolder(GridFolder):
         names = "+".join(dict.fromkeys(task.name for task, _ in tasks))
         kind = "--query-agnostic" if query_agnostic else ""
         return cls(Path("evals") / f"{names}--{short_name(model).replace('/', '--')}{kind}")
+
+
+def check_task_head(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a row whose fields that are known before its trial runs are of another type."""
+    for name in ("set", "cluster", "metric"):
+        text(row, name)
+    whole(row, "cut_tokens", 0)
+    check_tokens(row)
 
 
 def check_task_row(row: Mapping[str, Any]) -> None:

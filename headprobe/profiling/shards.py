@@ -164,12 +164,13 @@ MOST_NAMED = 5  # parts that a message lists
 @dataclass(frozen=True, eq=False)
 class JoinedParts:
     """The trials of journals that belong to one `plan`, by id, in the order of their writing; a finished one rather
-    than one that found no memory. `frame`: what their headers state besides."""
+    than one that found no memory. `frame`: what their headers state besides; `holders`: where each trial was read."""
 
     paths: tuple[Path, ...]
     plan: Record
     frame: Record
     records: dict[str, Record]
+    holders: dict[str, Path]
 
     def refuse_incomplete(self, ids: Sequence[str], check: Check) -> None:
         """Raise `ResumeError` unless there is a record for each of `ids`, and `FileFormatError` for one that `check`
@@ -178,7 +179,7 @@ class JoinedParts:
             try:
                 check(record)
             except ValueError as error:
-                raise FileFormatError(f"damaged trial {trial!r:.80}: {error}", self._holder(trial)) from None
+                raise FileFormatError(f"damaged trial {trial!r:.80}: {error}", self.holders[trial]) from None
         lacking = [trial for trial in ids if trial not in self.records]
         if lacking:
             absent = absent_parts(self.paths)
@@ -188,9 +189,6 @@ class JoinedParts:
                 f"{len(lacking):,} of {len(ids):,} trials are missing, the first is {lacking[0]!r:.80}: {told}{more}; "
                 "run it, with --resume where it was begun, then merge again"
             )
-
-    def _holder(self, trial: str) -> Path:
-        return next(path for path in self.paths if any(r["trial"] == trial for r in contents(path).records))
 
 
 def joined(paths: Sequence[Path]) -> JoinedParts:
@@ -204,6 +202,7 @@ def joined(paths: Sequence[Path]) -> JoinedParts:
     found = [contents(path) for path in paths]
     first = found[0]
     records: dict[str, Record] = {}
+    holders: dict[str, Path] = {}
     for part in found:
         if part.frame is None:
             raise FileFormatError(
@@ -217,8 +216,9 @@ def joined(paths: Sequence[Path]) -> JoinedParts:
         for record in part.records:
             if record["trial"] not in records or has_run(record):
                 records[record["trial"]] = record
+                holders[record["trial"]] = part.path
     assert first.frame is not None
-    return JoinedParts(tuple(paths), first.plan, first.frame, records)
+    return JoinedParts(tuple(paths), first.plan, first.frame, records, holders)
 
 
 def absent_parts(paths: Sequence[Path]) -> list[str]:

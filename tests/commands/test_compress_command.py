@@ -42,6 +42,11 @@ def test_the_full_cache_answers_right_and_compare_gives_a_list(cli: RunCli) -> N
     assert records[0]["budget"] is None
 
 
+def test_a_budget_beside_full_is_that_of_the_compared_policies(cli: RunCli) -> None:
+    done = cli("compress", "--policy", "full", "--compare", "snapkv", "--budget", 9, "--json", *SHORT)
+    assert [record["budget"] for record in json.loads(done.out)] == [None, 9]
+
+
 def test_a_policy_that_is_named_twice_answers_once(cli: RunCli) -> None:
     given = ("compress", "--policy", "snapkv", "--compare", "snapkv, h2o,h2o", "--budget", 32, "--json", *SHORT)
     assert [record["policy"] for record in json.loads(cli(*given).out)] == ["snapkv", "h2o"]
@@ -110,6 +115,9 @@ def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: 
         (("--budget", 64, "--ratio", 0.1), 2, "set the same thing"),
         (("--policy", "wishful"), 2, "unknown policy 'wishful': known are full, streaming-llm"),
         (("--policy", "h2o", "--beta", 1.1), 2, "the policy h2o has no beta"),
+        (("--policy", "full", "--budget", 3), 2, "the policy full keeps all entries and has no budget (given: 3)"),
+        (("--policy", "full", "--ratio", 0.5), 2, "the policy full keeps all entries and has no ratio (given: 0.5)"),
+        (("--policy", "full", "--compare", "full", "--budget", 3), 2, "has no budget (given: 3)"),
         (("--beta", 0.5), 2, "beta is 0.5, need more than 1"),
         (("--attention", "flash2"), 2, "the attention kernel flash2 cannot be used here"),
         (("--question", "Why?"), 2, "--question 'Why?' needs a text"),

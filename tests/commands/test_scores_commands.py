@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,26 @@ def test_convert_never_overwrites_unasked_not_even_one_of_two_files(
     assert shown.code == 10
     assert [path.name for path in (tmp_path / "duo").iterdir()] == ["config.json"]
     assert cli("scores", "convert", keyed, tmp_path / "duo", "--to", "duo", "--model", model, "--overwrite").code == 0
+
+
+def test_merge_says_of_a_file_that_is_not_there_what_the_other_commands_say(cli, keyed: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.json"
+    for files in ([keyed, gone], [gone, keyed], [gone, tmp_path / "gone.journal"]):
+        merged = cli("scores", "merge", *files, "-o", tmp_path / "joint.json")
+        assert (merged.code, merged.out) == (3, "")
+        assert "gone.json: No such file or directory" in merged.err
+    assert cli("scores", "show", gone).code == 3
+
+
+def test_merge_reads_a_folder_as_head_scores_and_never_waits_for_a_pipe(cli, keyed, model, tmp_path: Path) -> None:
+    assert cli("scores", "convert", keyed, tmp_path / "duo", "--to", "duo", "--model", model).code == 0
+    merged = cli("scores", "merge", keyed, tmp_path / "duo", "-o", tmp_path / "joint.json")
+    assert merged.code == 2
+    assert "keyed.json" in merged.err  # a foreign file: of both the first
+    os.mkfifo(tmp_path / "pipe.json")
+    merged = cli("scores", "merge", tmp_path / "pipe.json", keyed, "-o", tmp_path / "joint.json")
+    assert merged.code == 3
+    assert "pipe.json: is not a regular file" in merged.err
 
 
 def test_the_app_alone_prints_its_help(cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,67 @@ def test_a_damaged_row_is_named_with_its_file(
     path.write_text("\n".join([header, json.dumps(json.loads(row) | change), *others]) + "\n")
     with pytest.raises(FileFormatError, match=rf"trials\.shard-1-of-3\.jsonl: damaged trial .*{told}"):
         merged_run([tmp_path / "e"])
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "told"),
+    [
+        (NEEDLES, {"policy": "h2o"}, r"its policy and budget are 'h2o\|"),
+        (NEEDLES, {"policy": 5}, "its policy is 5, need a text"),
+        (NEEDLES, {"budget": 63}, r"its policy and budget are 'snapkv\|63'"),
+        (NEEDLES, {"budget": "32"}, "its budget is '32', need a whole number"),
+        (NEEDLES, {"scores": "random"}, r"its policy and budget are 'snapkv \(random\)\|"),
+        (NEEDLES, {"scores": "real"}, "its scores are 'real', which is not what 'snapkv' goes by"),
+        (NEEDLES, {"scores": []}, r"its scores is \[\], need one of None, real"),
+        (NEEDLES, {"kv_cache_dtype": "int8"}, r"its policy and budget are 'snapkv int8\|"),
+        (NEEDLES, {"query_agnostic": True}, "its query_agnostic is True"),
+        (NEEDLES, {"length": 999}, "its needle, length and depth are '[^']*@999@"),
+        (NEEDLES, {"length": None}, "its length is None"),
+        (NEEDLES, {"depth": 7.5}, "its needle, length and depth are '[^']*@7.5'"),
+        (NEEDLES, {"depth": "0"}, "its depth is '0'"),
+        (NEEDLES, {"needle": "another"}, "its needle, length and depth are 'another@"),
+        (NEEDLES, {"prompt_tokens": None}, "its prompt_tokens is None"),
+        (TASK, {"policy": "h2o"}, r"its policy and budget are 'h2o\|"),
+        (TASK, {"set": "ruler:none"}, "its set is 'ruler:none', need one of ruler:"),
+        (TASK, {"set": []}, r"its set is \[\], need one of ruler:"),
+        (TASK, {"metric": "qa_f1"}, "its metric is 'qa_f1', need one of string_match"),
+        (TASK, {"cluster": 1}, "its cluster is 1, need a text"),
+        (TASK, {"cut_tokens": -1}, "its cut_tokens is -1"),
+    ],
+)
+def test_a_row_that_is_not_of_the_cell_that_its_trial_names_is_refused(
+    tmp_path: Path,
+    cli: RunCli,
+    made: dict[tuple[str, ...], Path],
+    command: tuple[str, ...],
+    change: dict[str, Any],
+    told: str,
+) -> None:
+    """Without the model a row's own fields say which cell it goes into: they must not say another than its id."""
+    shutil.copytree(parts_of(made, command, cli) / "parts", tmp_path / "e")
+    path = min((tmp_path / "e").iterdir())
+    header, *found = map(json.loads, path.read_text().splitlines())
+    row = next(row for row in found if row["policy"] == "snapkv")
+    row.update(change)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in [header, *found]))
+    done = cli("eval", "merge", "e")
+    assert done.code == 3, done.err
+    assert re.search(told, done.err)
+    assert len(list((tmp_path / "e").iterdir())) == 3  # the parts stay, and nothing is written
+
+
+def test_a_damaged_row_of_a_trial_that_two_files_hold_is_named_with_its_own_file(
+    tmp_path: Path, cli: RunCli, made: dict[tuple[str, ...], Path]
+) -> None:
+    folder = parts_of(made, NEEDLES, cli)
+    shutil.copytree(folder / "one", tmp_path / "a")
+    shutil.copytree(folder / "parts", tmp_path / "b")
+    path = min((tmp_path / "b").iterdir())
+    header, row, *others = path.read_text().splitlines()
+    path.write_text("\n".join([header, json.dumps(json.loads(row) | {"answer_f1": 7}), *others]) + "\n")
+    done = cli("eval", "merge", "a", "b", "-o", "c")
+    assert done.code == 3
+    assert f"b/{path.name}: damaged trial" in done.err
 
 
 def test_folders_without_rows_with_both_kinds_and_several_without_output_are_refused(

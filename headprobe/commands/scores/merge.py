@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headprobe.commands.output import stdout_console, tell, write_json
-from headprobe.errors import FileAccessError, OptionError
+from headprobe.errors import FileFormatError, OptionError
 from headprobe.profiling.journal_file import BEGINNING
 from headprobe.scores.any_scores import read_any
 from headprobe.scores.files import check_place, refuse_one_place
@@ -46,12 +46,15 @@ def merge_command(
 
 
 def is_part(path: Path) -> bool:
-    """Whether the file begins as a journal does. Raises `FileAccessError`."""
+    """Whether the file begins as a journal does; a folder, and a pipe that would keep us waiting, are none. Raises
+    `FileFormatError` where it cannot be read."""
+    if path.exists() and not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(BEGINNING)) == BEGINNING
     except OSError as error:
-        raise FileAccessError(f"cannot read {path}: {error.strerror}") from None
+        raise FileFormatError(error.strerror or str(error), path) from None
 
 
 def merge_files(files: list[Path], output: Path, overwrite: bool, as_json: bool) -> None:

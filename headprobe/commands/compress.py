@@ -257,8 +257,7 @@ def compress_command(
         window, pool = chosen.policy_options.window, chosen.policy_options.pool
         scores = next(iter(scores_of(chosen, None if scores is None else [scores])), None)
     policies = list(dict.fromkeys([first, *_others(compare, window, pool)]))
-    if all(policy.keeps_all for policy in policies):
-        _refuse_budget(first, budget, ratio)
+    unused = _without_effect(policies, budget, ratio, scores)
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -281,8 +280,8 @@ def compress_command(
     is_first = ranks is None or ranks.rank == 0
     tell_other_model(chosen, loaded)
     note = window_note(loaded, window, pool)
-    if note is not None and is_first:
-        tell(f"note: {note}")
+    for each in [*unused, *([] if note is None else [note])] if is_first else []:
+        tell(f"note: {each}")
     policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)
@@ -315,11 +314,22 @@ def _others(compare: str | None, window: int | None, pool: int | None) -> list[P
     return [make_policy_with(name, {"window": window, "pool": pool}) for name in names]
 
 
-def _refuse_budget(policy: Policy, budget: int | None, ratio: float | None) -> None:
-    """A budget that no policy of the run takes would be an option without effect."""
-    for name, value in (("budget", budget), ("ratio", ratio)):
-        if value is not None:
-            raise OptionError(f"the policy {policy.name} keeps all entries and has no {name} (given: {value})")
+def _without_effect(
+    policies: Sequence[Policy], budget: int | None, ratio: float | None, scores: Path | None
+) -> list[str]:
+    """What is given and read by no policy of the run, in words: a script may give it to each policy in turn."""
+    names = ", ".join(policy.name for policy in policies)
+    found = []
+    if all(policy.keeps_all for policy in policies):
+        given = {"--budget": budget, "--ratio": ratio}
+        found += [
+            f"{name} {value} has no effect: {names} keeps all entries"
+            for name, value in given.items()
+            if value is not None
+        ]
+    if scores is not None and not any(policy.needs_scores for policy in policies):
+        found.append(f"--scores {scores} has no effect: {names} takes no head scores")
+    return found
 
 
 def _check_prompt_options(prompt: str | None, question: str | None, chat: bool, length: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from headprobe.models.catalog import bundled_model_folder
 from tests.conftest import CliResult
 from tests.tiny_models import build_tiny_model
 
@@ -45,6 +46,19 @@ def test_the_full_cache_answers_right_and_compare_gives_a_list(cli: RunCli) -> N
 def test_a_budget_beside_full_is_that_of_the_compared_policies(cli: RunCli) -> None:
     done = cli("compress", "--policy", "full", "--compare", "snapkv", "--budget", 9, "--json", *SHORT)
     assert [record["budget"] for record in json.loads(done.out)] == [None, 9]
+    assert "no effect" not in done.err
+
+
+def test_options_that_no_policy_reads_are_named(cli: RunCli) -> None:
+    scores = bundled_model_folder() / "scores" / "demo--r2.json"
+    done = cli("compress", "--policy", "full", "--budget", 9, "--scores", scores, "--json", *SHORT)
+    assert json.loads(done.out)["budget"] is None
+    assert [line for line in done.err.splitlines() if "no effect" in line] == [
+        "headprobe: note: --budget 9 has no effect: full keeps all entries",
+        f"headprobe: note: --scores {scores} has no effect: full takes no head scores",
+    ]
+    compared = cli("compress", "--policy", "snapkv", "--compare", "headkv-r2", "--scores", scores, "--json", *SHORT)
+    assert "no effect" not in compared.err
 
 
 def test_a_policy_that_is_named_twice_answers_once(cli: RunCli) -> None:
@@ -115,9 +129,6 @@ def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: 
         (("--budget", 64, "--ratio", 0.1), 2, "set the same thing"),
         (("--policy", "wishful"), 2, "unknown policy 'wishful': known are full, streaming-llm"),
         (("--policy", "h2o", "--beta", 1.1), 2, "the policy h2o has no beta"),
-        (("--policy", "full", "--budget", 3), 2, "the policy full keeps all entries and has no budget (given: 3)"),
-        (("--policy", "full", "--ratio", 0.5), 2, "the policy full keeps all entries and has no ratio (given: 0.5)"),
-        (("--policy", "full", "--compare", "full", "--budget", 3), 2, "has no budget (given: 3)"),
         (("--beta", 0.5), 2, "beta is 0.5, need more than 1"),
         (("--attention", "flash2"), 2, "the attention kernel flash2 cannot be used here"),
         (("--question", "Why?"), 2, "--question 'Why?' needs a text"),

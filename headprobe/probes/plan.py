@@ -255,7 +255,8 @@ class ProbePlan:
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The fields in which two plans' `describe()` differ, as `name: value in the first -> value in the second`.
+    """The fields in which two plans' `describe()` differ, as `name: value in the first -> value in the second`; of long
+    values the part that differs.
 
     >>> difference({"seed": 0, "haystack": {"name": "essays"}}, {"seed": 0, "haystack": {"name": "stories"}})
     ['haystack.name: essays -> stories']
@@ -263,7 +264,31 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
     left, right = dict(_flat(first)), dict(_flat(second))
     names = list(dict.fromkeys([*left, *right]))
     changed = [name for name in names if left.get(name, "nothing") != right.get(name, "nothing")]
-    return [f"{name}: {left.get(name, 'nothing')} -> {right.get(name, 'nothing')}" for name in changed]
+    pairs = [(name, *_apart(str(left.get(name, "nothing")), str(right.get(name, "nothing")))) for name in changed]
+    return [f"{name}: {one} -> {other}" for name, one, other in pairs]
+
+
+SHORT_VALUE = 60  # characters, up to which a value is shown whole
+_WORDS = re.compile(r"[^\s,()\[\]{}]+|.", re.DOTALL)
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+    """Two different values: of long ones the words in which they differ.
+
+    >>> _apart(f"Rule(kind='a', window=12, {'x' * 60})", f"Rule(kind='a', window=14, {'x' * 60})")
+    ('...window=12...', '...window=14...')
+    >>> _apart("12", "14")
+    ('12', '14')
+    """
+    if min(len(one), len(other)) <= SHORT_VALUE:
+        return one, other
+    left, right = (_WORDS.findall(text) for text in (one, other))
+    shortest = min(len(left), len(right))
+    start = next((i for i in range(shortest) if left[i] != right[i]), shortest)
+    end = next((i for i in range(shortest - start) if left[-1 - i] != right[-1 - i]), shortest - start)
+    before, behind = "..." if start else "", "..." if end else ""
+    one, other = ("".join(words[start : len(words) - end]) for words in (left, right))
+    return (f"{before}{one}{behind}" if one else "nothing", f"{before}{other}{behind}" if other else "nothing")
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -164,3 +164,25 @@ def test_a_plan_without_end_is_refused(make_plan: Make, changes: dict[str, Any],
 def test_the_largest_plan_is_built(make_plan: Make) -> None:
     plan = make_plan(lengths=tuple(range(100, 110)), depths=tuple(i / 10 for i in range(1000)), needles_per_cell=1)
     assert len(plan.trials()) == plan.num_trials == 10_000
+
+
+LONG = "Policy(name='snapkv', selector=Window(window={}, pool={}), allocator=Uniform(), keeps_all=False, sinks={})"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ((8, 7, 0), (16, 7, 0), "...window=8... -> ...window=16..."),
+        ((8, 7, 0), (9, 5, 0), "...window=8, pool=7... -> ...window=9, pool=5..."),
+        ((8, 7, 0), (8, 7, 4), "...sinks=0... -> ...sinks=4..."),
+        ((8, 7, "1, 2"), (8, 7, "1"), "..., 2... -> nothing"),
+    ],
+)
+def test_of_long_values_the_part_that_differs_is_shown(before: Any, after: Any, shown: str) -> None:
+    assert difference({"rule": LONG.format(*before)}, {"rule": LONG.format(*after)}) == [f"rule: {shown}"]
+
+
+def test_long_values_without_anything_in_common_are_shown_whole() -> None:
+    one, other = "a" * 70, "b" * 70
+    assert difference({"rule": one}, {"rule": other}) == [f"rule: {one} -> {other}"]
+    assert difference({"rule": one}, {}) == [f"rule: {one} -> nothing"]

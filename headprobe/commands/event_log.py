@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from headprobe.commands.output import tell
 from headprobe.errors import FileAccessError, OutputExistsError
 from headprobe.events import PLAN, SKIP, TRIAL
-from headprobe.scores.files import check_place, open_to_add, write_atomically
+from headprobe.scores.files import check_place, open_to_add, refuse_dash, write_atomically
 from headprobe.stages import Stages
 
 SCHEMA = "headprobe-log/1"
@@ -81,8 +81,9 @@ class EventLog:
 def open_log(path: Path) -> int:
     """A descriptor that adds to `path`, made where it is missing; a last line that was cut short is ended.
 
-    Raises `OutputExistsError` for a file that is something else, `FileAccessError`.
+    Raises `OutputExistsError` for a file that is something else, `FileAccessError`, `OptionError` for `-`.
     """
+    refuse_dash(path)
     descriptor = open_to_add(path, "--log-json: ")
     begins = os.read(descriptor, len(FIRST_BYTES))
     if not FIRST_BYTES.startswith(begins):

@@ -134,11 +134,19 @@ def check_place(path: Path | str, overwrite: bool = False) -> None:
             _remove_empty(made)
 
 
+def refuse_dash(path: Path | str) -> None:
+    """Raise `OptionError` for an output `-`, or a place in a folder of that name."""
+    if Path(path).parts[:1] == ("-",):
+        raise OptionError("the output - would be a file of that name, and not stdout: name another (--json prints)")
+
+
 def refuse_existing(path: Path | str, overwrite: bool = False) -> None:
     """Raise `OutputExistsError` when `path` is there and may not be replaced, or is not a regular file.
 
-    `FileAccessError` where the system knows no such name, or does not let us look.
+    `FileAccessError` where the system knows no such name, or does not let us look; `OptionError` for `-`, by which
+    others mean stdout.
     """
+    refuse_dash(path)
     with _naming(path):
         try:
             os.lstat(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
@@ -12,6 +13,7 @@ import typer
 from headprobe.cli import app
 from headprobe.commands.app import check_number
 from headprobe.errors import OptionError
+from headprobe.models.catalog import bundled_model_folder
 from tests.conftest import CliResult
 
 RunCli = Callable[..., CliResult]
@@ -146,3 +148,23 @@ def test_scores_that_are_not_there_are_told_before_the_model_is_looked_for(cli: 
     done = cli("compress", *MODEL, "--scores", "none.json")
     assert (done.code, done.out) == (3, "")
     assert done.err.startswith("headprobe: error: none.json: ")
+
+
+PLAIN = "the output - would be a file of that name, and not stdout: name another (--json prints)"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "score --lengths 256 -o -", "score --lengths 256 --log-json -", "score --lengths 256 --dump-prompts -",
+        "score --lengths 256 -o -/", "eval needles --lengths 256 -o -", "eval ruler:niah_single_1 --lengths 256 -o -",
+        "scores convert demo.json - --to duo", "scores convert demo.json - --to headkv", "knockout demo.json -o -",
+        "referee --length 256 -o -", "bench --lengths 256 -o -", "tune --task needles:retrieval --lengths 256 -o -",
+    ],
+)  # fmt: skip
+def test_a_dash_is_no_place_for_results(cli: RunCli, tmp_path: Any, command: str) -> None:
+    shutil.copy(bundled_model_folder() / "scores" / "demo--r2.json", tmp_path / "demo.json")
+    done = cli(*command.split())
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == f"headprobe: error: {PLAIN}"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]

@@ -31,14 +31,15 @@ from headprobe.scores.uncertainty import ClusteredTrials
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 REASONING, RETRIEVAL = "reasoning", "retrieval"
-RUNS = (  # methods that share prompts; `logit` differs more from prompt to prompt than others, and takes more of them
-    (REASONING, ("r2", "contrast", "value")),
-    (RETRIEVAL, ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo")),
-    (RETRIEVAL, ("logit",)),
+MORE_RETRIEVAL = GALLERY / "more-retrieval.jsonl"  # needles beyond those that are shipped
+RUNS = (  # kind of needles, set of them, methods that share prompts
+    (REASONING, REASONING, ("r2", "contrast", "value")),
+    (RETRIEVAL, RETRIEVAL, ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo")),
+    (RETRIEVAL, str(MORE_RETRIEVAL), ("logit",)),  # differs more from needle to needle than others, and takes more
 )
 METHODS = {
-    needles: tuple(method for kind, methods in RUNS if kind == needles for method in methods)
-    for needles in (REASONING, RETRIEVAL)
+    kind: tuple(method for each, _, methods in RUNS if each == kind for method in methods)
+    for kind in (REASONING, RETRIEVAL)
 }
 ALL_METHODS = tuple(method for methods in METHODS.values() for method in methods)
 KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
@@ -81,9 +82,9 @@ def score_file(folder: Path, model: str, method: str) -> Path:
 def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     """All that is to run for one model, in order."""
     place = folder / exhibit.model
-    for (needles, methods), per_cell in zip(RUNS, exhibit.needles_per_cell, strict=True):
+    for (kind, needles, methods), per_cell in zip(RUNS, exhibit.needles_per_cell, strict=True):
         made = tuple(score_file(folder, exhibit.model, method) for method in methods)
-        lengths = exhibit.lengths if needles == REASONING else exhibit.retrieval_lengths
+        lengths = exhibit.lengths if kind == REASONING else exhibit.retrieval_lengths
         yield Step(
             (
                 "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",

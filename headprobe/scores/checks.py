@@ -152,8 +152,6 @@ LAYOUT_CHECKS = (
 TOP = 10
 STABLE_SHARE = 0.9
 LEAST_CLUSTERS = 5
-ALIKE_CLUSTERS = 20  # independent trials, from which on heads that trade places are asked how far apart they are
-ALIKE_SHARE = 0.97  # of the top heads' scores, which those that other trials name have in nearly all resamples
 LOW_PASS_RATE = 0.5
 CHANCE_SHARE = 0.95  # distinct trials, above which counts that agree may do so by chance
 _RESAMPLES = 200
@@ -210,14 +208,11 @@ def too_few_trials(suspect: Suspect) -> Seen:
             WARNING,
             f"{clusters}: too few to tell how far the top {top} heads would change; {LEAST_CLUSTERS} would be enough",
         )
-    kept, worth = _resampled_top(drawn, top)
+    kept = _kept(drawn, top)
     if kept >= STABLE_SHARE * top:
         return None
     detail = f"on average {kept:.2f} of the top {top} heads are reproduced when {clusters} are resampled"
-    detail = f"{detail} ({_RESAMPLES} times); {STABLE_SHARE * top:g} are needed"
-    if number >= ALIKE_CLUSTERS and worth >= ALIKE_SHARE:
-        return INFO, f"{detail}; those that take their places score alike, {worth:.0%} of the top's scores or more"
-    return WARNING, detail
+    return WARNING, f"{detail} ({_RESAMPLES} times); {STABLE_SHARE * top:g} are needed"
 
 
 def low_pass_rate(suspect: Suspect) -> Seen:
@@ -226,11 +221,9 @@ def low_pass_rate(suspect: Suspect) -> Seen:
     if native is None or native.num_passed >= LOW_PASS_RATE * native.num_trials:
         return None
     detail = f"{native.num_passed} of {native.num_trials} trials passed"
-    seen = too_few_trials(suspect)
-    if suspect.scores.trial_scores is None or (seen is not None and seen[0] != INFO):
+    if suspect.scores.trial_scores is None or too_few_trials(suspect) is not None:
         return WARNING, detail
-    enough = "those are enough for a stable ranking"
-    return INFO, f"{detail}; {enough}" if seen is None else f"{detail}; {enough}, but for heads that score alike"
+    return INFO, f"{detail}; those are enough for a stable ranking"
 
 
 def uneven_coverage(suspect: Suspect) -> Seen:
@@ -246,16 +239,11 @@ def uneven_coverage(suspect: Suspect) -> Seen:
     return None
 
 
-def _resampled_top(drawn: ClusteredTrials, top: int) -> tuple[float, float]:
-    """How many of the top heads are, on average, in the top of a resample (ties at the border count in part), and what
-    19 of 20 resamples' tops have at least of the top's scores, counted from the median head: 1 where only heads that
-    score the same take the place of others, 0 where any head would do."""
-    mean = drawn.flat.mean(axis=0)
-    whole, above = top_k_weights(mean, top), mean - np.median(mean)
-    chosen = np.array([top_k_weights(row, top) for block in drawn.means(_RESAMPLES, 0) for row in block])
-    kept = float((chosen @ whole).mean()) * top / float(whole @ whole)
-    most = float(whole @ above)
-    return kept, float(np.quantile(chosen @ above, 0.05)) / most if most > 0.0 else 0.0
+def _kept(drawn: ClusteredTrials, top: int) -> float:
+    """How many of the top heads are, on average, in the top of a resample; ties at the border count in part."""
+    whole = top_k_weights(drawn.flat.mean(axis=0), top)
+    kept = [float((whole * top_k_weights(row, top)).sum()) for block in drawn.means(_RESAMPLES, 0) for row in block]
+    return sum(kept) / len(kept) * top / float((whole * whole).sum())
 
 
 TRIAL_CHECKS = (

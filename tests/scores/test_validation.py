@@ -153,27 +153,6 @@ def test_few_noisy_trials_cannot_rank_the_top(keyed) -> None:
     assert "when 6 independent trials are resampled (200 times); 9 are needed" in detail(report, "too-few-trials")
 
 
-@pytest.mark.parametrize(("alike", "severity"), [(0.001, "info"), (0.2, "warning")])
-def test_heads_that_trade_places_with_others_that_score_alike_are_no_warning(
-    keyed, alike: float, severity: str
-) -> None:
-    """Seven heads are far ahead of 57, which are alike but for noise: little of it, or more than they score."""
-    ahead, behind = np.linspace(0.9, 0.3, 7), np.full(57, 0.1)
-    noise = np.random.default_rng(1).normal(size=(24, 64)) * np.array([0.01] * 7 + [alike] * 57)
-    trials = np.clip(np.concatenate([ahead, behind]) + noise, 0.0, 1.0).reshape(24, 4, 16)
-    report = check(keyed(trials))
-    assert found(report)["too-few-trials"] == severity
-    told = detail(report, "too-few-trials")
-    assert "when 24 independent trials are resampled (200 times); 9 are needed" in told
-    assert ("score alike" in told) == (severity == "info")
-
-
-def test_places_of_few_trials_are_a_warning_even_among_heads_that_score_alike(keyed) -> None:
-    trials = 0.1 + 0.001 * np.random.default_rng(1).random((19, 4, 16))
-    trials[:, 0, :7] = 0.9
-    assert found(check(keyed(trials)))["too-few-trials"] == "warning"
-
-
 def test_one_trial_tells_nothing_about_the_ranking(keyed) -> None:
     assert "1 independent trial: too few to tell how far the top 8 heads would change; 5 would be enough" in detail(
         check(keyed(SOUND[:1])), "too-few-trials"

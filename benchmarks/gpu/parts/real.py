@@ -1,7 +1,7 @@
 """A real model in float32: 100 trials scored, needles under all policies, against what a CPU gave for the same prompts.
 
-The CPU's side is `results/real-<model>-cpu.json`, made by this very part with `--device cpu`, which takes 40 minutes of one
-core with SmolLM2-135M and goes on where it was interrupted; without it nothing is compared, and the record says so.
+The CPU's side is `results/real-<model>-cpu.json`, made by this very part with `--device cpu`, which takes 40 minutes of
+one core with SmolLM2-135M and goes on where it was interrupted; without it nothing is compared, and the record says so.
 """
 
 from __future__ import annotations

@@ -150,8 +150,8 @@ def test_slow_pieces_of_the_knockout_are_reported_every_two_minutes(
     for done in range(1, 8):
         pieces.update(done, 100)
     assert capsys.readouterr().err.splitlines() == [
-        "headprobe: asked without heads: 3 of 100 pieces, about 1 h 20 min left",
-        "headprobe: asked without heads: 6 of 100 pieces, about 1 h 18 min left",
+        "headprobe: asked without heads: 3 of 100 pieces, about 2 h 1 min left",
+        "headprobe: asked without heads: 6 of 100 pieces, about 94 min left",
     ]
 
 

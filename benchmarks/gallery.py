@@ -31,15 +31,10 @@ from headprobe.scores.uncertainty import ClusteredTrials
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 REASONING, RETRIEVAL = "reasoning", "retrieval"
-MORE_RETRIEVAL = GALLERY / "more-retrieval.jsonl"  # needles beyond those that are shipped
-RUNS = (  # kind of needles, set of them, methods that share prompts
-    (REASONING, REASONING, ("r2", "contrast", "value")),
-    (RETRIEVAL, RETRIEVAL, ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo")),
-    (RETRIEVAL, str(MORE_RETRIEVAL), ("logit",)),  # differs more from needle to needle than others, and takes more
-)
-METHODS = {
-    kind: tuple(method for each, _, methods in RUNS if each == kind for method in methods)
-    for kind in (REASONING, RETRIEVAL)
+MORE_RETRIEVAL = GALLERY / "more-retrieval.jsonl"  # needles beyond those that are shipped, for `logit`
+METHODS = {  # by the kind of needles; in the order of tables
+    REASONING: ("r2", "contrast", "value"),
+    RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo", "logit"),
 }
 ALL_METHODS = tuple(method for methods in METHODS.values() for method in methods)
 KNOCKED_OUT = ("retrieval", "r2")  # one method per kind of needles
@@ -52,25 +47,67 @@ HEAD = (
 
 
 @dataclass(frozen=True)
+class Run:
+    """Methods that are scored on the same prompts: set of needles, lengths in tokens (of texts without needles, too),
+    and needles per length and depth, as many as it takes that trials pass at every depth and the best heads are stable.
+    """
+
+    methods: tuple[str, ...]
+    needles: str
+    lengths: str
+    needles_per_cell: int
+
+
+@dataclass(frozen=True)
 class Exhibit:
-    """A model of the gallery: its short name, lengths of prompts in tokens (`retrieval_lengths`: of those with
-    retrieval needles and of texts without needles), and needles per length and depth in each of `RUNS`: as many as it
-    takes that trials pass at every depth and that the best heads are stable. `knockout_prompts`: for each
+    """A model of the gallery: its short name, and its runs, which have each method once. `knockout_prompts`: for each
     of `KNOCKED_OUT`; more where few are answered, since only those count."""
 
     model: str
     title: str
-    lengths: str
-    retrieval_lengths: str
-    needles_per_cell: tuple[int, int, int]
+    runs: tuple[Run, ...]
     knockout_prompts: tuple[int, int]
     knockout_length: int = 512
 
 
+def without(methods: tuple[str, ...], *others: str) -> tuple[str, ...]:
+    """The methods but for some that have a run of their own."""
+    return tuple(method for method in methods if method not in others)
+
+
+MORE = str(MORE_RETRIEVAL)
+TO_2K, TO_4K = "512,1k,2k", "512,1k,2k,4k"
 EXHIBITS = (
-    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", "512,1k,2k,4k", "512,1k,2k", (12, 3, 12), (24, 60)),
-    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", "512,1k,2k", "512,1k,2k", (4, 4, 8), (24, 40)),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", "512,1k,2k", "512,1k,2k", (16, 4, 4), (24, 80)),
+    Exhibit(
+        "smollm2-135m",
+        "SmolLM2-135M-Instruct",
+        (
+            Run(METHODS[REASONING], REASONING, TO_4K, 12),
+            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 3),
+            Run(("logit",), MORE, TO_2K, 12),
+        ),
+        (24, 60),
+    ),
+    Exhibit(
+        "qwen2.5-coder-0.5b",
+        "Qwen2.5-Coder-0.5B-Instruct",
+        (
+            Run(METHODS[REASONING], REASONING, TO_2K, 4),
+            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 4),
+            Run(("logit",), MORE, TO_2K, 8),
+        ),
+        (24, 40),
+    ),
+    Exhibit(
+        "gemma3-270m",
+        "Gemma-3-270M (base)",
+        (
+            Run(METHODS[REASONING], REASONING, TO_2K, 16),
+            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 4),
+            Run(("logit",), MORE, TO_2K, 4),
+        ),
+        (24, 80),
+    ),
 )
 
 
@@ -82,15 +119,14 @@ def score_file(folder: Path, model: str, method: str) -> Path:
 def steps(folder: Path, work: Path, exhibit: Exhibit) -> Iterator[Step]:
     """All that is to run for one model, in order."""
     place = folder / exhibit.model
-    for (kind, needles, methods), per_cell in zip(RUNS, exhibit.needles_per_cell, strict=True):
-        made = tuple(score_file(folder, exhibit.model, method) for method in methods)
-        lengths = exhibit.lengths if kind == REASONING else exhibit.retrieval_lengths
+    for run in exhibit.runs:
         yield Step(
             (
-                "score", "--model", exhibit.model, "--method", ",".join(methods), "--needles", needles, "--lengths",
-                lengths, "--needles-per-cell", str(per_cell), "-o", f"{place}/", "--resume",
+                "score", "--model", exhibit.model, "--method", ",".join(run.methods), "--needles", run.needles,
+                "--lengths", run.lengths, "--needles-per-cell", str(run.needles_per_cell),
+                "-o", f"{place}/", "--resume",
             ),
-            made,
+            tuple(score_file(folder, exhibit.model, method) for method in run.methods),
         )  # fmt: skip
     for method, prompts in zip(KNOCKED_OUT, exhibit.knockout_prompts, strict=True):
         scores, output = score_file(folder, exhibit.model, method), work / f"knockout--{exhibit.model}--{method}"

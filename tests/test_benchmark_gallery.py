@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from benchmarks import gallery, real_models
-from benchmarks.gallery import EXHIBITS, Exhibit, fill, tables
+from benchmarks.gallery import EXHIBITS, Exhibit, Run, fill, tables
 from benchmarks.steps import Step, run_all
 from headprobe.cli import app
 from headprobe.models.catalog import CATALOG, bundled_model_folder
@@ -22,7 +22,7 @@ from headprobe.scores.score_file import read_score_file, write_score_file
 from headprobe.scores.validation import validate_file
 from tests.scores.test_causal import result as knockout_result
 
-DEMO = Exhibit("demo", "demo", "512", "512", (1, 1, 1), (10, 10))
+DEMO = Exhibit("demo", "demo", (Run(gallery.ALL_METHODS, "reasoning", "512", 1),), (10, 10))
 
 
 def parsed(step: Step) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def test_steps_of_the_gallery_are_commands(tmp_path: Path) -> None:
     for exhibit in EXHIBITS:
         found = [parsed(step) for step in gallery.steps(tmp_path, tmp_path / "evals", exhibit)]
         scored = [each for each in found if each.get("method")]
-        assert [each["model"] for each in scored] == [exhibit.model] * 3
+        assert {each["model"] for each in scored} == {exhibit.model}
+        assert sorted(",".join(each["method"] for each in scored).split(",")) == sorted(gallery.ALL_METHODS)
         assert all(len(load_needles(each["needles"])) > 30 for each in scored)
         assert sum(each.get("write") is True for each in found) == 2
     assert {exhibit.model for exhibit in EXHIBITS} <= {entry.alias for entry in CATALOG}

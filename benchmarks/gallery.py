@@ -83,7 +83,8 @@ EXHIBITS = (
         "SmolLM2-135M-Instruct",
         (
             Run(METHODS[REASONING], REASONING, TO_4K, 12),
-            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 3),
+            Run(without(METHODS[RETRIEVAL], "qr", "logit"), RETRIEVAL, TO_2K, 3),
+            Run(("qr",), RETRIEVAL, TO_2K, 5),
             Run(("logit",), MORE, TO_2K, 12),
         ),
         (24, 60),

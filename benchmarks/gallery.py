@@ -70,45 +70,23 @@ class Exhibit:
     knockout_length: int = 512
 
 
-def without(methods: tuple[str, ...], *others: str) -> tuple[str, ...]:
-    """The methods but for some that have a run of their own."""
-    return tuple(method for method in methods if method not in others)
+def runs(reasoning: int, retrieval: int, more: int, *, to: str = "512,1k,2k", qr: int = 0) -> tuple[Run, ...]:
+    """The runs of a model, with needles per length and depth in each; `to`: lengths of prompts with reasoning needles;
+    `qr`: that method in a run of its own."""
+    own = ("qr",) if qr else ()
+    looked_up = tuple(method for method in METHODS[RETRIEVAL] if method not in (*own, "logit"))
+    return (
+        Run(METHODS[REASONING], REASONING, to, reasoning),
+        Run(looked_up, RETRIEVAL, "512,1k,2k", retrieval),
+        *(Run(own, RETRIEVAL, "512,1k,2k", qr) for _ in own),
+        Run(("logit",), str(MORE_RETRIEVAL), "512,1k,2k", more),
+    )
 
 
-MORE = str(MORE_RETRIEVAL)
-TO_2K, TO_4K = "512,1k,2k", "512,1k,2k,4k"
 EXHIBITS = (
-    Exhibit(
-        "smollm2-135m",
-        "SmolLM2-135M-Instruct",
-        (
-            Run(METHODS[REASONING], REASONING, TO_4K, 12),
-            Run(without(METHODS[RETRIEVAL], "qr", "logit"), RETRIEVAL, TO_2K, 3),
-            Run(("qr",), RETRIEVAL, TO_2K, 5),
-            Run(("logit",), MORE, TO_2K, 12),
-        ),
-        (24, 60),
-    ),
-    Exhibit(
-        "qwen2.5-coder-0.5b",
-        "Qwen2.5-Coder-0.5B-Instruct",
-        (
-            Run(METHODS[REASONING], REASONING, TO_2K, 4),
-            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 4),
-            Run(("logit",), MORE, TO_2K, 8),
-        ),
-        (24, 40),
-    ),
-    Exhibit(
-        "gemma3-270m",
-        "Gemma-3-270M (base)",
-        (
-            Run(METHODS[REASONING], REASONING, TO_2K, 16),
-            Run(without(METHODS[RETRIEVAL], "logit"), RETRIEVAL, TO_2K, 4),
-            Run(("logit",), MORE, TO_2K, 4),
-        ),
-        (24, 80),
-    ),
+    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", runs(12, 3, 12, to="512,1k,2k,4k", qr=5), (24, 60)),
+    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", runs(4, 4, 8), (24, 40)),
+    Exhibit("gemma3-270m", "Gemma-3-270M (base)", runs(16, 4, 4), (24, 80)),
 )
 
 

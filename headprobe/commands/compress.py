@@ -257,7 +257,7 @@ def compress_command(
         window, pool = chosen.policy_options.window, chosen.policy_options.pool
         scores = next(iter(scores_of(chosen, None if scores is None else [scores])), None)
     policies = list(dict.fromkeys([first, *_others(compare, window, pool)]))
-    unused = _without_effect(policies, budget, ratio, scores)
+    notes = _without_effect(policies, budget, ratio, scores)
     options = CompressionOptions(
         budget=DEFAULT_BUDGET if budget is None and ratio is None else budget,
         ratio=ratio,
@@ -279,9 +279,11 @@ def compress_command(
     loaded = load_model(model, device=device if ranks is None else ranks.device(device), dtype=dtype, **placement)
     is_first = ranks is None or ranks.rank == 0
     tell_other_model(chosen, loaded)
-    note = window_note(loaded, window, pool)
-    for each in [*unused, *([] if note is None else [note])] if is_first else []:
-        tell(f"note: {each}")
+    recommended = window_note(loaded, window, pool)
+    if recommended is not None:
+        notes.append(recommended)
+    for note in notes if is_first else ():
+        tell(f"note: {note}")
     policies = [with_recommended_window(loaded, chosen, window, pool) for chosen in policies]
     if text is None:
         asked = _fresh_needle(loaded, length, seed, chat_template)

@@ -25,8 +25,8 @@ from headprobe.commands.options import (
 )
 from headprobe.commands.output import (
     RESUME_HINT,
-    SILENT_SECONDS,
     Pace,
+    Tenths,
     print_table,
     stdout_console,
     tell,
@@ -187,11 +187,10 @@ class KnockoutProgress:
         self._study, self._journal = study, journal
         self._sizes = [len(batch) for batch in study.bench.batches(study.sets.values())]
         self._count()
-        self._told = self._done * 10 // max(self._total, 1)
         self._place = told_place(study)
         self._is_terminal = sys.stderr.isatty()
-        self._began = self._last = self._told_at = monotonic()
-        self._pace = Pace()
+        self._began = self._last = monotonic()
+        self._lines, self._pace = Tenths(self._done, self._total, self._began), Pace()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left"), console=Console(stderr=True), disable=not self._is_terminal,
@@ -215,9 +214,7 @@ class KnockoutProgress:
         self._count()
         left = told_seconds(self._pace.left(self._left))
         self._bar.update(self._task, completed=self._done, total=self._total, left=left)
-        tenth = self._done * 10 // self._total
-        if not self._is_terminal and (tenth > self._told or now - self._told_at >= SILENT_SECONDS):
-            self._told, self._told_at = tenth, now
+        if not self._is_terminal and self._lines.is_due(self._done, self._total, now):
             tell(f"{self._done} of {self._total} pieces, {told_seconds(now - self._began)} so far, about {left} left")
 
     def __enter__(self) -> KnockoutProgress:

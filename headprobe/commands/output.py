@@ -115,6 +115,26 @@ def told_seconds(seconds: float) -> str:
 SILENT_SECONDS = 120.0  # the longest that a long run says nothing in a log
 
 
+class Tenths:
+    """When a long run reports in a log: at every tenth of the work, and at the latest after two minutes.
+
+    >>> lines = Tenths(done=0, total=50, now=0.0)
+    >>> [lines.is_due(done, 50, now) for done, now in ((4, 10.0), (5, 12.0), (6, 131.0), (7, 132.0))]
+    [False, True, False, True]
+    """
+
+    def __init__(self, done: int, total: int, now: float) -> None:
+        self._tenth, self._at = done * 10 // max(total, 1), now
+
+    def is_due(self, done: int, total: int, now: float) -> bool:
+        """Whether a line is to be printed at the time `now`, in seconds; one that is, is taken as printed."""
+        tenth = done * 10 // total
+        if tenth <= self._tenth and now - self._at < SILENT_SECONDS:
+            return False
+        self._tenth, self._at = tenth, now
+        return True
+
+
 class Pace:
     """How long the rest of a run takes, in seconds, where work is of several kinds; one that has not come yet counts
     like the others.

@@ -21,7 +21,7 @@ from headprobe.commands.options import (
     OverwriteRunOption,
     ResumeOption,
 )
-from headprobe.commands.output import RESUME_HINT, SILENT_SECONDS, tell, tell_cut, time_left
+from headprobe.commands.output import RESUME_HINT, Tenths, tell, tell_cut, time_left
 from headprobe.commands.reading import one_length
 from headprobe.commands.referee_output import print_result, write_files
 from headprobe.evaluation.knockout.verdict import FEWEST_NEEDLES
@@ -140,16 +140,15 @@ class Pieces:
     """A line on stderr at every tenth of the knockout, at the latest after two minutes, with the time that is left."""
 
     def __init__(self) -> None:
-        self._began, self._first, self._told = monotonic(), 0, 0
-        self._told_at = self._began
+        self._began, self._first = 0.0, 0
+        self._lines: Tenths | None = None
 
     def update(self, done: int, total: int) -> None:
         """Count a piece of work: one prompt under one batch of head sets."""
-        if not self._first:
-            self._began, self._first, self._told = monotonic(), done, done * 10 // total
-            self._told_at = self._began
+        if self._lines is None:
+            self._began, self._first = monotonic(), done
+            self._lines = Tenths(done, total, self._began)
         now = monotonic()
-        if done * 10 // total > self._told or now - self._told_at >= SILENT_SECONDS:
-            self._told, self._told_at = done * 10 // total, now
+        if self._lines.is_due(done, total, now):
             left = time_left(now - self._began, done - self._first, total - done)
             tell(f"asked without heads: {done} of {total} pieces, about {left} left")

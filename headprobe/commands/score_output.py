@@ -133,7 +133,7 @@ def memory_plan(need: MemoryNeed, free_bytes: int | None) -> dict[str, Any]:
     }
 
 
-LINES = 20  # in the log of a run, at most, unless trials take so long that it were silent for two minutes
+LINES = 20  # in the log of a run, at most, unless it would be silent for `SILENT_SECONDS`
 LINE_SECONDS = 30.0  # between two of them, at least
 
 
@@ -180,9 +180,8 @@ class ScoreProgress:
         self._tokens_read += self._tokens_left.pop(record["trial"], 0)
         self._bar.update(self._task, advance=1, rate=self._rate(), top=self._best())
         now = monotonic()
-        waited = now - self._told
-        is_due = (self._done - self._told_done) * LINES >= self._total and waited >= LINE_SECONDS
-        is_due |= waited >= SILENT_SECONDS
+        wait = LINE_SECONDS if (self._done - self._told_done) * LINES >= self._total else SILENT_SECONDS
+        is_due = now - self._told >= wait
         if self._shown and not self._is_terminal and is_due and self._done < self._total:
             self._told, self._told_done = now, self._done
             spent, left = now - self._began, sum(self._tokens_left.values())

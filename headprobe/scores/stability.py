@@ -133,7 +133,8 @@ class Stability:
     `overlap[k - 1]`: the share of the top k that would be reproduced, the mean over resamples; `asked`: the requested
     top; `top`: the same, or the number of heads above 0 where there are fewer; `stable_top`: the largest k up
     to `top` whose share reaches `agreement` (0: none); `more_trials`: about how many more passing trials would bring
-    the share of the top `top` there (0: none; None: more than 15 times those there are, or unknown).
+    the share of the top `top` there (0: none; None: more than 15 times those there are, or unknown), and
+    `more_clusters`: of how many clusters beyond those that are there these have to be.
     """
 
     num_trials: int
@@ -144,6 +145,7 @@ class Stability:
     overlap: tuple[float, ...]
     stable_top: int
     more_trials: int | None
+    more_clusters: int | None
 
     @property
     def is_stable(self) -> bool:
@@ -175,7 +177,8 @@ class Stability:
     def _missing(self) -> str:
         if self.more_trials is None:
             return f"{MOST_GROWTH:g} times the trials would not settle them"
-        return f"about {self.more_trials} more passing trials would settle them"
+        independent = "" if self.num_clusters == self.num_trials else f", {self.more_clusters} of them independent,"
+        return f"about {self.more_trials} more passing trials{independent} would settle them"
 
 
 def stability(
@@ -198,14 +201,15 @@ def stability(
     shown = min(max(looked_at, 1), num_heads)
     overlap = top_overlaps(trials, mean, shown, num_resamples, seed)
     reached = [k for k in range(1, looked_at + 1) if overlap[k - 1] >= agreement]
-    more: int | None = 0
+    more: tuple[int | None, int | None] = (0, 0)
     if not looked_at or trials.num_clusters < MIN_CLUSTERS:
-        more = None
+        more = (None, None)
     elif looked_at not in reached:
-        more = more_trials(trials.num_trials, float(overlap[looked_at - 1]), agreement)
+        share = float(overlap[looked_at - 1])
+        more = (more_trials(trials.num_trials, share, agreement), more_trials(trials.num_clusters, share, agreement))
     found = tuple(overlap.tolist()) if looked_at else ()
     return Stability(
-        trials.num_trials, trials.num_clusters, top, looked_at, agreement, found, max(reached, default=0), more
+        trials.num_trials, trials.num_clusters, top, looked_at, agreement, found, max(reached, default=0), *more
     )
 
 
@@ -255,7 +259,7 @@ def more_trials(num_trials: int, share: float, agreement: float) -> int | None:
 
     Of heads that lie evenly around the border, as many change sides as the noise is wide, and that falls with the root
     of the number of trials: `1 - share` is proportional to `num_trials ** -0.5`. Where the border falls into a gap,
-    fewer are needed.
+    fewer are needed. The same for clusters: the noise falls with their number, at as many trials in each.
 
     >>> more_trials(100, 0.9, 0.95), more_trials(100, 0.5, 0.95), more_trials(100, 0.96, 0.95)
     (300, None, 0)

@@ -107,6 +107,13 @@ def test_a_missing_part_is_named(parts: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "merged.json").exists()
 
 
+def test_a_part_that_was_renamed_is_not_taken_for_absent(parts: Path, tmp_path: Path) -> None:
+    first, second, _ = copied(parts, tmp_path)
+    renamed = second.rename(tmp_path / "mine.journal")
+    with pytest.raises(ResumeError, match="trials are missing, .*: a part is missing or not finished;"):
+        merge_parts([first, renamed], tmp_path / "merged.json")
+
+
 def test_a_part_that_is_not_finished_is_refused(parts: Path, tmp_path: Path) -> None:
     first, *others = copied(parts, tmp_path)
     header, *trials = lines(first)

@@ -49,6 +49,32 @@ def test_as_many_more_trials_as_told_do_settle_it():
     assert 0.945 < np.mean([len(top & set(range(20))) / 20 for top in tops]) < 0.975
 
 
+def clustered(means, num_clusters, each, seed=0):
+    """Trials that differ from needle to needle (1.0) far more than on one needle (0.1)."""
+    rng = np.random.default_rng(seed)
+    needles = np.asarray(means) + rng.standard_normal((num_clusters, len(means)))
+    trials = np.repeat(needles, each, axis=0) + 0.1 * rng.standard_normal((num_clusters * each, len(means)))
+    return ClusteredTrials(trials[:, None, :], np.repeat(np.arange(num_clusters), each), "needle")
+
+
+def test_where_needles_differ_more_needles_are_asked_for_and_more_trials_of_the_same_do_not_help():
+    means = np.sort(np.random.default_rng(0).exponential(1.0, 200))[::-1] + 5
+    few = [stability(clustered(means, 30, 4, seed), top=20) for seed in range(15)]
+    same = [stability(clustered(means, 30, 40, seed), top=20) for seed in range(15)]
+    shares = np.mean([found.overlap[19] for found in few]), np.mean([found.overlap[19] for found in same])
+    assert shares[0] < 0.93
+    assert shares[1] == pytest.approx(shares[0], abs=0.01)
+    told = few[0]
+    assert told.more_clusters is not None
+    assert told.more_trials == pytest.approx(4 * told.more_clusters, rel=0.1)
+    assert told.verdict.endswith(
+        f"about {told.more_trials} more passing trials, {told.more_clusters} of them independent, would settle them"
+    )
+    enough = 30 + int(np.median([15 * 30 if found.more_clusters is None else found.more_clusters for found in few]))
+    tops = [set(np.argsort(-clustered(means, enough, 1, seed).flat.mean(axis=0))[:20]) for seed in range(40)]
+    assert 0.945 < np.mean([len(top & set(range(20))) / 20 for top in tops]) < 0.975
+
+
 def test_overlap_equals_plain_counting():
     trials = trials_of([5.0, 4.0, 4.0, 3.0, 1.0], 12, 1.0)
     mean = trials.flat.mean(axis=0)

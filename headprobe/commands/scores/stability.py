@@ -79,6 +79,7 @@ def stability_record(
         "agreement": agreement,
         "stable_top": found.stable_top,
         "more_trials": found.more_trials,
+        "more_clusters": found.more_clusters,
         "top_k_again": [{"k": k, "share": share} for k, share in enumerate(found.overlap, 1)],
         "top_heads": [vars(head) for head in heads],
         "split_half": _split_half(trials, min(20, scores.mean.size), seed),

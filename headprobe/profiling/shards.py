@@ -183,11 +183,8 @@ class JoinedParts:
         lacking = [trial for trial in ids if trial not in self.records]
         if lacking:
             absent = absent_parts(self.paths)
-            told = (
-                f"there is nothing of part {', '.join(absent[:MOST_NAMED])}"
-                if absent
-                else "a part is missing or not finished"
-            )
+            named = f"by the names of the files there is nothing of part {', '.join(absent[:MOST_NAMED])}"
+            told = named if absent else "a part is not finished"
             more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
             raise ResumeError(
                 f"{len(lacking):,} of {len(ids):,} trials are missing, the first is {lacking[0]!r:.80}: {told}{more}; "
@@ -226,17 +223,14 @@ def joined(paths: Sequence[Path]) -> JoinedParts:
 
 
 def absent_parts(paths: Sequence[Path]) -> list[str]:
-    """Which parts, as K/N, have no journal among `paths`, by the names of those; none where they do not agree in N, and
-    where one was renamed, which may be any part.
+    """Which parts, as K/N, have no journal among `paths`, by the names of those; none where they do not agree in N.
 
     >>> absent_parts([Path("a.shard-1-of-3.journal"), Path("a.shard-3-of-3.journal")])
     ['2/3']
-    >>> absent_parts([Path("a.shard-1-of-3.journal"), Path("mine.journal")])
-    []
     """
-    named = [match for path in paths if (match := _NAMED.search(path.name))]
+    named = [match for path in paths for match in _NAMED.finditer(path.name)]
     counts = {int(match[2]) for match in named}
-    if len(counts) != 1 or len(named) != len(paths):
+    if len(counts) != 1:
         return []
     count, there = counts.pop(), {int(match[1]) for match in named}
     return [f"{part}/{count}" for part in range(1, count + 1) if part not in there]

@@ -153,6 +153,7 @@ TOP = 10
 STABLE_SHARE = 0.9
 LEAST_CLUSTERS = 5
 LOW_PASS_RATE = 0.5
+FEW = 0.05  # trials without a hit, up to which they are answers in other words
 CHANCE_SHARE = 0.95  # distinct trials, above which counts that agree may do so by chance
 _RESAMPLES = 200
 
@@ -173,6 +174,8 @@ def zero_trials(suspect: Suspect) -> Seen:
     if not len(zero):
         return None
     detail = f"{len(zero)} of {len(trials)} trials are zero in every head, the first is trial {zero[0] + 1}"
+    if suspect.scores.native is not None and suspect.facts.kind == COUNT and len(zero) <= FEW * len(trials):
+        return INFO, f"{detail}; the gate took their answers, whose tokens no head looked up first"
     return ERROR if 2 * len(zero) > len(trials) else WARNING, detail
 
 
@@ -248,7 +251,7 @@ def _kept(drawn: ClusteredTrials, top: int) -> float:
 
 TRIAL_CHECKS = (
     Check("no-trials", "the file has to be taken on trust", no_trials),
-    Check("zero-trials", "the needle was not found in them; they pull every mean down", zero_trials, "trials"),
+    Check("zero-trials", "no head found the needle in them; they pull every mean down", zero_trials, "trials"),
     Check(
         "duplicate-trials",
         "fewer measurements than it looks; the repeated prompt weighs most",

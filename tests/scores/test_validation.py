@@ -234,6 +234,26 @@ def test_few_passes_that_are_enough_are_a_fact_and_no_warning(tmp_path: Path, ma
     assert found(validate_file(bare))["low-pass-rate"] == "warning"
 
 
+@pytest.mark.parametrize(
+    ("method", "zeros", "severity"),
+    [("retrieval", 2, "info"), ("retrieval", 3, "warning"), ("retrieval", 21, "error"), ("r2", 1, "warning")],
+)
+def test_an_answer_without_a_hit_is_a_fact_in_a_count_and_a_fault_in_masses(
+    tmp_path: Path, make_scores, method: str, zeros: int, severity: str
+) -> None:
+    tables = [*np.zeros((zeros, *SOUND[0].shape)), *SOUND[zeros:40]]
+    scores = replace(within(make_scores(tables, [True] * 40)), method=Method(method, "f", 1, {}))
+    report = validate_file(write_score_file(tmp_path / "a.json", scores))
+    assert found(report)["zero-trials"] == severity
+    told = f"{zeros} of 40 trials are zero in every head, the first is trial 1"
+    assert (
+        detail(report, "zero-trials").removesuffix(
+            "; the gate took their answers, whose tokens no head looked up first"
+        )
+        == told
+    )
+
+
 def test_counts_that_agree_here_and_there_are_a_fact_and_side_by_side_a_warning(tmp_path: Path, make_scores) -> None:
     hits = [np.round(table, 2) for table in SOUND[:39]]
     apart, beside = [*hits, hits[0]], [hits[0], *hits]

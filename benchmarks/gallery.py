@@ -31,7 +31,8 @@ from headprobe.scores.uncertainty import ClusteredTrials
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 REASONING, RETRIEVAL = "reasoning", "retrieval"
-MORE_RETRIEVAL = GALLERY / "more-retrieval.jsonl"  # needles beyond those that are shipped, for `logit`
+# Needles beyond those that are shipped, where the best heads change with the needles that are drawn.
+MORE_REASONING, MORE_RETRIEVAL = (str(GALLERY / f"more-{kind}.jsonl") for kind in (REASONING, RETRIEVAL))
 METHODS = {  # by the kind of needles; in the order of tables
     REASONING: ("r2", "contrast", "value"),
     RETRIEVAL: ("retrieval", "enhanced", "mass", "qr", "reconstruction", "induction", "echo", "logit"),
@@ -48,14 +49,13 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Run:
-    """Methods that are scored on the same prompts: set of needles, lengths in tokens (of texts without needles, too),
-    and needles per length and depth, as many as it takes that trials pass at every depth and the best heads are stable.
-    """
+    """Methods that are scored on the same prompts: set of needles; needles per length and depth, as many as it takes
+    that trials pass at every depth and the best heads are stable; lengths in tokens (of texts without needles, too)."""
 
     methods: tuple[str, ...]
     needles: str
-    lengths: str
     needles_per_cell: int
+    lengths: str = "512,1k,2k"
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,36 @@ class Exhibit:
     knockout_length: int = 512
 
 
-def runs(reasoning: int, retrieval: int, more: int, *, to: str = "512,1k,2k", qr: int = 0) -> tuple[Run, ...]:
-    """The runs of a model, with needles per length and depth in each; `to`: lengths of prompts with reasoning needles;
-    `qr`: that method in a run of its own."""
-    own = ("qr",) if qr else ()
-    looked_up = tuple(method for method in METHODS[RETRIEVAL] if method not in (*own, "logit"))
-    return (
-        Run(METHODS[REASONING], REASONING, to, reasoning),
-        Run(looked_up, RETRIEVAL, "512,1k,2k", retrieval),
-        *(Run(own, RETRIEVAL, "512,1k,2k", qr) for _ in own),
-        Run(("logit",), str(MORE_RETRIEVAL), "512,1k,2k", more),
-    )
-
-
+ASK_NOTHING = ("reconstruction", "induction", "echo")
 EXHIBITS = (
-    Exhibit("smollm2-135m", "SmolLM2-135M-Instruct", runs(12, 3, 12, to="512,1k,2k,4k", qr=5), (24, 60)),
-    Exhibit("qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct", runs(4, 4, 8), (24, 40)),
-    Exhibit("gemma3-270m", "Gemma-3-270M (base)", runs(16, 4, 4), (24, 80)),
+    Exhibit(
+        "smollm2-135m",
+        "SmolLM2-135M-Instruct",
+        (
+            Run(("r2",), REASONING, 12, "512,1k,2k,4k"),
+            Run(("contrast", "value"), MORE_REASONING, 20),
+            Run(("retrieval", "enhanced", "mass", *ASK_NOTHING), RETRIEVAL, 3),
+            Run(("qr",), RETRIEVAL, 5),
+            Run(("logit",), MORE_RETRIEVAL, 12),
+        ),
+        knockout_prompts=(24, 60),
+    ),
+    Exhibit(
+        "qwen2.5-coder-0.5b",
+        "Qwen2.5-Coder-0.5B-Instruct",
+        (
+            Run(METHODS[REASONING], REASONING, 4),
+            Run(("retrieval", "enhanced", "mass", "qr", *ASK_NOTHING), RETRIEVAL, 4),
+            Run(("logit",), MORE_RETRIEVAL, 12),
+        ),
+        knockout_prompts=(24, 40),
+    ),
+    Exhibit(
+        "gemma3-270m",
+        "Gemma-3-270M (base)",
+        (Run(METHODS[REASONING], REASONING, 16), Run(METHODS[RETRIEVAL], MORE_RETRIEVAL, 8)),
+        knockout_prompts=(24, 80),
+    ),
 )
 
 

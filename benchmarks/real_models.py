@@ -65,6 +65,7 @@ SUBJECTS = (
             Sample("ruler", "ruler:4096/niah_multikey_3", 10),
             Sample("longbench", "longbench:multifieldqa_zh+passage_retrieval_zh", 8),
         ),
+        judged_on=20,
     ),
     Subject(
         "smollm2-135m", "1k,2k", 13, 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from headprobe.scores.score_file import read_score_file, write_score_file
 from headprobe.scores.validation import validate_file
 from tests.scores.test_causal import result as knockout_result
 
-DEMO = Exhibit("demo", "demo", (Run(gallery.ALL_METHODS, "reasoning", "512", 1),), (10, 10))
+DEMO = Exhibit("demo", "demo", (Run(gallery.ALL_METHODS, "reasoning", 1, "512"),), (10, 10))
 
 
 def parsed(step: Step) -> dict[str, Any]:
@@ -156,8 +157,40 @@ def test_the_gallerys_files_pass_validation() -> None:
     assert not {name: found for name, found in seen.items() if found}
 
 
+def test_the_gallerys_rankings_are_stable_to_the_tenth_head() -> None:
+    files = [path for exhibit in EXHIBITS for path in gallery.files_of(gallery.GALLERY, exhibit).values()]
+    assert len(files) == len(EXHIBITS) * len(gallery.ALL_METHODS)
+    assert not [file.path.name for file in files if gallery.stable_top(file) != "10 of 10"]
+
+
+def test_the_gallerys_files_are_what_its_steps_would_make() -> None:
+    tokens = {"512": 512, "1k": 1024, "2k": 2048, "4k": 4096}
+    for exhibit in EXHIBITS:
+        for run in exhibit.runs:
+            needles = load_needles(run.needles)
+            for method in run.methods:
+                path = gallery.score_file(gallery.GALLERY, exhibit.model, method)
+                probes = read_score_file(path).provenance.probes
+                assert probes["lengths"] == [tokens[length] for length in run.lengths.split(",")], path.name
+                if "needles" in probes:
+                    assert probes["needles"]["sha256"] == needles.sha256, path.name
+                    assert probes["needles_per_cell"] == run.needles_per_cell, path.name
+                else:
+                    assert method in gallery.ASK_NOTHING, path.name
+
+
 def test_the_gallerys_own_needles_are_others_than_those_shipped() -> None:
-    more, shipped = (load_needles(name).needles for name in (gallery.MORE_RETRIEVAL, "retrieval"))
-    assert len({needle.answer for needle in more}) == len(more) == 102
-    subjects = {needle.question for needle in shipped}
-    assert not subjects & {needle.question for needle in more}
+    for own, kind, count in ((gallery.MORE_RETRIEVAL, "retrieval", 342), (gallery.MORE_REASONING, "reasoning", 168)):
+        more, shipped = (load_needles(name).needles for name in (own, kind))
+        assert len({needle.answer for needle in more}) == len(more) == count
+        assert {needle.kind for needle in more} == {kind}
+        assert not {needle.answer for needle in shipped} & {needle.answer for needle in more}
+
+
+def test_reasoning_needles_of_the_gallery_are_balanced() -> None:
+    more = load_needles(gallery.MORE_REASONING).needles
+    answer_first = [needle.text.index(needle.answer) < needle.text.index(needle.distractor or "") for needle in more]
+    assert sum(answer_first) * 2 == len(more)
+    first, second = re.compile("older|later|larger|heavier"), re.compile("younger|earlier|smaller|lighter")
+    asked = [sum(bool(word.search(needle.question)) for needle in more) for word in (first, second)]
+    assert abs(asked[0] - asked[1]) <= 3

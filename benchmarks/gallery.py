@@ -78,9 +78,7 @@ EXHIBITS = (
         (
             Run(("r2",), REASONING, 12, "512,1k,2k,4k"),
             Run(("contrast", "value"), MORE_REASONING, 20),
-            Run(("retrieval", "enhanced", "mass", *ASK_NOTHING), RETRIEVAL, 3),
-            Run(("qr",), RETRIEVAL, 5),
-            Run(("logit",), MORE_RETRIEVAL, 12),
+            Run(METHODS[RETRIEVAL], MORE_RETRIEVAL, 12, "512,1k,2k,4k"),
         ),
         knockout_prompts=(24, 60),
     ),

@@ -117,7 +117,8 @@ class Placement:
             )
         if self.tensor_parallel:
             check_spread(geometry, processes())
-            found = torch.accelerator.current_accelerator()
+            # A build of torch for CUDA names cuda also where there is no device; transformers takes the CPU there.
+            found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
             if found is not None and device.type != found.type:
                 raise OptionError(f"tensor_parallel takes the {found.type} devices of this machine, not {device}")
 

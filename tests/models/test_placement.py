@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from headprobe.compression.generation import generate
 from headprobe.compression.session import compress
 from headprobe.errors import OptionError
+from headprobe.geometry import ModelGeometry
 from headprobe.models.loading import load_model
+from headprobe.models.placement import Placement
 from headprobe.profiling.estimators import estimators
 from headprobe.profiling.gathering import spread_over
 from headprobe.profiling.job import ScoreOptions, prepare
@@ -81,3 +84,19 @@ def test_auto_on_a_machine_with_one_device_is_that_device(folder: Path, both: tu
 def test_every_process_of_torchrun_would_take_all_devices() -> None:
     with pytest.raises(OptionError, match="device_map auto spreads layers over all devices, and torchrun started 4"):
         Ranks(0, 4, 0).refuse_device_map("auto")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_tensor_parallel_takes_the_cpu_where_torch_is_built_for_a_device_that_is_not_there(
+    is_there: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: is_there)
+    geometry = ModelGeometry(2, 4, 2, 8, ("full_attention",) * 2)
+    given = Placement(tensor_parallel=True), geometry, torch.device("cpu"), LlamaConfig(), folder
+    if is_there:
+        with pytest.raises(OptionError, match="tensor_parallel takes the cuda devices of this machine, not cpu"):
+            Placement.check(*given)
+    else:
+        Placement.check(*given)

@@ -102,9 +102,8 @@ def test_published_steps_stay_those(demo: Any, tmp_path: Path) -> None:
 
 
 def test_a_missing_part_is_named(parts: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ResumeError, match=r"of 4 trials are missing, the first is '.+': by the names .* nothing of part 2/3;"
-    ):
+    told = r"of 4 trials are missing, the first is '.+': by the names of the files there is nothing of part 2/3;"
+    with pytest.raises(ResumeError, match=told):
         merge_parts([journals(parts)[0], journals(parts)[2]], tmp_path / "merged.json")
     assert not (tmp_path / "merged.json").exists()
 

@@ -245,13 +245,9 @@ def test_an_answer_without_a_hit_is_a_fact_in_a_count_and_a_fault_in_masses(
     scores = replace(within(make_scores(tables, [True] * 40)), method=Method(method, "f", 1, {}))
     report = validate_file(write_score_file(tmp_path / "a.json", scores))
     assert found(report)["zero-trials"] == severity
-    told = f"{zeros} of 40 trials are zero in every head, the first is trial 1"
-    assert (
-        detail(report, "zero-trials").removesuffix(
-            "; the gate took their answers, whose tokens no head looked up first"
-        )
-        == told
-    )
+    why = "; the gate took their answers, whose tokens no head looked up first" if severity == "info" else ""
+    told = f"{zeros} of 40 trials are zero in every head, the first is trial 1{why}"
+    assert detail(report, "zero-trials") == told
 
 
 def test_counts_that_agree_here_and_there_are_a_fact_and_side_by_side_a_warning(tmp_path: Path, make_scores) -> None:

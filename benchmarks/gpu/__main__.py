@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from benchmarks.gpu.shapes import LLAMA3_8B, SHAPES
 from benchmarks.gpu.supervisor import BEGINS, Part, child_command, supervise
 
 PARTS = (
-    Part("environment", 1), Part("bandwidth", 2), Part("numerics", 60), Part("kernels", 20), Part("decode_short", 45),
+    Part("environment", 1), Part("bandwidth", 2), Part("numerics", 60), Part("kernels", 20), Part("decode_short", 45), Part("profile", 25),
     Part("decode_batch", 20), Part("decode_long", 20), Part("prefill", 45), Part("memory", 40), Part("batch", 60),
     Part("bundled", 60), Part("scoring", 100), Part("scoring_long", 30), Part("real", 120),
 )  # fmt: skip
@@ -53,6 +54,7 @@ def run_part(bench: Bench, name: str) -> None:
         with torch.inference_mode():
             importlib.import_module(f"benchmarks.gpu.parts.{name}").run(bench, note)
     except Exception as error:  # one part's fault must not cost the others
+        traceback.print_exc()
         line = (str(error).strip().splitlines() or [""])[0][:300]
         failure: str | None = f"{type(error).__name__}: {line}"
     else:

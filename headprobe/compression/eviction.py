@@ -66,7 +66,7 @@ class Evictor:
         """Take note of the entry that has just been appended to every segment."""
         last = self.store.last
         self.position[last] = self.tokens[self._sequence[last]]
-        self.scores[last] = 0.0
+        self.scores.index_fill_(0, last, 0.0)  # `scores[last] = 0.0` would bring the number from the host
         if self.norms is not None:
             self.norms[last] = value_norms(self.store.read_values(last))
         column, anew = self._columns()

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headprobe.compression import conversation
@@ -26,6 +27,20 @@ from tests.compression.test_session import options
 MAKERS = ("tensor", "as_tensor", "from_numpy")  # make tensors of numbers that the host holds; on "meta" no operation
 
 
+class NumbersPutIn(TorchFunctionMode):
+    """Notes `tensor[indices] = number` with a tensor of indices: on a CUDA device, not on "meta", torch brings the number
+    from the host's memory, which a capture refuses."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__setitem__ and [*tensors(args[1])] and not isinstance(args[2], torch.Tensor):
+            self.found.append(f"{func.__name__} of {args[2]!r}")
+        return func(*args, **(kwargs or {}))
+
+
 class FromHost(TorchDispatchMode):
     """Notes what reads or makes a tensor in the host's memory, or brings numbers from there."""
 
@@ -38,6 +53,7 @@ class FromHost(TorchDispatchMode):
     def __enter__(self) -> FromHost:
         for name in MAKERS:
             self._makers.enter_context(patch.object(torch, name, self._noted(name, getattr(torch, name))))
+        self._makers.enter_context(NumbersPutIn(self.found))
         super().__enter__()
         return self
 
@@ -126,8 +142,12 @@ def test_a_step_of_a_batch_stays_on_its_device(llama: Any, name: str) -> None:
 
 @pytest.mark.parametrize(
     "look",
-    [lambda at: torch.tensor([1.0], device=at.device), lambda at: torch.ones(1).to(at.device)],
-    ids=["numbers of Python", "a tensor of the host"],
+    [
+        lambda at: torch.tensor([1.0], device=at.device),
+        lambda at: torch.ones(1).to(at.device),
+        lambda at: at.clone().__setitem__(at.argmax(-1), 0.0) or 1.0,
+    ],
+    ids=["numbers of Python", "a tensor of the host", "a number put into a tensor"],
 )
 def test_a_copy_from_the_host_is_noticed(llama: Any, monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     own = DecodeStep.choose

@@ -78,6 +78,18 @@ def test_a_kernel_that_does_not_run_costs_only_itself(tmp_path: Path, monkeypatc
     assert parts["kernels"]["results"]["shares"]["torch"] > 0.0
 
 
+def test_a_later_run_can_add_its_parts_to_those_of_an_earlier_one(tmp_path: Path) -> None:
+    def ran(*more: str) -> dict[str, Any]:
+        main(["--device", "cpu", "--shape", "tiny", "--out", str(tmp_path), *more])
+        return json.loads((tmp_path / "gpu-cpu.json").read_text())["parts"]  # type: ignore[no-any-return]
+
+    first = ran("--only", "environment")
+    both = ran("--only", "kernels", "--add")
+    assert list(both) == ["environment", "bandwidth", "kernels"]
+    assert both["environment"] == first["environment"]
+    assert list(ran("--only", "kernels")) == ["bandwidth", "kernels"]
+
+
 CHILD = """
 import json, os, pathlib, sys, time
 folder, names = pathlib.Path(sys.argv[1]), sys.argv[sys.argv.index("--only") + 1].split(",")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ class Record:
         found = json.loads(self.json_file.read_text(encoding="utf-8"))
         self.parts = found["parts"]
         self.values = {row["name"]: row["value"] for row in found["targets"] if row["value"] is not None}
+
+    def begin(self, part: str) -> None:
+        """A part begins; what is known of it from an earlier run goes."""
+        self.parts[part] = {"status": "running", "date": date.today().isoformat(), "results": {}}
 
     def note(self, part: str, name: str, found: Any) -> None:
         """Keep a result of a part."""

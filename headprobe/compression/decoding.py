@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -17,6 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from headprobe.compression.capture import captured
+from headprobe.compression.fused.layers import FusedLayers
 from headprobe.compression.kv_cache_dtypes import AUTO
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.errors import OptionError
@@ -94,13 +96,18 @@ class Decoder:
 
     `sampler` draws the tokens; None takes the most likely. On a CUDA device a step is captured once a few have run, and
     replayed; when the cache has been laid out again, it is recaptured. `graphs=False` never captures.
-    `graph_refusal` says why steps are not captured; None as long as nothing stands against it.
+    `graph_refusal` says why steps are not captured; None as long as nothing stands against it. `fused`: a layer's step
+    takes few launches where it is of a known form (`compression.fused`); `fused_refusal` says why not.
     """
 
-    def __init__(self, model: Any, cache: RaggedCache, *, sampler: Sampler | None = None, graphs: bool = True) -> None:
+    def __init__(
+        self, model: Any, cache: RaggedCache, *, sampler: Sampler | None = None, graphs: bool = True, fused: bool = True
+    ) -> None:
         self.cache = cache
         self.graph_refusal = _refusal(model, cache) if graphs else "graphs are switched off"
-        self._step = DecodeStep(model, cache, sampler)
+        layers = FusedLayers(model, cache) if fused else None
+        self.fused_refusal = "fused layers are switched off" if layers is None else layers.refusal
+        self._step = DecodeStep(model, cache, sampler, layers)
         self._graph: CapturedStep | None = None
         self._warm_layout: tuple[int, ...] = ()
         self._warm_steps = 0
@@ -200,8 +207,10 @@ class DecodeStep:
     `logits` `[B, vocabulary]` are the step's.
     """
 
-    def __init__(self, model: Any, cache: RaggedCache, sampler: Sampler | None) -> None:
-        self.model, self.cache, self.sampler = model, cache, sampler
+    def __init__(
+        self, model: Any, cache: RaggedCache, sampler: Sampler | None, layers: FusedLayers | None = None
+    ) -> None:
+        self.model, self.cache, self.sampler, self.layers = model, cache, sampler, layers
         self.device = model.device
         self.positions = cache.next_positions(self.device)
         self.tokens = torch.zeros_like(self.positions)
@@ -224,7 +233,8 @@ class DecodeStep:
     def __call__(self) -> None:
         """Read `tokens`, choose those behind them."""
         self.cache.announce()
-        self.logits = run_step(self.model, self.cache, self.tokens, self.positions)
+        with nullcontext() if self.layers is None else self.layers.in_place():
+            self.logits = run_step(self.model, self.cache, self.tokens, self.positions)
         self.positions += 1
         chosen = self.choose(self.logits)
         self.tokens.copy_(chosen[:, None])

@@ -129,6 +129,15 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         steps = [self._step(query[:, :, [t]], keys[:, :, [t]], values[:, :, [t]], shape) for t in range(query.shape[2])]
         return torch.cat(steps, 2)
 
+    def attend_written(self, query: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
+        """Attention output `[B, H, 1, d]` of one announced token a sequence, whose keys and values the caller has put
+        into the store's entries `last`; only without eviction."""
+        assert self.store is not None
+        assert self.evictor is None
+        self.seen += 1
+        self.store.written(1)
+        return self.kernel.attend(query, self.store, shape)
+
     def _compress(self, reader: PromptReader, shape: AttentionShape, pads: Sequence[int]) -> None:
         """Keep what stays of the prompt."""
         seen = reader.observations(shape, pads)

@@ -237,12 +237,16 @@ class RaggedStore:
         count = keys.shape[2]
         if not self._announced:
             announce([self], count)
-        assert self._announced == count
-        self._announced = 0
+        self.written(count)
         where = self.last
         if count > 1:
             where = (where[:, None] + torch.arange(1 - count, 1, device=keys.device)).flatten()
         self._write(where, keys.reshape(-1, keys.shape[-1]), values.reshape(-1, values.shape[-1]))
+
+    def written(self, count: int) -> None:
+        """The `count` announced entries of every segment are being written, the last one of each at `last`."""
+        assert self._announced == count
+        self._announced = 0
 
     def move(self, target: torch.Tensor, source: torch.Tensor) -> None:
         """Let the entries `target` be what the entries `source` are, int64 `[k]` each, as they are held."""

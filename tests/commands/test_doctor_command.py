@@ -39,7 +39,8 @@ FLASH2 = {
 
 def diagnose(cli: RunCli) -> dict:
     result = cli("doctor", "--json")
-    assert (result.code, result.err) == (0, "")
+    assert result.err == ""
+    assert result.code == 0
     return json.loads(result.out)
 
 

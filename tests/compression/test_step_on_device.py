@@ -28,8 +28,8 @@ MAKERS = ("tensor", "as_tensor", "from_numpy")  # make tensors of numbers that t
 
 
 class NumbersPutIn(TorchFunctionMode):
-    """Notes `tensor[indices] = number` with a tensor of indices: on a CUDA device, not on "meta", torch brings the number
-    from the host's memory, which a capture refuses."""
+    """Notes `tensor[indices] = number` with a tensor of indices: on a CUDA device, not on "meta", torch brings the
+    number from the host's memory, which a capture refuses."""
 
     def __init__(self, found: list[str]) -> None:
         super().__init__()

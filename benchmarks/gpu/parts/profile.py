@@ -7,6 +7,7 @@ numbers and are not compared with them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ def run(bench: Bench, note: Any) -> None:
         note(f"decode_batch_{batch}", decode_step(bench, batch))
         bench.free()
     ids = bench.tokens(bench.shape.short)
-    note("prefill_stock", by_kernel(bench, lambda: plain(bench, ids), 1))
+    note("prefill_stock", by_kernel(bench, partial(plain, bench, ids), 1))
     for policy in PREFILLS:
-        note(f"prefill_{policy}", by_kernel(bench, lambda chosen=policy: compressed(bench, chosen, ids), 1))
+        note(f"prefill_{policy}", by_kernel(bench, partial(compressed, bench, policy, ids), 1))
         bench.free()
 
 

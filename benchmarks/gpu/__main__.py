@@ -25,8 +25,9 @@ from benchmarks.gpu.supervisor import BEGINS, Part, child_command, supervise
 
 PARTS = (
     Part("environment", 1), Part("bandwidth", 2), Part("numerics", 40), Part("kernels", 5), Part("decode_short", 12),
-    Part("profile", 25), Part("decode_batch", 20), Part("decode_long", 20), Part("prefill", 45), Part("memory", 40),
-    Part("batch", 60), Part("bundled", 60), Part("scoring", 100), Part("scoring_long", 30), Part("real", 120),
+    Part("profile", 5), Part("decode_batch", 15), Part("decode_long", 10), Part("prefill", 40),
+    Part("profile_prefill", 20), Part("memory", 20), Part("batch", 30), Part("bundled", 20), Part("scoring", 60),
+    Part("scoring_long", 20), Part("real", 120),
 )  # fmt: skip
 
 

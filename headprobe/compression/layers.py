@@ -126,8 +126,8 @@ class RaggedLayer(Refusals, CacheLayerMixin):
         if self.evictor is None:
             self.store.append(keys, values)
             return self.kernel.attend(query, self.store, shape)
-        steps = [self._step(query[:, :, [t]], keys[:, :, [t]], values[:, :, [t]], shape) for t in range(query.shape[2])]
-        return torch.cat(steps, 2)
+        steps = zip(query.split(1, 2), keys.split(1, 2), values.split(1, 2), strict=True)
+        return torch.cat([self._step(*step, shape) for step in steps], 2)
 
     def attend_written(self, query: torch.Tensor, shape: AttentionShape) -> torch.Tensor:
         """Attention output `[B, H, 1, d]` of one announced token a sequence, whose keys and values the caller has put

@@ -27,17 +27,20 @@ from tests.compression.test_session import options
 MAKERS = ("tensor", "as_tensor", "from_numpy")  # make tensors of numbers that the host holds; on "meta" no operation
 
 
-class NumbersPutIn(TorchFunctionMode):
-    """Notes `tensor[indices] = number` with a tensor of indices: on a CUDA device, not on "meta", torch brings the
-    number from the host's memory, which a capture refuses."""
+class IndexedByNumbers(TorchFunctionMode):
+    """Notes `tensor[[number]]`, and `tensor[indices] = number` with a tensor of indices: on a CUDA device, not on
+    "meta", torch brings these numbers from the host's memory, which a capture refuses."""
 
     def __init__(self, found: list[str]) -> None:
         super().__init__()
         self.found = found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.__setitem__ and [*tensors(args[1])] and not isinstance(args[2], torch.Tensor):
-            self.found.append(f"{func.__name__} of {args[2]!r}")
+        if func in (torch.Tensor.__setitem__, torch.Tensor.__getitem__):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            puts_number = len(args) == 3 and bool([*tensors(index)]) and not isinstance(args[2], torch.Tensor)
+            if puts_number or any(isinstance(part, list) for part in index):
+                self.found.append(f"{func.__name__} {args[1:]}")
         return func(*args, **(kwargs or {}))
 
 
@@ -53,7 +56,7 @@ class FromHost(TorchDispatchMode):
     def __enter__(self) -> FromHost:
         for name in MAKERS:
             self._makers.enter_context(patch.object(torch, name, self._noted(name, getattr(torch, name))))
-        self._makers.enter_context(NumbersPutIn(self.found))
+        self._makers.enter_context(IndexedByNumbers(self.found))
         super().__enter__()
         return self
 
@@ -146,8 +149,9 @@ def test_a_step_of_a_batch_stays_on_its_device(llama: Any, name: str) -> None:
         lambda at: torch.tensor([1.0], device=at.device),
         lambda at: torch.ones(1).to(at.device),
         lambda at: at.clone().__setitem__(at.argmax(-1), 0.0) or 1.0,
+        lambda at: at[:, [0]],
     ],
-    ids=["numbers of Python", "a tensor of the host", "a number put into a tensor"],
+    ids=["numbers of Python", "a tensor of the host", "a number put into a tensor", "a list of places"],
 )
 def test_a_copy_from_the_host_is_noticed(llama: Any, monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
     own = DecodeStep.choose

@@ -36,7 +36,7 @@ def run(bench: Bench, note: Any) -> None:
     sizes = [factor * full for factor in (10, 15, 20, 25, 30)] if bench.on_gpu else [ON_CPU[1]]
     largest = 0
     for size in sizes:
-        if largest and bench.seconds_left < 250 and bench.on_gpu:
+        if largest and bench.seconds_left < 60 and bench.on_gpu:
             note("stopped", f"batches above {largest} were not tried: {bench.seconds_left:.0f} s are left")
             break
         if not fits(bench, partial(decode_joined, bench, size)):

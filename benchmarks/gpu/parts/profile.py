@@ -1,4 +1,4 @@
-"""Which kernels take the time: of a captured decode step, at batch 1 and 16, and of a prefill of 32k.
+"""Which kernels take the time of a captured decode step, at batch 1 and 16.
 
 Times are the device's own, by torch's profiler, which makes everything a little slower: they explain the other parts'
 numbers and are not compared with them.
@@ -7,7 +7,6 @@ numbers and are not compared with them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,23 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filled import filled_cache, planned, uneven_plan
-from benchmarks.gpu.parts.prefill import compressed, plain
 from benchmarks.gpu.steps import SLACK
 from headprobe.compression.decoding import Decoder
 
 SHOWN = 24  # kernels by time; the rest in one line
 STEPS = 8
-PREFILLS = ("snapkv", "headkv-r2", "h2o")
 
 
 def run(bench: Bench, note: Any) -> None:
     for batch in (1, bench.shape.batch):
         note(f"decode_batch_{batch}", decode_step(bench, batch))
-        bench.free()
-    ids = bench.tokens(bench.shape.short)
-    note("prefill_stock", by_kernel(bench, partial(plain, bench, ids), 1))
-    for policy in PREFILLS:
-        note(f"prefill_{policy}", by_kernel(bench, partial(compressed, bench, policy, ids), 1))
         bench.free()
 
 

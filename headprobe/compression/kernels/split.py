@@ -1,9 +1,10 @@
 """Ragged attention in Triton, with every segment cut into splits: one long head never holds up the rest.
 
 One program computes a (split, block of rows) with its own largest score, sum and output in float32 (split-K, as in
-flash decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html); a second, small kernel joins the splits of
-each segment. All shapes follow from the room of the segments, which the host knows: nothing waits for the device, and a
-step can be captured as a CUDA graph once it has run (the first run compiles, and makes the store's split table).
+flash decoding, https://crfm.stanford.edu/2023/10/12/flashdecoding.html). Most segments have one split, whose program
+writes the output itself; a second, small kernel joins those of the others. All shapes follow from the room of the
+segments, which the host knows: nothing waits for the device, and a step can be captured as a CUDA graph once it has run
+(the first run compiles, and makes the store's split table).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from headprobe.compression.importance import AttentionShape
 from headprobe.compression.ragged_store import RaggedStore
 
 TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such tiles are in flight
-JOINED_AT_ONCE = 16  # splits
+JOINED_AT_ONCE = 32  # splits
 PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of splits that are held at a time
 MAX_ROWS = 64  # rows of a program
 MAX_FULL_ROWS = 16  # the same in float32, whose products no tensor core takes in full: with more, registers run out
@@ -47,12 +48,18 @@ def split_weigh(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Sizes that the programs are compiled for: powers of two, of at least the 16 that a tensor core takes."""
+    """Sizes that the programs are compiled for.
+
+    `tile` entries by `rows` rows at a time, keys and values filled up to `key_pad` and `value_pad`: powers of two, each
+    of at least the 16 that a tensor core takes. `warps` of a program; `stages` of its loads.
+    """
 
     tile: int
     rows: int
     key_pad: int
     value_pad: int
+    warps: int = 4
+    stages: int = 2
 
     @classmethod
     def of(cls, store: RaggedStore, rows: int) -> Tiling:
@@ -70,8 +77,8 @@ def _attend(
     """Queries with `ahead` newer tokens behind them: output, and if `weighed` scores `[rows, total]` and levels."""
     programs = _programs()
     batch, heads, count, _ = query.shape
-    group, width = heads // store.num_kv_heads, store.values.shape[-1]
-    rows, splits, entries = group * count, store.splits, store.keys.shape[0]
+    groups, width = store.num_kv_heads, store.values.shape[-1]
+    rows, splits, entries = heads // groups * count, store.splits, store.keys.shape[0]
     tiling = Tiling.of(store, rows)
     query = query.to(store.keys.dtype).contiguous()
     partial = query.new_empty(len(splits), rows, width, dtype=torch.float32)
@@ -79,19 +86,23 @@ def _attend(
     scores = query.new_empty(rows, entries, dtype=torch.float32) if weighed else None
     levels = query.new_empty(store.num_segments, rows, dtype=torch.float32) if weighed else None
     out = query.new_empty(batch, heads, count, width)
+    common = {
+        "split_size": splits.size, "value_width": width, "value_pad": tiling.value_pad,
+        "sunk": shape.sinks is not None, "weighed": weighed,
+    }  # fmt: skip
     programs.attend_split[len(splits), -(-rows // tiling.rows)](
-        query, store.keys, store.values, store.bias, store.start, store.length, splits.segment, splits.number,
-        partial, peak, total, scores, float(shape.scaling), float(shape.softcap or 1.0), rows, count, ahead, entries,
-        split_size=splits.size, tile=tiling.tile, row_block=tiling.rows, key_width=query.shape[-1], value_width=width,
-        key_pad=tiling.key_pad, value_pad=tiling.value_pad, capped=shape.softcap is not None,
-        biased=store.bias is not None, weighed=weighed,
-        precision="ieee" if store.keys.dtype == torch.float32 else "tf32", num_warps=4, num_stages=2,
+        query, store.keys, store.values, store.bias, shape.sinks, store.start, store.length, splits.segment,
+        splits.number, partial, peak, total, out, scores, levels, float(shape.scaling), float(shape.softcap or 1.0),
+        rows, count, ahead, entries, groups, tile=tiling.tile, row_block=tiling.rows, key_width=query.shape[-1],
+        key_pad=tiling.key_pad, capped=shape.softcap is not None, biased=store.bias is not None,
+        precision="ieee" if store.keys.dtype == torch.float32 else "tf32", num_warps=tiling.warps,
+        num_stages=tiling.stages, **common,
     )  # fmt: skip
-    programs.join_splits[store.num_segments, rows](
-        partial, peak, total, shape.sinks, store.length, splits.first, out, levels, rows, group, store.num_kv_heads,
-        split_size=splits.size, block=JOINED_AT_ONCE, value_width=width, value_pad=tiling.value_pad,
-        sunk=shape.sinks is not None, weighed=weighed, num_warps=4,
-    )  # fmt: skip
+    if len(splits.joined):
+        programs.join_splits[len(splits.joined), rows](
+            partial, peak, total, shape.sinks, store.length, splits.joined, splits.begins, out, levels, rows, count,
+            groups, block=JOINED_AT_ONCE, num_warps=4, **common,
+        )  # fmt: skip
     return out, scores, levels
 
 

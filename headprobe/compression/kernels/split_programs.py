@@ -9,28 +9,31 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["entries", "ahead"])
 def attend_split(
-    query, keys, values, bias, start, length, segment_of, number_of, partial, peak, total, scores,
-    scaling, softcap, rows, count, ahead, entries,
+    query, keys, values, bias, sinks, start, length, segment_of, number_of, partial, peak, total, output, scores,
+    levels, scaling, softcap, rows, count, ahead, entries, groups,
     split_size: tl.constexpr, tile: tl.constexpr, row_block: tl.constexpr, key_width: tl.constexpr,
     value_width: tl.constexpr, key_pad: tl.constexpr, value_pad: tl.constexpr, capped: tl.constexpr,
-    biased: tl.constexpr, weighed: tl.constexpr, precision: tl.constexpr,
+    biased: tl.constexpr, sunk: tl.constexpr, weighed: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
-    """One split and a block of its segment's rows: the largest score, sum of exponentials and unscaled output."""
+    """One split and a block of its segment's rows: the output, where the segment has no other split in use, otherwise
+    the largest score, the sum of exponentials and the unscaled output, to be joined."""
     split = tl.program_id(0).to(tl.int64)
-    segment = tl.load(segment_of + split)
-    first = tl.load(number_of + split) * split_size
+    segment = tl.load(segment_of + split).to(tl.int64)
+    number = tl.load(number_of + split)
     used = tl.load(length + segment)
-    if first >= used:
-        return
     base = tl.load(start + segment).to(tl.int64)
-    row = tl.program_id(1) * row_block + tl.arange(0, row_block)
+    first_row = tl.program_id(1) * row_block
+    row = first_row + tl.arange(0, row_block)
     is_row = row < rows
     key_place, value_place = tl.arange(0, key_pad), tl.arange(0, value_pad)
     is_key, is_value = key_place < key_width, value_place < value_width
     q = tl.load(
-        query + (segment.to(tl.int64) * rows + row)[:, None] * key_width + key_place[None, :],
+        query + (segment * rows + row)[:, None] * key_width + key_place[None, :],
         mask=is_row[:, None] & is_key[None, :], other=0.0,
     )  # fmt: skip
+    first = number * split_size
+    if (first >= used) & (number > 0):  # an empty segment has one split, which writes its output
+        return
     seen = used - ahead - count + row % count + 1
     top = tl.full((row_block,), float("-inf"), tl.float32)
     mass = tl.zeros((row_block,), tl.float32)
@@ -62,51 +65,83 @@ def attend_split(
         )  # fmt: skip
         out = tl.dot(shares.to(v.dtype), v, out * kept[:, None], input_precision=precision)
         top = higher
-    line = split * rows + row
-    tl.store(peak + line, top, mask=is_row)
-    tl.store(total + line, mass, mask=is_row)
-    tl.store(
-        partial + line[:, None] * value_width + value_place[None, :], out, mask=is_row[:, None] & is_value[None, :]
-    )
+    if used <= split_size:
+        _finish(
+            top, mass, out, sinks, output, levels, segment, row, rows, count, groups, value_width, value_pad, sunk,
+            weighed,
+        )  # fmt: skip
+    else:
+        line = split * rows + row
+        tl.store(peak + line, top, mask=is_row)
+        tl.store(total + line, mass, mask=is_row)
+        tl.store(
+            partial + line[:, None] * value_width + value_place[None, :], out, mask=is_row[:, None] & is_value[None, :]
+        )
 
 
 @triton.jit
 def join_splits(
-    partial, peak, total, sinks, length, first_split, output, levels, rows, group, groups,
+    partial, peak, total, sinks, length, joined, begins, output, levels, rows, count, groups,
     split_size: tl.constexpr, block: tl.constexpr, value_width: tl.constexpr, value_pad: tl.constexpr,
     sunk: tl.constexpr, weighed: tl.constexpr,
 ):  # fmt: skip
-    """One row of one segment: its splits joined, and the attention sink's share taken off."""
-    segment, row = tl.program_id(0), tl.program_id(1)
+    """One row of a segment that has room for several splits, if it uses them: joined, always in the same order."""
+    segment = tl.load(joined + tl.program_id(0)).to(tl.int64)
+    begin = tl.load(begins + tl.program_id(0)).to(tl.int64)
     splits = tl.cdiv(tl.load(length + segment), split_size)
-    begin = tl.load(first_split + segment).to(tl.int64)
+    if splits <= 1:
+        return
+    row = tl.program_id(1) + tl.arange(0, 1)
     value_place = tl.arange(0, value_pad)
     is_value = value_place < value_width
-    top = tl.full((), float("-inf"), tl.float32)
-    mass = tl.full((), 0.0, tl.float32)
-    if sunk:
-        top = tl.load(sinks + (segment % groups) * group + row // (rows // group)).to(tl.float32)
-        mass += 1.0
+    top = tl.full((1,), float("-inf"), tl.float32)
+    mass = tl.zeros((1,), tl.float32)
     out = tl.zeros((value_pad,), tl.float32)
     for at in range(0, splits, block):
         number = at + tl.arange(0, block)
         there = number < splits
-        line = (begin + number) * rows + row
+        line = (begin + number) * rows + tl.program_id(1)
         peaks = tl.load(peak + line, mask=there, other=float("-inf"))
         masses = tl.load(total + line, mask=there, other=0.0)
         parts = tl.load(
             partial + line[:, None] * value_width + value_place[None, :],
             mask=there[:, None] & is_value[None, :], other=0.0,
         )  # fmt: skip
-        higher = tl.maximum(top, tl.max(peaks, 0))
+        higher = tl.maximum(top, tl.max(peaks, 0))  # finite: every row sees the first entry
         kept, share = tl.exp(top - higher), tl.exp(peaks - higher)
         mass = mass * kept + tl.sum(masses * share, 0)
         out = out * kept + tl.sum(parts * share[:, None], 0)
         top = higher
-    line = segment.to(tl.int64) * rows + row
-    tl.store(output + line * value_width + value_place, (out / mass).to(output.dtype.element_ty), mask=is_value)
+    _finish(
+        top, mass, out[None, :], sinks, output, levels, segment, row, rows, count, groups, value_width, value_pad, sunk,
+        weighed,
+    )  # fmt: skip
+
+
+@triton.jit
+def _finish(
+    top, mass, out, sinks, output, levels, segment, row, rows, count, groups,
+    value_width: tl.constexpr, value_pad: tl.constexpr, sunk: tl.constexpr, weighed: tl.constexpr,
+):  # fmt: skip
+    """Write the output of some rows of one segment, the attention sink's share taken off."""
+    is_row = row < rows
+    if sunk:
+        sink = tl.load(sinks + (segment % groups) * (rows // count) + row // count, mask=is_row, other=0.0)
+        sink = sink.to(tl.float32)
+        higher = tl.maximum(top, sink)
+        kept = tl.exp(top - higher)
+        mass = mass * kept + tl.exp(sink - higher)
+        out = out * kept[:, None]
+        top = higher
+    line = segment * rows + row
+    value_place = tl.arange(0, value_pad)
+    tl.store(
+        output + line[:, None] * value_width + value_place[None, :],
+        (out / mass[:, None]).to(output.dtype.element_ty),
+        mask=is_row[:, None] & (value_place < value_width)[None, :],
+    )
     if weighed:
-        tl.store(levels + line, top + tl.log(mass))
+        tl.store(levels + line, top + tl.log(mass), mask=is_row)
 
 
 @triton.jit(do_not_specialize=["entries"])

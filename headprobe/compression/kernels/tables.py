@@ -17,15 +17,18 @@ SPLITS_WANTED = 1024  # enough to fill a large GPU several times over
 class SplitTable:
     """Every segment cut into splits of one size, the work of the split kernel; all int32 on the device.
 
-    `segment` `[C]`: the segment of each split; `number` `[C]`: its place among that segment's splits; `first`
-    `[S + 1]`: each segment's first split. `size`: entries of a split. The table follows from the room of the segments
-    alone, which the host knows, so that the work has a fixed shape; splits that are not in use yet end at once.
+    `segment` `[C]`: the segment of each split; `number` `[C]`: its place among that segment's splits, which lie one
+    behind the other, those of the largest segments first: they take longest. `joined` `[J]`: the segments with room for
+    several splits, and `begins` `[J]` the first split of each. `size`: entries of a split. The table follows from the
+    room of the segments alone, which the host knows, so that the work has a fixed shape; splits that are not in use yet
+    end at once. Every segment has a split, and be it without room: something must write its output.
     """
 
     size: int
     segment: torch.Tensor
     number: torch.Tensor
-    first: torch.Tensor
+    joined: torch.Tensor
+    begins: torch.Tensor
 
     def __len__(self) -> int:
         return self.segment.shape[0]
@@ -34,11 +37,12 @@ class SplitTable:
     def of(cls, capacities: Ints, device: torch.device) -> SplitTable:
         """The table of segments with so much room."""
         size = split_size(int(capacities.sum()))
-        counts = -(-capacities // size)
-        first = np.concatenate([[0], np.cumsum(counts)])
-        segment = np.repeat(np.arange(len(counts)), counts)
-        number = np.arange(len(segment)) - first[segment]
-        return cls(size, *(torch.tensor(a, dtype=torch.int32, device=device) for a in (segment, number, first)))
+        order = np.argsort(-capacities, kind="stable")
+        counts = np.maximum(-(-capacities[order] // size), 1)
+        begins, several = np.cumsum(counts) - counts, counts > 1
+        segment, number = np.repeat(order, counts), np.arange(counts.sum()) - np.repeat(begins, counts)
+        tables = segment, number, order[several], begins[several]
+        return cls(size, *[torch.tensor(table, dtype=torch.int32, device=device) for table in tables])
 
 
 @dataclass(frozen=True, eq=False)

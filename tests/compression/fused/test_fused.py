@@ -59,7 +59,7 @@ def test_a_fused_layer_gives_the_logits_of_the_layer_itself(interpreted: Any, ca
 def test_on_a_gpu_a_projection_equals_plain_torch(rows: int, gated: bool) -> None:
     sizes = (512, 512) if gated else (512, 128, 120)
     case = Projection(sizes, rows, 1024, normed=True, gated=gated, dtype=torch.bfloat16)
-    assert projection_error(case, "cuda", Blocking.of(rows, gated=gated)) < 0.5
+    assert projection_error(case, "cuda", Blocking.of(rows, normed=True, gated=gated)) < 0.5
 
 
 @pytest.mark.gpu

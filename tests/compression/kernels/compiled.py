@@ -25,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from headprobe.compression.fused.launches import project, rotate_and_write
 from headprobe.compression.importance import AttentionShape
 from headprobe.compression.kernels import columns
 from headprobe.compression.kernels.columns import fused_column_sums
@@ -161,15 +162,49 @@ class Columns:
         fused_column_sums(query, key, 0.1, 30.0 if self.softcap else None, sinks)
 
 
-def few() -> list[Split | Columns]:
+@dataclass(frozen=True)
+class Fused:
+    """The launches of a fused layer for `rows` sequences, of inputs of this `width`; `odd`: with biases, with norms of
+    queries and keys, and of sizes that fit no block."""
+
+    rows: int = 1
+    width: int = 4096
+    dim: int = 128
+    odd: bool = False
+
+    def call(self) -> None:
+        """A layer's three projections and the rotary embeddings, of two query heads over one KV head."""
+
+        def zeros(*size: int) -> torch.Tensor:
+            return torch.zeros(*size, dtype=brain)
+
+        x, gain = zeros(self.rows, self.width), zeros(self.width)
+        heads = [
+            (zeros(count * self.dim, self.width), zeros(count * self.dim) if self.odd else None) for count in (2, 1, 1)
+        ]
+        projected = project(x, heads, norm=(gain, 1e-5))
+        last = torch.zeros(self.rows, dtype=torch.int64)
+        rotary, gains = (zeros(1, 1, self.dim),) * 2, (zeros(self.dim), zeros(self.dim), 1e-6)
+        rotate_and_write(
+            projected, rotary, zeros(9, self.dim), zeros(9, self.dim), last, gains=gains if self.odd else None
+        )
+        size = 77 if self.odd else 512
+        project(x, [(zeros(size, self.width), None)] * 2, norm=(gain, 1e-5), gated=True)
+        project(x, [(zeros(size, self.width), None)], added=zeros(self.rows, size))
+
+
+Call = Split | Columns | Fused
+
+
+def few() -> list[Call]:
     """What most models launch, with everything at once."""
     special = {"softcap": True, "sinks": True}
-    return [Split(bias=True, weighed=True, **special), Columns(**special)]
+    return [Split(bias=True, weighed=True, **special), Columns(**special), Fused(), Fused(16)]
 
 
-def corners() -> list[Split | Columns]:
+def corners() -> list[Call]:
     """Each number format and width, with nothing special and with everything at once."""
-    found: list[Split | Columns] = []
+    found: list[Call] = [Fused(rows, width, odd=True) for rows in (1, 2, 16) for width in (896, 4096, 5120)]
     for dtype, dim in ((brain, 64), (brain, 128), (half, 256), (single, 64), (single, 128)):
         found += [Split(dtype, dim), Columns(dtype, dim)]
     everything = {"softcap": True, "sinks": True}
@@ -187,11 +222,11 @@ def corners() -> list[Split | Columns]:
     return found
 
 
-def every() -> list[Split | Columns]:
+def every() -> list[Call]:
     """Every combination that models and policies ask for."""
     kinds = list(product((brain, half, single), (64, 96, 128, 256)))
     specials: list[dict[str, bool]] = [{}, {"softcap": True}, {"sinks": True}, {"softcap": True, "sinks": True}]
-    found: list[Split | Columns] = []
+    found: list[Call] = []
     for (dtype, dim), special in product(kinds, specials):
         found.append(Columns(dtype, dim, **special))
         found += [Split(dtype, dim, bias=bias, weighed=weighed, **special) for bias in (0, 1) for weighed in (0, 1)]
@@ -206,7 +241,7 @@ def every() -> list[Split | Columns]:
     return list(dict.fromkeys(found))
 
 
-def compiled(calls: list[Split | Columns], card: Card) -> list[Launch]:
+def compiled(calls: list[Call], card: Card) -> list[Launch]:
     """What all calls would launch, each program once."""
     found: dict[Any, Launch] = {}
     with tempfile.TemporaryDirectory() as folder:

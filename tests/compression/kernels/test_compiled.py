@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SHARED = {"h100": 227 << 10, "a100": 163 << 10, "rtx4090": 99 << 10}  # bytes that one program may take
-PROGRAMS = {"attend_split", "join_splits", "weigh_split", "_row_kernel", "_column_kernel"}
+PROGRAMS = {
+    "attend_split", "join_splits", "weigh_split", "_row_kernel", "_column_kernel", "project", "rotate_and_write",
+}  # fmt: skip
 pytest.importorskip("triton")
 
 

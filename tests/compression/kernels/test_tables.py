@@ -12,13 +12,13 @@ from tests.compression.kernels.stores import random_store
 CPU = torch.device("cpu")
 
 
-def test_every_segment_is_cut_into_splits_of_one_size() -> None:
-    table = SplitTable.of(np.array([64, 65, 1, 200]), CPU)
-    assert (table.size, len(table)) == (64, 8)
-    assert table.segment.tolist() == [0, 1, 1, 2, 3, 3, 3, 3]
-    assert table.number.tolist() == [0, 0, 1, 0, 0, 1, 2, 3]
-    assert table.first.tolist() == [0, 1, 3, 4, 8]
-    assert {t.dtype for t in (table.segment, table.number, table.first)} == {torch.int32}
+def test_every_segment_is_cut_into_splits_of_one_size_the_largest_first() -> None:
+    table = SplitTable.of(np.array([64, 65, 1, 200, 0]), CPU)
+    assert (table.size, len(table)) == (64, 9)
+    assert table.segment.tolist() == [3, 3, 3, 3, 1, 1, 0, 2, 4]
+    assert table.number.tolist() == [0, 1, 2, 3, 0, 1, 0, 0, 0]
+    assert (table.joined.tolist(), table.begins.tolist()) == ([3, 1], [0, 4])
+    assert {t.dtype for t in (table.segment, table.number, table.joined, table.begins)} == {torch.int32}
 
 
 @pytest.mark.parametrize(
@@ -43,5 +43,5 @@ def test_tables_are_kept_until_the_store_is_laid_out_anew() -> None:
     assert store.splits is splits
     assert store.bounds is bounds
     store.append(new, new)
-    assert store.splits.segment.tolist() == [0, 1, 1]
+    assert store.splits.segment.tolist() == [1, 1, 0]
     assert store.bounds.starts.tolist() == [0, *np.cumsum(store.capacities)]

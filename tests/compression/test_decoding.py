@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from headprobe.compression.decoding import most_likely
 from headprobe.compression.policies import POLICIES, CompressionPlan, Policy, make_policy
 from headprobe.compression.session import CompressionSession, compress
 from headprobe.geometry import ModelGeometry
@@ -162,3 +163,13 @@ def test_plans_refuse_what_does_not_fit() -> None:
     with pytest.raises(OptionError, match="the policy headkv-r2 needs head scores"):
         CompressionPlan(make_policy("headkv-r2"), 2, 2, budget=20)
     assert np.array_equal(CompressionPlan(make_policy("full"), 1, 2).capacities(9), [[9, 9]])
+
+
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 128, 50, 6400])
+def test_the_most_likely_token_is_argmaxs_also_among_equal_ones_and_nan(vocabulary: int) -> None:
+    for _ in range(20):
+        logits = torch.randint(-3, 4, (5, vocabulary)).float()
+        if vocabulary > 2:
+            logits[1, vocabulary // 2] = torch.nan
+            logits[2, -1] = torch.inf
+        assert most_likely(logits).tolist() == logits.argmax(-1).tolist()

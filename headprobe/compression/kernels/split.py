@@ -59,7 +59,7 @@ class Tiling:
     key_pad: int
     value_pad: int
     warps: int = 4
-    stages: int = 2
+    stages: int = 3
 
     @classmethod
     def of(cls, store: RaggedStore, rows: int) -> Tiling:
@@ -68,7 +68,8 @@ class Tiling:
         most = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
         tile = 1 << (max(most, 16).bit_length() - 1)  # widths may differ, and then `most` is no power of two
         most_rows = MAX_FULL_ROWS if store.keys.dtype == torch.float32 else MAX_ROWS
-        return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad)
+        stages = 2 if store.keys.dtype == torch.float32 else 3
+        return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad, stages=stages)
 
 
 def _attend(

@@ -77,7 +77,7 @@ EXHIBITS = (
         "SmolLM2-135M-Instruct",
         (
             Run(("r2",), REASONING, 12, "512,1k,2k,4k"),
-            Run(("contrast", "value"), MORE_REASONING, 20),
+            Run(("contrast", "value"), MORE_REASONING, 20, "512,1k,2k,4k"),
             Run(METHODS[RETRIEVAL], MORE_RETRIEVAL, 12, "512,1k,2k,4k"),
         ),
         knockout_prompts=(24, 60),

@@ -16,7 +16,8 @@ from packaging.version import Version
 
 from headprobe._version import __version__
 from headprobe.commands.output import print_table, write_json
-from headprobe.compression.kernels.choice import KERNELS, KernelNeeds, capability, measured_shares, ranked_kernels
+from headprobe.compression.kernels.choice import KernelNeeds, capability, measured_shares, ranked_kernels
+from headprobe.compression.kernels.source import TRITON
 from headprobe.models.catalog import bundled_model_folder, is_bundled
 from headprobe.models.gguf_cache import cache_folder as gguf_cache_folder
 from headprobe.models.hub import cache_folder, is_offline
@@ -28,8 +29,7 @@ PACKAGES = (
 )  # fmt: skip
 
 FIRST_GPU = torch.device("cuda", 0)
-FLASH_4, FLASH_2 = "pip install 'headprobe[flash]'", "pip install flash-attn"
-FLASH_USE = "the fastest kernels of compressed caches; scoring does not need it"
+TRITON_USE = "the fastest kernel of compressed caches, decode steps in few launches; scoring does not need it"
 
 
 def doctor_command(
@@ -115,13 +115,6 @@ def _kernels(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _takes_flash4() -> bool:
-    """Whether flash-attn 4 serves the first GPU."""
-    major, _ = capability(FIRST_GPU) or (0, 0)
-    kernel = next(kernel for kernel in KERNELS if kernel.name == "flash4")
-    return (kernel.oldest or 0) <= major <= (kernel.newest or major)
-
-
 def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, offline: bool) -> list[dict[str, str]]:
     gaps = []
     if not is_bundled():
@@ -129,9 +122,9 @@ def _missing(versions: dict[str, str | None], devices: list[dict[str, Any]], *, 
     if len(devices) == 1:
         gaps.append(("a GPU that torch can use", "models of several billion parameters", "a torch build with CUDA"))
     elif devices[1]["kind"] == "cuda":
-        newest = _takes_flash4()
-        if not (versions["flash-attn"] or (newest and versions["flash-attn-4"])):
-            gaps.append(("flash-attn", FLASH_USE, FLASH_4 if newest else FLASH_2))
+        fault = TRITON.fault()
+        if fault is not None:
+            gaps.append(("triton", TRITON_USE, fault if versions["triton"] else "pip install triton"))
     if offline:
         gaps.append(("the hub", "models that are not in the cache folder yet", "unset HF_HUB_OFFLINE"))
     return [{"what": what, "for": use, "how": how} for what, use, how in gaps]

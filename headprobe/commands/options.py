@@ -64,7 +64,7 @@ ShardOption = Annotated[
 PAIRS = f"SELECTOR+ALLOCATOR of {', '.join(SELECTORS)} and {', '.join(ALLOCATORS)}"
 PolicyOption = Annotated[str, typer.Option(help=f"{', '.join(POLICIES)}, or {PAIRS}.")]
 GqaOption = Annotated[str, typer.Option(help="How query-head scores are combined for a KV head: mean, max.")]
-AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, flash4, flash2, torch-varlen, triton, torch.")]
+AttentionOption = Annotated[str, typer.Option(help="Kernel: auto, triton, flash4, flash2, torch-varlen, torch.")]
 LayerChunkOption = Annotated[
     int | None, typer.Option(help="Tokens that go through a layer at a time.", show_default=False)
 ]

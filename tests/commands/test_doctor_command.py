@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,52 +195,68 @@ def test_without_a_gpu_it_says_what_that_is_needed_for(cli: RunCli, no_gpu: None
     assert report["kernels"][0]["reason"] == "runs on CUDA devices only, not on cpu"
 
 
-def test_with_a_gpu_it_asks_for_flash_attention(
-    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]
-) -> None:
-    cuda()
-    report = diagnose(cli)
-    assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
-    has_triton = sources.TRITON.fault() is None
-    kernels = {name: kernel["usable"] for name, kernel in kernels_of(report).items()}
-    assert kernels == {"flash4": False, "flash2": False, "torch-varlen": True, "triton": has_triton, "torch": True}
-    wanted = {gap["what"]: gap["for"] for gap in report["missing"]}
-    assert wanted["flash-attn"] == "the fastest kernels of compressed caches; scoring does not need it"
-    assert report["packages"]["flash-attn"] is report["packages"]["flash-attn-4"] is None
+@pytest.fixture
+def no_triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give a reason why triton cannot be used."""
+
+    def hide(reason: str) -> None:
+        own = sources._fault
+        hidden = partial(lambda each: reason if each is sources.TRITON else own(each))
+        hidden.cache_clear = own.cache_clear  # type: ignore[attr-defined]
+        monkeypatch.setattr(sources, "_fault", hidden)
+
+    return hide
 
 
 @pytest.mark.parametrize(
-    ("capability", "how"),
+    ("version", "reason", "how"),
     [
-        ((9, 0), "pip install 'headprobe[flash]'"),
-        ((8, 0), "pip install flash-attn"),
-        ((12, 0), "pip install flash-attn"),
+        (None, "triton is not installed", "pip install triton"),
+        ("3.6.0", "triton needs a C compiler, and there is no gcc or clang", None),
     ],
 )
-def test_a_card_that_flash_attention_4_does_not_serve_is_not_sent_to_it(
-    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], capability: tuple[int, int], how: str
-) -> None:
-    cuda(capability)
+def test_with_a_gpu_it_asks_for_triton_alone(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], no_triton: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch, version: str | None, reason: str, how: str | None,
+) -> None:  # fmt: skip
+    cuda()
+    no_triton(reason)
+    monkeypatch.setattr("headprobe.commands.doctor._version", lambda name: version if name == "triton" else "2.0")
+    monkeypatch.setattr("headprobe.commands.doctor._untested", list)
     report = diagnose(cli)
-    assert [gap["how"] for gap in report["missing"] if gap["what"] == "flash-attn"] == [how]
+    assert report["devices"][1] == {"kind": "cuda", "device": "cuda:0", "name": "Pretend GPU", "memory_gib": 80.0}
+    kernels = {name: kernel["usable"] for name, kernel in kernels_of(report).items()}
+    assert kernels == {"triton": False, "flash4": False, "flash2": False, "torch-varlen": True, "torch": True}
+    assert kernels_of(report)["torch-varlen"]["chosen"] is True
+    assert report["missing"][0] == {
+        "what": "triton", "how": how or reason,
+        "for": "the fastest kernel of compressed caches, decode steps in few launches; scoring does not need it",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (8, 0), (12, 0)])
+def test_flash_attention_4_is_used_on_the_cards_that_it_serves(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], no_triton: Callable[[str], None],
+    capability: tuple[int, int],
+) -> None:  # fmt: skip
+    cuda(capability)
+    no_triton("triton is not installed")
     wrong_card = f"runs on compute capability 9.x to 11.x, not {capability[0]}.{capability[1]}"
     missing = "flash_attn.cute is not installed"
-    assert kernels_of(report)["flash4"]["reason"] == (missing if capability == (9, 0) else wrong_card)
+    assert kernels_of(diagnose(cli))["flash4"]["reason"] == (missing if capability == (9, 0) else wrong_card)
     install("flash-attn-4", "4.0", FLASH4)
     report = diagnose(cli)
     assert report["packages"]["flash-attn-4"] == "4.0"
-    assert kernels_of(report)["flash4"]["usable"] == (capability == (9, 0))
-    assert ("flash-attn" in [gap["what"] for gap in report["missing"]]) == (capability != (9, 0))
+    assert kernels_of(report)["flash4"]["usable"] == kernels_of(report)["flash4"]["chosen"] == (capability == (9, 0))
 
 
-def test_where_flash_attention_2_is_installed_an_older_card_uses_it(
-    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None]
+def test_where_flash_attention_2_is_installed_an_older_card_without_triton_uses_it(
+    cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], no_triton: Callable[[str], None]
 ) -> None:
     cuda((8, 6))
+    no_triton("triton is not installed")
     install("flash-attn", "2.8.3", FLASH2)
-    report = diagnose(cli)
-    assert [kernel["name"] for kernel in report["kernels"] if kernel["chosen"]] == ["flash2"]
-    assert "flash-attn" not in [gap["what"] for gap in report["missing"]]
+    assert [kernel["name"] for kernel in diagnose(cli)["kernels"] if kernel["chosen"]] == ["flash2"]
 
 
 def test_a_kernel_that_cannot_be_imported_costs_only_its_own_line(
@@ -250,15 +267,14 @@ def test_a_kernel_that_cannot_be_imported_costs_only_its_own_line(
     install("flash-attn", "2.8.3", {**FLASH2, "flash_attn/flash_attn_interface.py": "raise OSError('no libcuda')\n"})
     kernels = kernels_of(diagnose(cli))
     assert kernels["flash2"]["reason"] == "flash_attn cannot be imported: no libcuda"
-    assert kernels["flash4"]["chosen"] is True
-    assert [kernels[name]["usable"] for name in ("torch-varlen", "triton", "torch")] == [True] * 3
+    assert kernels["triton"]["chosen"] is True
+    assert [kernels[name]["usable"] for name in ("flash4", "torch-varlen", "triton", "torch")] == [True] * 4
 
 
 def test_when_all_is_there_nothing_is_missing(
     cli: RunCli, cuda: Callable[..., None], install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda()
-    install("flash-attn-4", "4.0", FLASH4)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert diagnose(cli)["missing"] == []
     assert cli("doctor").out.endswith("nothing is missing\n")
@@ -271,7 +287,8 @@ def test_the_tables_say_the_same(cli: RunCli, cuda: Callable[..., None], install
         f"headprobe {__version__}",
         "flash-attn not installed",
         "cuda:0 Pretend GPU 80.0 GiB",
-        "torch-varlen used for compressed caches, speed not measured here",
+        "triton used for compressed caches, speed not measured here",
+        "torch-varlen ready, speed not measured here",
         "torch ready, speed not measured here",
         f"bundled model {ROOT / 'headprobe/models/bundled'}",
         "the hub models that are not in the cache folder yet unset HF_HUB_OFFLINE",
@@ -292,7 +309,7 @@ def test_kernels_that_were_measured_on_the_gpu_come_first_with_their_share(
     monkeypatch.setattr(choice, "SHIPPED_FILE", file)
     kernels = diagnose(cli)["kernels"]
     assert [(kernel["name"], kernel["share"]) for kernel in kernels[:3]] == [
-        ("torch-varlen", 0.5), ("torch", 0.125), ("flash4", None),
+        ("torch-varlen", 0.5), ("torch", 0.125), ("triton", None),
     ]  # fmt: skip
     assert "torch-varlen used for compressed caches, 50% of copy bandwidth" in [
         " ".join(line.split()) for line in cli("doctor").out.splitlines()

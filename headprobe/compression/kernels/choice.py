@@ -174,20 +174,21 @@ class KernelNeeds:
         )
 
 
-# In the order in which they are tried where none has been measured on the device. flash-attn 4 wants one sink for each
-# query head of a call, but here a call has the heads of one group, and every KV head its own sinks. It takes wider
-# heads on some cards; what is said of them differs between its releases, so only what all of them take is asked for.
+# In the order in which they are tried where none has been measured on the device: first the one that was the fastest of
+# those that were measured on any. flash-attn 4 wants one sink for each query head of a call, but here a call has the
+# heads of one group, and every KV head its own sinks. It takes wider heads on some cards; what is said of them differs
+# between its releases, so only what all of them take is asked for.
 KERNELS = (
+    Kernel(
+        "triton", split_attention, split_weigh, source=TRITON, softcap=True, sinks=True, bias=True,
+        dtypes=(*HALF, "float32"), head_dim_step=1,
+    ),
     Kernel(
         "flash4", flash4_attention, source=FLASH4, softcap=True, max_head_dim=128, widths=((192, 128, 10),), oldest=9,
         newest=11,
     ),
     Kernel("flash2", flash2_attention, source=FLASH2, softcap=True, one_width=True, oldest=8),
     Kernel("torch-varlen", torch_varlen_attention, one_width=True, oldest=8),
-    Kernel(
-        "triton", split_attention, split_weigh, source=TRITON, softcap=True, sinks=True, bias=True,
-        dtypes=(*HALF, "float32"), head_dim_step=1,
-    ),
     Kernel(
         "torch", torch_attention, torch_weigh, softcap=True, sinks=True, bias=True, dtypes=None, max_head_dim=None,
         head_dim_step=1, only_cuda=False, quantized=True,
@@ -272,5 +273,5 @@ def _why_this_order(kernel: Kernel, needs: KernelNeeds) -> list[str]:
         return []
     share = measured_shares(needs.device_name).get(kernel.name)
     if share is None:
-        return [f"{kernel.name} comes next; its speed has not been measured on {needs.device_name or 'this device'}"]
+        return [f"{kernel.name} is next; its speed has not been measured on {needs.device_name or 'this device'}"]
     return [f"{kernel.name} reads at {share:.0%} of copy bandwidth, measured on {needs.device_name}"]

@@ -61,7 +61,7 @@ def test_on_a_cpu_the_torch_kernel_is_taken_and_the_reasons_told() -> None:
     kernel, reason = pick_kernel("auto", KernelNeeds("cpu", "float32", 64))
     assert kernel.name == "torch"
     assert reason == "; ".join(
-        f"{name} runs on CUDA devices only, not on cpu" for name in ("flash4", "flash2", "torch-varlen", "triton")
+        f"{name} runs on CUDA devices only, not on cpu" for name in ("triton", "flash4", "flash2", "torch-varlen")
     )
 
 
@@ -69,7 +69,7 @@ def test_on_a_cpu_the_torch_kernel_is_taken_and_the_reasons_told() -> None:
 @pytest.mark.parametrize(
     ("needs", "name"),
     [
-        (KernelNeeds("cuda", "bfloat16", 128), "torch-varlen"),
+        (KernelNeeds("cuda", "bfloat16", 128), "triton"),
         (KernelNeeds("cuda", "bfloat16", 128, softcap=True), "triton"),
         (KernelNeeds("cuda", "bfloat16", 64, sinks=True), "triton"),
         (KernelNeeds("cuda", "bfloat16", 128, bias=True), "triton"),
@@ -81,19 +81,14 @@ def test_on_a_cpu_the_torch_kernel_is_taken_and_the_reasons_told() -> None:
         (KernelNeeds("mps", "float16", 64), "torch"),
     ],
 )
-def test_without_flash_attention_the_triton_kernel_takes_what_torchs_varlen_cannot(
-    needs: KernelNeeds, name: str
-) -> None:
+def test_the_triton_kernel_takes_all_that_it_can_and_plain_torch_the_rest(needs: KernelNeeds, name: str) -> None:
     assert pick_kernel("auto", needs)[0].name == name
 
 
 @pytest.mark.usefixtures("triton_is_all")
 def test_an_unmeasured_device_is_said_to_be_so() -> None:
     _, reason = pick_kernel("auto", KernelNeeds("cuda", "bfloat16", 128, device_name="New"))
-    assert reason == (
-        "flash4 flash_attn.cute is not installed; flash2 flash_attn is not installed; "
-        "torch-varlen comes next; its speed has not been measured on New"
-    )
+    assert reason == "triton is next; its speed has not been measured on New"
 
 
 @pytest.mark.usefixtures("triton_is_all", "measured_on")
@@ -130,7 +125,7 @@ def test_a_kernel_that_cannot_serve_says_why(needs: KernelNeeds, name: str, reas
 
 
 def test_unknown_kernels_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(OptionError, match="unknown attention kernel 'fast': known are auto, flash4, flash2"):
+    with pytest.raises(OptionError, match="unknown attention kernel 'fast': known are auto, triton, flash4"):
         pick_kernel("fast", KernelNeeds("cpu", "float32", 64))
 
 
@@ -222,7 +217,7 @@ def test_a_kernel_that_cannot_be_imported_costs_only_itself(
     forget_flash_attn(monkeypatch, tmp_path)
     needs = KernelNeeds("cuda", "bfloat16", 64, capability=HOPPER)
     assert by_name("flash4").refuses(needs) == reason
-    assert pick_kernel("auto", needs)[0].name == "torch-varlen"
+    assert pick_kernel("auto", needs)[0].name != "flash4"
 
 
 @pytest.mark.usefixtures("fresh_imports")

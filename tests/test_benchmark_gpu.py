@@ -204,7 +204,7 @@ def side(weights: str, score: float, **responses: str) -> dict[str, Any]:
     """A measured side of the part `real`, as far as the comparison reads it."""
     return {
         "weights_sha256": weights,
-        "scores": {"r2": {"mean": [[score, 0.0]]}},
+        "scores": {"r2": {"mean": [[score, 0.0]], "top": [[0, int(score > 0.3)], [1, 0]], "passed": 7}},
         "needles": {"responses": responses},
     }
 
@@ -215,7 +215,10 @@ def test_a_real_model_is_compared_with_the_cpus_result_of_its_weights_whatever_t
     (tmp_path / "real-a-cpu.json").write_text(json.dumps(side("other", 0.0)))
     (tmp_path / "real-b-cpu.json").write_text(json.dumps(side("same", 0.5, t0="a", t1="b", t3="c")))
     here = side("same", 0.25, t0="a", t1="c", t2="c")
-    assert real.compared(here, real.of_the_cpu(tmp_path, here["weights_sha256"])) == {
-        "largest_score_difference": {"r2": 0.25}, "answers_compared": 2, "same_answers": 1,
-    }  # fmt: skip
-    assert real.compared(here, real.of_the_cpu(tmp_path, "none")) == "no CPU result of these weights is there"
+    there = real.of_the_cpu(tmp_path, here["weights_sha256"])
+    scores = {"largest_difference": 0.25, "same_of_best_10": 1, "passed": [7, 7]}
+    assert real.compared_scores(here["scores"], there) == {"r2": scores}
+    assert real.compared_answers(here["needles"]["responses"], there) == {"compared": 2, "same": 1}
+    nothing = real.of_the_cpu(tmp_path, "none")
+    assert real.compared_scores(here["scores"], nothing) == "no CPU result of these weights is there"
+    assert real.compared_answers({}, nothing) == "no CPU result of these weights is there"

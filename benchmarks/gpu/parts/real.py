@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from headprobe.scores.score_file import read_score_file
 
 METHODS = ("r2", "retrieval")
 BUDGETS = (128,)
-GRID_S = 60.0
+NOTHING_THERE = "no CPU result of these weights is there"
+GRID_S, LOOK_S = 120.0, 20.0  # on a GPU, for the needles
 
 
 def run(bench: Bench, note: Any) -> None:
@@ -40,9 +42,7 @@ def run(bench: Bench, note: Any) -> None:
     note("model", {"name": loaded.name, "weights_sha256": loaded.weights_sha256, "window": loaded.window})
     if bench.on_gpu or bench.shape.name == "tiny":
         with tempfile.TemporaryDirectory() as folder:
-            found = measured(bench, loaded, Path(folder), note)
-        if bench.on_gpu:
-            note("against_the_cpu", compared(found, of_the_cpu(RESULTS, loaded.weights_sha256)))
+            measured(bench, loaded, Path(folder), note)
         return
     place = RESULTS / f"real-{Path(loaded.name).stem}-cpu.json"
     work = bench.record.json_file.with_name(f"{place.stem}-work")
@@ -52,12 +52,18 @@ def run(bench: Bench, note: Any) -> None:
 
 
 def measured(bench: Bench, loaded: LoadedModel, work: Path, note: Any) -> dict[str, Any]:
-    """Scores and needles; what `work` holds of an interrupted run is not done again."""
+    """Scores and needles, noted as they come, on a GPU beside the CPU's; what `work` holds of an interrupted run is not
+    done again."""
+    there = of_the_cpu(RESULTS, loaded.weights_sha256) if bench.on_gpu else None
     found: dict[str, Any] = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
     found["scores"] = scored(bench, loaded, work)
-    note("score", {name: row["seconds"] for name, row in found["scores"].items()})
-    found["needles"] = needles(bench, loaded, work)
-    note("needles", found["needles"]["exact_matches"])
+    note("score", {name: row | {"mean": None} for name, row in found["scores"].items()})
+    if bench.on_gpu:
+        note("scores_against_the_cpu", compared_scores(found["scores"], there))
+    for found["needles"] in needles(bench, loaded, work):
+        note("needles", found["needles"]["exact_matches"])
+        if bench.on_gpu:
+            note("needles_against_the_cpu", compared_answers(found["needles"]["responses"], there))
     return found
 
 
@@ -81,8 +87,8 @@ def scored(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def needles(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
-    """Retrieval needles at 2k and 8k under all policies."""
+def needles(bench: Bench, loaded: LoadedModel, folder: Path) -> Iterator[dict[str, Any]]:
+    """Retrieval needles at 2k and 8k under all policies: on a GPU what is there every `LOOK_S`, then all of it."""
     full = bench.shape.name != "tiny"
     lengths = tuple(n for n in ((2048, 8192) if full else (160,)) if n <= loaded.window)
     files = tuple(sorted((folder / "scores").glob("*.json")))
@@ -90,8 +96,17 @@ def needles(bench: Bench, loaded: LoadedModel, folder: Path) -> dict[str, Any]:
     options = GridOptions(policies=policies, budgets=BUDGETS, lengths=lengths, depths=5 if full else 1,
                           needles="retrieval", baselines=(), scores=files)  # fmt: skip
     grid = NeedleGrid.build(loaded, options)
-    with GridFolder(folder / "grid").journal(grid.describe(loaded), resume=True, overwrite=False) as journal:
-        rows = run_grid(loaded, grid, journal, seconds=GRID_S if bench.on_gpu else None, together=True)
+    planned, ends = len(list(grid.trials())), time.monotonic() + GRID_S
+    while True:
+        with GridFolder(folder / "grid").journal(grid.describe(loaded), resume=True, overwrite=False) as journal:
+            rows = run_grid(loaded, grid, journal, seconds=LOOK_S if bench.on_gpu else None, together=True)
+        yield by_policy(rows)
+        if len(rows) == planned or time.monotonic() > ends:
+            return
+
+
+def by_policy(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Exact matches and prompts of each policy, and the answers by trial."""
     hits: dict[str, list[int]] = {}
     for row in rows:
         found = hits.setdefault(row["policy"], [0, 0])
@@ -106,16 +121,25 @@ def of_the_cpu(results: Path, weights_sha256: str) -> dict[str, Any] | None:
     return next((each for each in found if each["weights_sha256"] == weights_sha256), None)
 
 
-def compared(here: dict[str, Any], there: dict[str, Any] | None) -> dict[str, Any] | str:
-    """How far the two sides agree."""
+def compared_scores(here: dict[str, Any], there: dict[str, Any] | None) -> dict[str, Any] | str:
+    """By method: the largest difference of two heads' scores, and how many of the best ten heads agree."""
     if there is None:
-        return "no CPU result of these weights is there"
-    scores = {
-        name: float(np.abs(np.array(row["mean"]) - np.array(there["scores"][name]["mean"])).max())
-        for name, row in here["scores"].items()
-        if name in there["scores"]
+        return NOTHING_THERE
+    return {
+        name: {
+            "largest_difference": float(np.abs(np.array(row["mean"]) - np.array(other["mean"])).max()),
+            "same_of_best_10": len({tuple(head) for head in row["top"]} & {tuple(head) for head in other["top"]}),
+            "passed": [row["passed"], other["passed"]],
+        }
+        for name, row in here.items()
+        if (other := there["scores"].get(name)) is not None
     }
-    mine, theirs = here["needles"]["responses"], there["needles"]["responses"]
-    both = mine.keys() & theirs.keys()
-    return {"largest_score_difference": scores, "answers_compared": len(both),
-            "same_answers": sum(mine[trial] == theirs[trial] for trial in both)}  # fmt: skip
+
+
+def compared_answers(here: dict[str, str], there: dict[str, Any] | None) -> dict[str, Any] | str:
+    """How many answers are the same, of those that both sides have."""
+    if there is None:
+        return NOTHING_THERE
+    theirs = there["needles"]["responses"]
+    both = here.keys() & theirs.keys()
+    return {"compared": len(both), "same": sum(here[trial] == theirs[trial] for trial in both)}

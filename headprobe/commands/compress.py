@@ -123,6 +123,8 @@ def answer_record(model: str, question: Question, answer: CompressedAnswer) -> d
         "attention": given.kernel,
         "cuda_graph": given.used_graph,
         "cuda_graph_refusal": given.graph_refusal,
+        "fused_layers": given.fused_refusal is None,
+        "fused_layers_refusal": given.fused_refusal,
         "sampling": None if given.sampler is None else asdict(given.sampler),
         "notes": list(answer.remarks),
         "stages": stage_record(),

@@ -91,7 +91,8 @@ class Generation:
     `tokens_per_s`: of those behind the first, None when there is none. `peak_bytes`: memory beyond the model's, None
     where the system does not report it. `kv_cache_dtype`: how entries were held; `kv_scale_bytes`: the part of
     `kv_bytes` that is scales and offsets. `sampler`: what drew the tokens, None where the most likely were taken.
-    `graph_refusal`: why decoding did not run from a captured graph, None where it did.
+    `graph_refusal`: why decoding did not run from a captured graph, None where it did; `fused_refusal`: why its layers
+    were not fused, None where they were.
     """
 
     tokens: tuple[int, ...]
@@ -106,6 +107,7 @@ class Generation:
     kernel: str
     sampler: Sampler | None = None
     graph_refusal: str | None = None
+    fused_refusal: str | None = None
     kv_cache_dtype: str = AUTO
     kv_scale_bytes: int = 0
 
@@ -132,6 +134,7 @@ class BatchGeneration:
     tokens_per_s: float | None
     kernel: str
     graph_refusal: str | None = None
+    fused_refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ def finished(read: ReadCache, options: AnswerOptions) -> tuple[Generation, ...]:
             kernel=cache.kernel.name,
             sampler=options.sampler,
             graph_refusal=decoded.graph_refusal,
+            fused_refusal=decoded.fused_refusal,
             kv_cache_dtype=cache.kv_cache_dtype,
             kv_scale_bytes=before.scale_nbytes,
         )
@@ -318,6 +322,7 @@ def _generate_batch(session, prompts, options):  # type: ignore[no-untyped-def]
         tokens_per_s=produced / decoded.seconds if produced else None,
         kernel=cache.kernel.name,
         graph_refusal=decoded.graph_refusal,
+        fused_refusal=decoded.fused_refusal,
     )
 
 
@@ -329,6 +334,7 @@ class _Decoded:
     started: float
     seconds: float
     graph_refusal: str | None
+    fused_refusal: str | None
 
 
 def _decode(model, cache, logits, options):  # type: ignore[no-untyped-def]
@@ -343,7 +349,8 @@ def _decode(model, cache, logits, options):  # type: ignore[no-untyped-def]
     refusal = decoder.graph_refusal
     if refusal is None and not decoder.uses_graph:
         refusal = "there were too few steps to capture one"
-    return _Decoded(tuple(tuple(up_to_end(row, eos)) for row in tokens), started, seconds, refusal)
+    rows = tuple(tuple(up_to_end(row, eos)) for row in tokens)
+    return _Decoded(rows, started, seconds, refusal, decoder.fused_refusal)
 
 
 def check_new_tokens(number: int) -> None:

@@ -111,6 +111,8 @@ def test_of_one_token_the_draw_is_the_most_likely_whatever_the_temperature(cli: 
     assert greedy["sampling"] is None
     assert greedy["cuda_graph"] is False
     assert greedy["cuda_graph_refusal"].startswith("graphs need a CUDA device")
+    assert greedy["fused_layers"] is False
+    assert greedy["fused_layers_refusal"] == "a step is fused on CUDA devices in bfloat16, not on cpu in float32"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_it_counts_entries_bytes_and_speed(llama: Any) -> None:
     assert given.kernel == "torch"
     assert given.used_graph is False
     assert given.graph_refusal == "graphs need a CUDA device, not cpu"
+    assert given.fused_refusal == "a step is fused on CUDA devices in bfloat16, not on cpu in float32"
     assert given.sampler is None
 
 

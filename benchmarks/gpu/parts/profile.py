@@ -24,15 +24,16 @@ STEPS = 8
 def run(bench: Bench, note: Any) -> None:
     for batch in (1, bench.shape.batch):
         note(f"decode_batch_{batch}", decode_step(bench, batch))
+        note(f"decode_batch_{batch}_layers_not_fused", decode_step(bench, batch, fused=False))
         bench.free()
 
 
-def decode_step(bench: Bench, batch: int) -> dict[str, Any]:
+def decode_step(bench: Bench, batch: int, *, fused: bool = True) -> dict[str, Any]:
     """A step of the captured loop at the shape's budget, by the kernel that is chosen first."""
     plan = uneven_plan(bench.shape, bench.shape.budget)
     with planned(bench, plan) as session:
         cache = filled_cache(bench, plan, session.kernel, bench.shape.short, batch, SLACK)
-        decoder = Decoder(bench.model, cache, graphs=bench.on_gpu)
+        decoder = Decoder(bench.model, cache, graphs=bench.on_gpu, fused=fused)
         logits = torch.randn(batch, bench.shape.vocabulary, device=bench.device)
         decoder.run(logits, 1 + STEPS)
         found = by_kernel(bench, lambda: decoder.run(logits, 1 + STEPS), STEPS)

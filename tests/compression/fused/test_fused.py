@@ -86,7 +86,7 @@ def test_what_is_not_of_the_known_form_is_left_as_it_is() -> None:
     model = small_model("llama")
     assert refusal(model) is None
     assert refusal(model, 17) == "a batch of 17 sequences, at most 16 are read once with the weights"
-    hook = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda module, given, output: None)
     assert refusal(model) == "mlp has hooks"
     hook.remove()
     model.model.layers[1].mlp.act_fn = nn.GELU().eval()

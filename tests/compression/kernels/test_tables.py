@@ -22,7 +22,7 @@ def test_every_segment_is_cut_into_splits_of_one_size_the_largest_first() -> Non
 
 
 @pytest.mark.parametrize(
-    ("entries", "size"), [(1, 64), (131071, 64), (131072, 128), (262144, 256), (1 << 20, 1024), (1 << 24, 1024)]
+    ("entries", "size"), [(1, 64), (32767, 64), (32768, 128), (65536, 256), (1 << 18, 1024), (1 << 24, 1024)]
 )
 def test_splits_grow_with_the_store_within_limits(entries: int, size: int) -> None:
     assert split_size(entries) == size

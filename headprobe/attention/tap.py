@@ -82,6 +82,12 @@ def tapped(
         del _taps[name]
 
 
+def is_tapped_by(model: Any, fn: LayerFunction) -> bool:
+    """Whether every attention call of `model` goes through `fn` now."""
+    tap = _taps.get(model.config._attn_implementation)
+    return tap is not None and tap.fn is fn
+
+
 def _switch(model: Any, name: str, consequence: str) -> None:
     refusal = ModelError(f"{type(model).__name__} does not use transformers' attention interface{consequence}")
     try:

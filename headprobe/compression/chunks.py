@@ -93,6 +93,7 @@ class _Run:
                 hidden_states,
             )
 
+        chunked.passes_steps_on = True  # type: ignore[attr-defined]  # a single token goes to the layer as it came
         return chunked
 
     def norm(self, forward: Callable[..., Any]) -> Callable[..., torch.Tensor]:

@@ -44,7 +44,7 @@ class Conversation:
             return  # nothing is read while a step is captured
         if self._reading is not None and self._reading[0] == seen and self._reading[1] is prompt:
             return
-        self._check_whole()
+        self.check_whole()
         self.is_torn, self._reading = True, (seen, prompt)
         if prompt.ndim == 2 and seen == self.count:
             self._write(prompt)
@@ -101,7 +101,7 @@ class Conversation:
 
         `seen`: tokens that the cache has read; `pads` `[B]`: pads before each sequence.
         """
-        self._check_whole()
+        self.check_whole()
         if ids is None:
             raise OptionError(f"a later turn needs input_ids: all tokens so far, followed by new ones; {RESET}")
         if seen != self.count:
@@ -122,7 +122,8 @@ class Conversation:
             told = f"the prompt's {ids.shape[1]} tokens are in the conversation already, which has {known.shape[1]}"
             raise OptionError(f"{told}, produced ones included: give all of them, followed by new ones; {RESET}")
 
-    def _check_whole(self) -> None:
+    def check_whole(self) -> None:
+        """Raise `OptionError` where an earlier pass was torn: nobody knows which layers have read it."""
         if self.is_torn:
             raise OptionError(f"an earlier call was interrupted while the model was reading: {RESET}")
 

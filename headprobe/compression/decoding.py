@@ -82,8 +82,8 @@ class Sampler:
 
 # The decode loop: the model, the choice of the next token and writing it down, captured as a CUDA graph if possible.
 #
-# `model.generate()` on the session's cache gives the same tokens; this loop is what is fast on a GPU, where a step
-# of a small cache is bound by the time that Python takes to launch kernels.
+# `model.generate()` on the session's cache gives the same tokens, up to rounding; this loop is what is fast on a GPU,
+# where a step of a small cache is bound by the time that Python takes to launch kernels.
 
 WARM_UP_STEPS = 2  # eager steps before a capture: they make tables, compile kernels and allocate workspaces
 LOOK_EVERY = 8  # steps between two looks of the host at the tokens, where steps beyond the end can be taken back
@@ -98,7 +98,7 @@ class Decoder:
     `sampler` draws the tokens; None takes the most likely. On a CUDA device a step is captured once a few have run, and
     replayed; when the cache has been laid out again, it is recaptured. `graphs=False` never captures.
     `graph_refusal` says why steps are not captured; None as long as nothing stands against it. `fused`: a layer's step
-    takes few launches where it is of a known form (`compression.fused`); `fused_refusal` says why not.
+    takes few launches where it is of a known form (`compression.fused`).
     """
 
     def __init__(
@@ -106,12 +106,16 @@ class Decoder:
     ) -> None:
         self.cache = cache
         self.graph_refusal = _refusal(model, cache) if graphs else "graphs are switched off"
-        layers = FusedLayers(model, cache) if fused else None
-        self.fused_refusal = "fused layers are switched off" if layers is None else layers.refusal
-        self._step = DecodeStep(model, cache, sampler, layers)
+        self._step = DecodeStep(model, cache, sampler, FusedLayers(model, cache) if fused else None)
         self._graph: CapturedStep | None = None
         self._warm_layout: tuple[int, ...] = ()
         self._warm_steps = 0
+
+    @property
+    def fused_refusal(self) -> str | None:
+        """Why the layers' steps are not fused, None where they are."""
+        layers = self._step.layers
+        return "fused layers are switched off" if layers is None else layers.refusal
 
     @property
     def uses_graph(self) -> bool:
@@ -124,11 +128,11 @@ class Decoder:
 
         It ends when every sequence has come to one of `eos_token_ids`; behind its own end a sequence repeats that
         token. The cache has then read all of the `n` tokens but the last. Raises `NonFiniteError` where a token came
-        from logits with NaN or infinity.
+        from logits with NaN or infinity, `OptionError` where an earlier step was broken off between two layers.
         """
         ends, first = frozenset(eos_token_ids), self.cache.tokens_seen
         chosen = self._step.choose(logits)
-        self._step.begin(chosen)
+        self._begin(chosen)
         rows: list[list[int]] = [[token] for token in marked(chosen, logits).tolist()]
         self._check_usable(rows)
         look_every = 1 if self.graph_refusal is not None or self.cache.evicts else LOOK_EVERY
@@ -151,11 +155,17 @@ class Decoder:
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits `[B, vocabulary]` behind `tokens` `[B]`, one more for each sequence; the next step overwrites them."""
         first = self.cache.tokens_seen
-        self._step.begin(tokens)
+        self._begin(tokens)
         self._advance(1, 1)
         self.cache.conversation.catch_up(tokens[:, None], first, self.cache.tokens_seen)
         assert self._step.logits is not None
         return self._step.logits
+
+    def _begin(self, tokens: torch.Tensor) -> None:
+        self.cache.conversation.check_whole()
+        if self._graph is None and self._step.layers is not None:
+            self._step.layers.renew()
+        self._step.begin(tokens)
 
     def _check_usable(self, rows: list[list[int]]) -> None:
         """Raise `NonFiniteError` for the first sequence that holds `UNUSABLE`."""
@@ -296,7 +306,8 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
 
 
 def most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """`logits.argmax(-1)`, int64 `[B]`, in two steps: a GPU walks one long row with a single block of threads."""
+    """`logits.argmax(-1)`, int64 `[B]`, in two steps where the vocabulary can be divided into `PIECES`: a GPU walks one
+    long row with a single block of threads."""
     batch, vocabulary = logits.shape
     if vocabulary % PIECES:
         return logits.argmax(-1)

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from headprobe.attention.masks import Masks
-from headprobe.attention.tap import LayerCall, tapped
+from headprobe.attention.tap import LayerCall, is_tapped_by, tapped
 from headprobe.compression.budgets import Floats
 from headprobe.compression.chunks import check_chunk, layers_in_chunks
 from headprobe.compression.kernels.choice import (
@@ -351,6 +351,11 @@ def _ragged_attention(model: Any) -> Iterator[None]:
             yield
     finally:
         handed_out.set(None)
+
+
+def attends_by_caches(model: Any) -> bool:
+    """Whether `model` is in a compression session now, and no other function has its attention."""
+    return is_tapped_by(model, _attend)
 
 
 def _attend(call: LayerCall) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from headprobe.compression import conversation
 from headprobe.compression.decoding import DecodeStep, Sampler
+from headprobe.compression.fused import layers as fused
 from headprobe.compression.generation import join
 from headprobe.compression.policies import POLICIES
 from headprobe.compression.ragged_cache import RaggedCache
@@ -114,7 +115,7 @@ def draws_anywhere() -> Iterator[None]:
         yield
 
 
-def watched(llama: Any, name: str, sampler: Sampler | None, batch: int = 1) -> FromHost:
+def watched(llama: Any, name: str, sampler: Sampler | None, batch: int = 1, *, is_fused: bool = False) -> FromHost:
     """The second of two steps on "meta": the first makes what is made once."""
     given = options(llama, name)
     with compress(llama, **given, attention="torch") as opened, torch.inference_mode():
@@ -122,7 +123,7 @@ def watched(llama: Any, name: str, sampler: Sampler | None, batch: int = 1) -> F
         cache: RaggedCache = to_meta(caches[0] if batch == 1 else join(caches), {})
     model, watch = deepcopy(llama).to("meta"), FromHost()
     with compress(model, **given, attention="torch"), torch.inference_mode():
-        step = DecodeStep(model, cache, sampler)
+        step = DecodeStep(model, cache, sampler, fused.FusedLayers(model, cache) if is_fused else None)
         step()
         with watch, patch.object(conversation, "is_capturing", lambda _: True):
             step()
@@ -133,6 +134,52 @@ def watched(llama: Any, name: str, sampler: Sampler | None, batch: int = 1) -> F
 def test_a_step_stays_on_its_device_under_every_policy(llama: Any, draws_anywhere: None, name: str) -> None:
     watch = watched(llama, name, Sampler(temperature=2.0, top_k=40, top_p=0.9))
     assert watch.count > 100
+    assert watch.found == []
+
+
+def projected(
+    x: torch.Tensor,
+    given: list[tuple[torch.Tensor, torch.Tensor | None]],
+    *,
+    norm: tuple[torch.Tensor, float] | None = None,
+    gated: bool = False,
+    added: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What `project` makes, by its shape: Triton knows no "meta"."""
+    assert norm is None or norm[0].shape == x.shape[1:]
+    assert {weight.shape[1] for weight, _ in given} == {x.shape[1]}
+    out = x.new_empty(len(x), sum(len(weight) for weight, _ in given) // (2 if gated else 1))
+    return out if added is None else out + added
+
+
+def rotated(
+    heads: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    last: torch.Tensor,
+    *,
+    gains: tuple[torch.Tensor, torch.Tensor, float] | None = None,
+) -> torch.Tensor:
+    """What `rotate_and_write` makes and writes, by its shape."""
+    assert gains is None
+    width, batch = keys.shape[1], len(heads)
+    assert rotary[0].shape[-1] == rotary[1].shape[-1] == width
+    keys.index_fill_(0, last, 0.0)
+    values.index_fill_(0, last, 0.0)
+    return heads.new_empty(batch, heads.shape[1] // width - 2 * len(last) // batch, 1, width)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["full", "snapkv", "headkv-r2", "h2o", "scissorhands", "vatp-h2o"])
+def test_a_step_with_fused_layers_stays_on_its_device(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, name: str, batch: int
+) -> None:
+    monkeypatch.setattr(fused, "_refusal", fused.unfit)
+    monkeypatch.setattr(fused, "project", projected)
+    monkeypatch.setattr(fused, "rotate_and_write", rotated)
+    watch = watched(llama, name, None, batch, is_fused=True)
+    assert 10 < watch.count < watched(llama, name, None, batch).count
     assert watch.found == []
 
 

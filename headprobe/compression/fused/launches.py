@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-MOST_ROWS = 16  # sequences of a batch: what a tensor core takes at a time, and all that is read once with the weights
+from headprobe.compression.kernels.source import on_its_device
+
+MOST_ROWS = 16  # sequences of a batch: as many as a tensor core takes at a time
 Biased = tuple[torch.Tensor, torch.Tensor | None]  # a linear layer's weight `[N, K]` and bias `[N]`
 
 
@@ -36,6 +38,7 @@ class Blocking:
         return cls(64, 64, 4, 5, by_dot=True) if normed else cls(16, 256, 2, 4, by_dot=True)
 
 
+@on_its_device
 def project(
     x: torch.Tensor,
     layers: Sequence[Biased],
@@ -51,6 +54,8 @@ def project(
     layers without bias; `added` `[rows, N]`: what the output is added to.
     """
     rows, width = x.shape
+    assert rows <= MOST_ROWS
+    assert x.is_contiguous()
     sizes = [weight.shape[0] for weight, _ in layers] + [0] * (3 - len(layers))
     weights, biases = ([layers[min(i, len(layers) - 1)][j] for i in range(3)] for j in range(2))
     how = blocking or Blocking.of(rows, normed=norm is not None, gated=gated)
@@ -66,6 +71,7 @@ def project(
     return out
 
 
+@on_its_device
 def rotate_and_write(
     projected: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],

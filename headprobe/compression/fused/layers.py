@@ -1,26 +1,32 @@
-"""Decoder layers that run a decode step in few launches, put in place for a step and taken out again behind it."""
+"""Decoder layers that run a decode step in few launches, in place for a step and taken out again afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from headprobe.compression.fused.launches import MOST_ROWS, Biased, project, rotate_and_write
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels.choice import capability
 from headprobe.compression.kernels.source import TRITON
 from headprobe.compression.layers import RaggedLayer
 from headprobe.compression.ragged_cache import RaggedCache
 from headprobe.compression.ragged_store import RaggedStore
+from headprobe.compression.session import attends_by_caches
 from headprobe.models.releases import given_cache
 
-# Layers that are all of one form: RMS norm, attention with rotary embeddings, RMS norm, gated MLP, each added to what
-# came in. Others run as they are.
-KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+# Families of transformers whose layers are all of one form: RMS norm, attention with rotary embeddings, RMS norm, gated
+# MLP, each added to what came in. Others run as they are.
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 DTYPE = torch.bfloat16  # in float16 an input could overflow between a norm's gain and its scale
+OLDEST_CARD = 8  # major compute capability; older ones know no bfloat16
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -32,24 +38,41 @@ class FusedLayers:
     """
 
     def __init__(self, model: Any, cache: RaggedCache) -> None:
-        self.refusal = _refusal(model, cache)
         self._model, self._cache = model, cache
+        self._steps: dict[int, FusedLayer] = {}
+        self.refusal: str | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Look at the model again, which may have got hooks or other parts since."""
+        self.refusal = _refusal(self._model, self._cache)
+        layers = [] if self.refusal is not None else self._layers
+        self._steps = {
+            id(layer): FusedLayer(layer, held, self._cache)
+            for layer, held in zip(layers, self._cache.layers, strict=self.refusal is None)
+        }
+
+    @property
+    def _layers(self) -> Sequence[Any]:
+        layers: Sequence[Any] = self._model.get_decoder().layers
+        return layers
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside the block the layers' `forward` is the fused one."""
-        layers = [] if self.refusal is not None else list(self._model.get_decoder().layers)
-        try:
-            for layer, held in zip(layers, self._cache.layers, strict=False):
-                layer.forward = FusedLayer(layer, held, self._cache)
+        """Inside the block, in this thread, the layers take fused steps on the cache; all else they do themselves."""
+        if self.refusal is not None or not attends_by_caches(self._model):
             yield
-        finally:
-            for layer in layers:
-                vars(layer).pop("forward", None)
+            return
+        with _switches(self._layers):
+            before = _active.set(self._steps)
+            try:
+                yield
+            finally:
+                _active.reset(before)
 
 
 class FusedLayer:
-    """The `forward` of one layer for one new token of each sequence."""
+    """One layer's step for one new token of each sequence."""
 
     def __init__(self, layer: Any, held: Any, cache: RaggedCache) -> None:
         self.held, self.cache = held, cache
@@ -64,35 +87,74 @@ class FusedLayer:
             (query, epsilon), (key, _) = _norm(attention.q_norm), _norm(attention.k_norm)
             self.gains = query, key, epsilon
 
-    def __call__(
-        self,
-        hidden_states: torch.Tensor,
-        *,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        **others: Any,
-    ) -> torch.Tensor:
-        """Output `[B, 1, D]` for `hidden_states` `[B, 1, D]`."""
-        assert given_cache(others) is self.cache
-        x = hidden_states[:, 0]
+    def __call__(self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Output `[B, D]` for hidden states `[B, D]`, given cosines and sines `[1 or B, 1, d]`."""
         projected = project(x, self.heads, norm=self.norms[0])
-        attended = self._attend(projected, position_embeddings)
+        attended = self._attend(projected, rotary)
         x = project(attended, [self.joined], added=x)
         gated = project(x, self.gate, norm=self.norms[1], gated=True)
-        return project(gated, [self.down], added=x)[:, None]
+        return project(gated, [self.down], added=x)
 
     def _attend(self, projected: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Attention output `[B, H d]` of what was projected, whose keys and values the cache takes."""
         held, store = self.held, self.held.store
         if held.evictor is None and type(store) is RaggedStore:
             query = rotate_and_write(projected, rotary, store.keys, store.values, store.last, gains=self.gains)
-            return held.attend_written(query, self.shape).flatten(1)
+            return torch.flatten(held.attend_written(query, self.shape), 1)
         batch, segments = len(projected), store.num_segments
         keys, values = (projected.new_empty(segments, width) for width in store.widths)
         places = torch.arange(segments, device=projected.device)
         query = rotate_and_write(projected, rotary, keys, values, places, gains=self.gains)
         new = (table.view(batch, -1, 1, table.shape[1]) for table in (keys, values))
         held.update(*new)
-        return held.attend(query, self.shape, self.cache.pads).flatten(1)
+        return torch.flatten(held.attend(query, self.shape, self.cache.pads), 1)
+
+
+# -- in place -------------------------------------------------------------------------------------------------------
+
+_active: ContextVar[dict[int, FusedLayer] | None] = ContextVar("headprobe_fused_steps", default=None)
+_switching = Lock()
+
+
+class _Switch:
+    """A layer's `forward` while any thread takes fused steps: that thread's, or else the layer's own."""
+
+    def __init__(self, layer: Any) -> None:
+        self.before = vars(layer).get("forward")
+        self.own, self.layer_id, self.users = layer.forward, id(layer), 0
+
+    def __call__(self, hidden_states: torch.Tensor, *args: Any, **named: Any) -> Any:
+        step, rotary = (_active.get() or {}).get(self.layer_id), named.get("position_embeddings")
+        meant = step is not None and given_cache(named) is step.cache and hidden_states.shape[1] == 1
+        if not meant or args or rotary is None:
+            return self.own(hidden_states, *args, **named)
+        return step(hidden_states[:, 0], rotary)[:, None]  # type: ignore[misc]
+
+
+@contextmanager
+def _switches(layers: Sequence[Any]) -> Iterator[None]:
+    """Inside the block each layer's `forward` is a switch; with the last user what was there before comes back."""
+    with _switching:
+        for layer in layers:
+            if not isinstance(vars(layer).get("forward"), _Switch):
+                layer.forward = _Switch(layer)
+            layer.forward.users += 1
+        taken = [(layer, layer.forward) for layer in layers]
+    try:
+        yield
+    finally:
+        with _switching:
+            for layer, switch in taken:
+                switch.users -= 1
+                if switch.users or vars(layer).get("forward") is not switch:
+                    continue
+                if switch.before is None:
+                    del layer.forward
+                else:
+                    layer.forward = switch.before
+
+
+# -- what cannot be fused -------------------------------------------------------------------------------------------
 
 
 def _refusal(model: Any, cache: RaggedCache) -> str | None:
@@ -102,41 +164,77 @@ def _refusal(model: Any, cache: RaggedCache) -> str | None:
         return fault
     if model.device.type != "cuda" or model.dtype != DTYPE:
         return f"a step is fused on CUDA devices in bfloat16, not on {model.device.type} in {str(model.dtype)[6:]}"
+    card = capability(model.device) or (0, 0)
+    if card[0] < OLDEST_CARD:
+        return f"a step is fused on compute capability {OLDEST_CARD}.0 and newer, not {card[0]}.{card[1]}"
     return unfit(model, cache)
 
 
 def unfit(model: Any, cache: RaggedCache) -> str | None:
     """What of the model or the cache, wherever it runs, is not of the form that can be fused; None if all is."""
     layers = getattr(model.get_decoder(), "layers", ())
-    kinds = {type(layer).__name__ for layer in layers if type(layer).__module__.startswith("transformers.models.")}
-    if len(kinds) != 1 or not kinds <= set(KINDS) or any(type(layer).__name__ not in kinds for layer in layers):
+    family = next((name for name in FAMILIES if layers and _is_own(layers[0], name, "DecoderLayer")), None)
+    if family is None:
         return f"layers of {type(model).__name__} are not of a known form"
     if len(cache.pads) > MOST_ROWS:
-        return f"a batch of {len(cache.pads)} sequences, at most {MOST_ROWS} are read once with the weights"
+        return f"a batch of {len(cache.pads)} sequences: at most {MOST_ROWS} can be fused"
     if len(layers) != len(cache.layers) or not all(isinstance(held, RaggedLayer) for held in cache.layers):
         return "not all layers are compressed"
-    return next((reason for layer in layers if (reason := _odd(layer, model)) is not None), None)
+    if _has_any_global_hook():
+        return "there are hooks on all modules"
+    for number, layer in enumerate(layers):
+        reason = _odd(layer, family, model.dtype)
+        if reason is not None:
+            return f"layer {number}: {reason}"
+    return None
 
 
-def _odd(layer: Any, model: Any) -> str | None:
+def _is_own(module: Any, family: str, name: str) -> bool:
+    """Whether it is the family's own module of this kind as transformers has it, neither derived nor patched."""
+    kind: Any = type(module)
+    at_home = kind.__module__ == f"transformers.models.{family}.modeling_{family}"
+    return at_home and kind.__name__ == FAMILIES[family] + name and kind.forward.__module__.startswith("transformers.")
+
+
+def _odd(layer: Any, family: str, dtype: torch.dtype) -> str | None:
     """What stands against fusing this layer."""
-    for name, module in layer.named_modules():
-        if any(getattr(module, hooks, None) for hooks in HOOKS) or hasattr(module, "_hf_hook"):
-            return f"{name or 'a layer'} has hooks"
-        if "forward" in vars(module) or module.training:
-            return f"{name or 'a layer'} is being trained, or has another forward than its own"
-    linear = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj]
-    linear += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = [layer.input_layernorm, layer.post_attention_layernorm]
+    norms += [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
+    kinds = [(layer, "DecoderLayer"), (attention, "Attention"), (mlp, "MLP"), *((norm, "RMSNorm") for norm in norms)]
+    for module, name in kinds:
+        if not _is_own(module, family, name):
+            return f"{type(module).__name__} is not transformers' own {FAMILIES[family]}{name}"
+    reason = _changed(layer)
+    if reason is not None:
+        return reason
+    linear = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     if any(type(module) is not nn.Linear for module in linear):
         return "its linear layers are not torch's own"
     if len({module.bias is None for module in linear[:3]}) > 1 or any(module.bias is not None for module in linear[3:]):
         return "linear layers have biases where none are expected"
     for parameter in layer.parameters():
         plain = type(parameter) is nn.Parameter and type(parameter.data) is torch.Tensor
-        if not (plain and parameter.is_contiguous() and parameter.dtype == model.dtype):
+        if not (plain and parameter.is_contiguous() and parameter.dtype == dtype):
             return "weights are not plain tensors of one type"
-    activation = type(layer.mlp.act_fn).__name__
+    activation = type(mlp.act_fn).__name__
     return None if activation in ("SiLU", "SiLUActivation") else f"the activation is {activation}, not SiLU"
+
+
+def _changed(layer: Any) -> str | None:
+    """What was done to the layer or its parts that a fused step would pass by."""
+    for name, module in layer.named_modules():
+        what = name or "it"
+        if any(getattr(module, hooks, None) for hooks in HOOKS) or hasattr(module, "_hf_hook"):
+            return f"{what} has hooks"
+        if module.training:
+            return f"{what} is in training mode"
+        forward = vars(module).get("forward")
+        passes_steps_on = module is layer and (isinstance(forward, _Switch) or hasattr(forward, "passes_steps_on"))
+        if forward is not None and not passes_steps_on:
+            return f"{what} has another forward than its class"
+    return None
 
 
 def _linear(module: Any, name: str) -> Biased:

@@ -1,4 +1,4 @@
-"""What the fused step of a decoder layer runs on the device beside attention, in Triton."""
+"""What the fused step of a decoder layer runs on the device up attention, in Triton."""
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ def project(
     """`block` columns of a linear layer, or of up to three with the same input `x` `[rows, width]`, for a few rows.
 
     `normed`: of the input's RMS norm, whose `gain` is applied to the input and whose scale to the sums. `gated`: the
-    output is `silu(weight_0 x) * weight_1 x`; otherwise outputs of the layers lie behind each other. `summed`: `added`
+    output is `silu(weight_0 x) * weight_1 x`; otherwise outputs of the layers lie one after another. `summed`: `added`
     (laid out as `out`) is added. Rounded to the type of `out` wherever a model of torch operations would round.
     """
     program_of_all = tl.program_id(0)
     program = program_of_all
-    weight, count, ahead = weight_0, count_0, program * 0
+    weight, count, offset = weight_0, count_0, program * 0
     blocks_0, blocks_1 = tl.cdiv(count_0, block), tl.cdiv(count_1, block)
     if not gated:
         if program >= blocks_0 + blocks_1:
-            weight, count, ahead, program = weight_2, count_2, count_0 + count_1, program - blocks_0 - blocks_1
+            weight, count, offset, program = weight_2, count_2, count_0 + count_1, program - blocks_0 - blocks_1
         elif program >= blocks_0:
-            weight, count, ahead, program = weight_1, count_1, count_0 + ahead, program - blocks_0
+            weight, count, offset, program = weight_1, count_1, count_0 + offset, program - blocks_0
     column = program * block + tl.arange(0, block)
     is_column = column < count
     row, inside = tl.arange(0, row_block), tl.arange(0, step)
@@ -36,11 +36,11 @@ def project(
     line = column.to(tl.int64)[:, None] * width
     if by_dot:
         sums = tl.zeros((block, row_block), tl.float32)
-        beside = tl.zeros((block, row_block), tl.float32)
+        up = tl.zeros((block, row_block), tl.float32)
         squares = tl.zeros((step, row_block), tl.float32)
     else:
         sums = tl.zeros((block, step), tl.float32)
-        beside = tl.zeros((block, step), tl.float32)
+        up = tl.zeros((block, step), tl.float32)
         squares = tl.zeros((step,), tl.float32)
     for at in tl.range(0, width, step, num_stages=stages):
         place = at + inside
@@ -62,38 +62,37 @@ def project(
         if by_dot:
             sums = tl.dot(w, taken, sums, input_precision=precision)
             if gated:
-                beside = tl.dot(second, taken, beside, input_precision=precision)
+                up = tl.dot(second, taken, up, input_precision=precision)
         else:
             sums += w.to(tl.float32) * taken.to(tl.float32)[None, :]
             if gated:
-                beside += second.to(tl.float32) * taken.to(tl.float32)[None, :]
+                up += second.to(tl.float32) * taken.to(tl.float32)[None, :]
     if not by_dot:
-        sums, beside = tl.sum(sums, 1)[:, None], tl.sum(beside, 1)[:, None]
+        sums, up = tl.sum(sums, 1)[:, None], tl.sum(up, 1)[:, None]
     if normed:
         scale = tl.rsqrt(tl.sum(squares, 0) / width + epsilon)
         if by_dot:
             scale = scale[None, :]
-        sums, beside = sums * scale, beside * scale
-    found = sums
-    kind = out.dtype.element_ty
+        sums, up = sums * scale, up * scale
+    dtype = out.dtype.element_ty
     if biased:
         bias = bias_0
         if program_of_all >= blocks_0 + blocks_1:
             bias = bias_2
         elif program_of_all >= blocks_0:
             bias = bias_1
-        found += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[:, None]
-    found = found.to(kind).to(tl.float32)
+        sums += tl.load(bias + column, mask=is_column, other=0.0).to(tl.float32)[:, None]
+    sums = sums.to(dtype).to(tl.float32)
     if gated:
-        found = (found * tl.sigmoid(found)).to(kind).to(tl.float32) * beside.to(kind).to(tl.float32)
+        sums = (sums * tl.sigmoid(sums)).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
     total = count_0
     if not gated:
         total += count_1 + count_2
-    place = row[None, :] * total + ahead + column[:, None]
+    place = row[None, :] * total + offset + column[:, None]
     is_place = is_row[None, :] & is_column[:, None]
     if summed:
-        found += tl.load(added + place, mask=is_place, other=0.0).to(tl.float32)
-    tl.store(out + place, found.to(kind), mask=is_place)
+        sums += tl.load(added + place, mask=is_place, other=0.0).to(tl.float32)
+    tl.store(out + place, sums.to(dtype), mask=is_place)
 
 
 @triton.jit
@@ -108,7 +107,7 @@ def rotate_and_write(
     place = tl.arange(0, half_pad)
     is_place = place < half
     source = projected + (sequence * (heads + 2 * groups) + head).to(tl.int64) * width
-    kind = projected.dtype.element_ty
+    dtype = projected.dtype.element_ty
     first = tl.load(source + place, mask=is_place, other=0.0)
     second = tl.load(source + half + place, mask=is_place, other=0.0)
     group = (head - heads) % groups
@@ -127,15 +126,15 @@ def rotate_and_write(
             scale = tl.rsqrt((tl.sum(a * a, 0) + tl.sum(b * b, 0)) / width + epsilon)
             low = tl.load(gain + place, mask=is_place, other=0.0)
             high = tl.load(gain + half + place, mask=is_place, other=0.0)
-            first = (low.to(tl.float32) * (a * scale).to(kind).to(tl.float32)).to(kind)
-            second = (high.to(tl.float32) * (b * scale).to(kind).to(tl.float32)).to(kind)
+            first = (low.to(tl.float32) * (a * scale).to(dtype).to(tl.float32)).to(dtype)
+            second = (high.to(tl.float32) * (b * scale).to(dtype).to(tl.float32)).to(dtype)
         a, b = first.to(tl.float32), second.to(tl.float32)
         at = sequence * width + place
         cos_low = tl.load(cosine + at, mask=is_place, other=0.0).to(tl.float32)
         cos_high = tl.load(cosine + at + half, mask=is_place, other=0.0).to(tl.float32)
         sin_low = tl.load(sine + at, mask=is_place, other=0.0).to(tl.float32)
         sin_high = tl.load(sine + at + half, mask=is_place, other=0.0).to(tl.float32)
-        first = ((a * cos_low).to(kind).to(tl.float32) + (-b * sin_low).to(kind).to(tl.float32)).to(kind)
-        second = ((b * cos_high).to(kind).to(tl.float32) + (a * sin_high).to(kind).to(tl.float32)).to(kind)
+        first = ((a * cos_low).to(dtype).to(tl.float32) + (-b * sin_low).to(dtype).to(tl.float32)).to(dtype)
+        second = ((b * cos_high).to(dtype).to(tl.float32) + (a * sin_high).to(dtype).to(tl.float32)).to(dtype)
     tl.store(target + place, first, mask=is_place)
     tl.store(target + half + place, second, mask=is_place)

@@ -12,9 +12,12 @@ import torch
 import triton
 import triton.language as tl
 
+from headprobe.compression.kernels.source import on_its_device
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
+@on_its_device
 def fused_column_sums(
     query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None, sinks: torch.Tensor | None
 ) -> torch.Tensor:

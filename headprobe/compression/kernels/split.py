@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from headprobe.compression.importance import AttentionShape
+from headprobe.compression.kernels.source import on_its_device
 from headprobe.compression.ragged_store import RaggedStore
 
 TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such tiles are in flight
@@ -25,6 +26,7 @@ MAX_FULL_ROWS = 16  # the same in float32, whose products no tensor core takes i
 MOST_PROGRAMS = (1 << 16) - 1  # in the second dimension of a launch, by CUDA: one for each row where splits are joined
 
 
+@on_its_device
 def split_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> torch.Tensor:
     """Output `[B, H, T, d_v]`. Products are taken in the store's type (float32 in full), sums in float32."""
     count = query.shape[2]
@@ -38,6 +40,7 @@ def split_attention(query: torch.Tensor, store: RaggedStore, shape: AttentionSha
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
 
+@on_its_device
 def split_weigh(query: torch.Tensor, store: RaggedStore, shape: AttentionShape) -> tuple[torch.Tensor, torch.Tensor]:
     """`split_attention` of one query (T = 1), and its weights `[total]` float32, averaged over each group's heads."""
     out, scores, levels = _attend(query, store, shape, ahead=0, weighed=True)

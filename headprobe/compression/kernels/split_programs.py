@@ -32,7 +32,7 @@ def attend_split(
         mask=is_row[:, None] & is_key[None, :], other=0.0,
     )  # fmt: skip
     first = number * split_size
-    if (first >= used) & (number > 0):  # an empty segment has one split, which writes its output
+    if (first >= used) & (number > 0):  # an empty segment's first split writes its output: NaN, unless there is a sink
         return
     seen = used - ahead - count + row % count + 1
     top = tl.full((row_block,), float("-inf"), tl.float32)

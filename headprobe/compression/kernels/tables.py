@@ -21,7 +21,7 @@ class SplitTable:
     behind the other, those of the largest segments first: they take longest. `joined` `[J]`: the segments with room for
     several splits, and `begins` `[J]` the first split of each. `size`: entries of a split. The table follows from the
     room of the segments alone, which the host knows, so that the work has a fixed shape; splits that are not in use yet
-    end at once. Every segment has a split, and be it without room: something must write its output.
+    end at once. Every segment has a split, even one without room: something must write its output.
     """
 
     size: int

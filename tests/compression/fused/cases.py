@@ -122,10 +122,12 @@ def small_model(kind: str, head_dim: int = 16) -> Any:
     return model
 
 
-def logits_of(model: Any, policy: str, batch: int, *, fused: bool, graphs: bool = False) -> tuple[torch.Tensor, Any]:
-    """Logits `[STEPS, B, vocabulary]` behind prompts of different lengths, joined; and why nothing was fused."""
+def logits_of(
+    model: Any, policy: str, batch: int, *, fused: bool, graphs: bool = False, **serving: Any
+) -> tuple[torch.Tensor, Decoder]:
+    """Logits `[STEPS, B, vocabulary]` behind prompts of different lengths, joined; and what decoded them."""
     budget = None if policy == "full" else 24
-    with compress(model, policy, budget=budget) as session, torch.inference_mode():
+    with compress(model, policy, budget=budget, **serving) as session, torch.inference_mode():
         caches = []
         for row in range(batch):
             caches.append(session.new_cache())
@@ -134,17 +136,28 @@ def logits_of(model: Any, policy: str, batch: int, *, fused: bool, graphs: bool 
             session.reset()
         decoder = Decoder(model, caches[0] if batch == 1 else join(caches), fused=fused, graphs=graphs)
         tokens = [torch.arange(batch, device=model.device) + step for step in range(STEPS)]
-        return torch.stack([decoder.step(row).clone() for row in tokens]), decoder.fused_refusal
+        return torch.stack([decoder.step(row).clone() for row in tokens]), decoder
 
 
-def layers_error(kind: str, policy: str, batch: int) -> float | str:
-    """How far fused logits in float32 lie from those of the layers themselves; or why they were not fused."""
-    model = small_model(kind)
-    wanted, _ = logits_of(model, policy, batch, fused=False)
-    with patch.object(layers, "_refusal", layers.unfit):  # otherwise on CUDA devices in bfloat16 alone
-        given, refusal = logits_of(model, policy, batch, fused=True)
-    changed = any("forward" in vars(layer) for layer in model.model.layers)
-    return refusal or ("a layer was left changed" if changed else float((given - wanted).norm() / wanted.norm()))
+def layers_error(kind: str, policy: str, batch: int, **serving: Any) -> float | str:
+    """How far fused logits in float32 lie from those of the layers themselves; or what is wrong with them."""
+    model, steps, own = small_model(kind), [], layers.FusedLayer.__call__
+    wanted, _ = logits_of(model, policy, batch, fused=False, **serving)
+
+    def counted(layer: layers.FusedLayer, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        steps.append(layer)
+        return own(layer, x, rotary)
+
+    with (
+        patch.object(layers, "_refusal", layers.unfit),  # otherwise on CUDA devices in bfloat16 alone
+        patch.object(layers.FusedLayer, "__call__", counted),
+    ):
+        given, decoder = logits_of(model, policy, batch, fused=True, **serving)
+    if decoder.fused_refusal is not None or len(steps) != STEPS * len(model.model.layers):
+        return f"{len(steps)} steps of layers were fused: {decoder.fused_refusal}"
+    if any("forward" in vars(layer) for layer in model.model.layers):
+        return "a layer was left changed"
+    return float((given - wanted).norm() / wanted.norm())
 
 
 if __name__ == "__main__":
@@ -153,4 +166,5 @@ if __name__ == "__main__":
     mend_interpreter()
     found = {"projections": {name: projection_error(case, "cpu") for name, case in projections().items()}}
     models = {" ".join(map(str, case)): layers_error(*case) for case in CASES}
+    models["chunks"] = layers_error("llama", "snapkv", 3, prefill_chunk=16)
     json.dump(found | {"layers": models}, sys.stdout)

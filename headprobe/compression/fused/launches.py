@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headprobe.compression.kernels.source import on_its_device
+from headprobe.compression.kernels.device import on_its_device
 
 MOST_ROWS = 16  # sequences of a batch: as many as a tensor core takes at a time
 Biased = tuple[torch.Tensor, torch.Tensor | None]  # a linear layer's weight `[N, K]` and bias `[N]`

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from headprobe.compression.kernels.source import on_its_device
+from headprobe.compression.kernels.device import LARGE, on_its_device, shared_bytes
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -43,9 +43,6 @@ def fused_column_sums(
     return sums
 
 
-LARGE = 160 << 10  # bytes of shared memory that blocks of 128 x 128 positions take, with their successors in flight
-
-
 def block_size(width: int, wide: bool, shared: int) -> int:
     """Rows and columns of a block of scores, for keys of this `width`, `wide` in float32, and `shared` bytes of memory
     that a program may take."""
@@ -54,14 +51,6 @@ def block_size(width: int, wide: bool, shared: int) -> int:
     if width > 128:
         return 32
     return 128 if shared >= LARGE or width <= 64 else 64
-
-
-def shared_bytes(device: torch.device) -> int:
-    """Shared memory that one program may take on this CUDA device: 227 KiB on data centre cards since Hopper, 163 KiB
-    on an A100, 99 KiB on most others; 0 where torch does not say, `LARGE` in Triton's interpreter."""
-    if device.type != "cuda":
-        return LARGE
-    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

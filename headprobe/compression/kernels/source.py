@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from shutil import which
-from typing import Any, ParamSpec, TypeVar
-
-import torch
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,22 +38,6 @@ TRITON = Source(
     "triton", "headprobe.compression.kernels.split_programs", "attend_split",
     builder=("triton.backends.nvidia.driver", "compile_module_from_src"),
 )  # fmt: skip
-
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-
-
-def on_its_device(launch: Callable[Given, Result]) -> Callable[Given, Result]:
-    """`launch`, with the CUDA device of its first argument, a tensor, as the current one: Triton launches on that,
-    wherever the tensors lie."""
-
-    @wraps(launch)
-    def launched(*given: Given.args, **options: Given.kwargs) -> Result:
-        with torch.cuda.device_of(given[0]):
-            return launch(*given, **options)
-
-    return launched
 
 
 @cache

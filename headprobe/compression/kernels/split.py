@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels.source import on_its_device
+from headprobe.compression.kernels.device import LARGE, on_its_device, shared_bytes
 from headprobe.compression.ragged_store import RaggedStore
 
-TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; two such tiles are in flight
+TILE_BYTES = 1 << 15  # keys and values that a program loads at a time; one or two such tiles are in flight
 JOINED_AT_ONCE = 32  # splits
 PARTIAL_ELEMENTS = 1 << 24  # float32 outputs of splits that are held at a time
 MAX_ROWS = 64  # rows of a program
@@ -71,7 +71,7 @@ class Tiling:
         most = TILE_BYTES // ((key_pad + value_pad) * store.keys.element_size())
         tile = 1 << (max(most, 16).bit_length() - 1)  # widths may differ, and then `most` is no power of two
         most_rows = MAX_FULL_ROWS if store.keys.dtype == torch.float32 else MAX_ROWS
-        stages = 2 if store.keys.dtype == torch.float32 else 3
+        stages = 3 if store.keys.dtype != torch.float32 and shared_bytes(store.device) >= LARGE else 2
         return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad, stages=stages)
 
 

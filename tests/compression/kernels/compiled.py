@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction
 
 from headprobe.compression.fused.launches import project, rotate_and_write
 from headprobe.compression.importance import AttentionShape
-from headprobe.compression.kernels import columns
+from headprobe.compression.kernels import columns, split
 from headprobe.compression.kernels.columns import fused_column_sums
 from headprobe.compression.kernels.split import split_attention, split_weigh
 from headprobe.compression.ragged_store import RaggedStore, Segment
@@ -93,7 +93,7 @@ def compiling(card: Card, into: list[tuple[str, Any]]) -> Iterator[None]:
 
     driver.set_active(NoDriver(card))
     JITFunction.run = run
-    columns.shared_bytes = lambda device: card.shared
+    columns.shared_bytes = split.shared_bytes = lambda device: card.shared
     try:
         yield
     finally:

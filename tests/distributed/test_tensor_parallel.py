@@ -84,6 +84,12 @@ def test_policies_decoded_together_batches_and_turns_are_those_of_one_process(bo
         assert one[what] == two[what]
 
 
+def test_only_the_layers_of_one_process_are_fused(both: tuple[Any, Any]) -> None:
+    one, two = both
+    assert one["unfit"] is None
+    assert two["unfit"].startswith("layer 0: self_attn")  # a forward or hooks of its own, by the release
+
+
 def test_two_processes_take_over_what_one_has_done_and_write_its_file(
     tmp_path: Path, cli: Any, server: ForkServer
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from headprobe.compression.fused.layers import unfit
 from headprobe.compression.generation import AnswerOptions, generate, generate_batch
 from headprobe.compression.many_answers import Asked, answers
 from headprobe.compression.policies import POLICIES, make_policy
@@ -44,6 +45,7 @@ def main(model: str, out: Path) -> None:
             "together": together(loaded),
             "batch": batch(loaded),
             "turns": turns(loaded),
+            "unfit": unfit_for_fusing(loaded),
         }
     if ranks is None or ranks.rank == 0:
         out.write_text(json.dumps(found), encoding="utf-8")
@@ -122,6 +124,14 @@ def turns(loaded: LoadedModel) -> list[int]:
         said = session.generate(ids, **options)
         said = session.generate(torch.cat([said, more], 1), **options)
     return [int(token) for token in said[0, ids.shape[1] :]]
+
+
+def unfit_for_fusing(loaded: LoadedModel) -> str | None:
+    """Why a layer's step could not be fused, wherever it runs."""
+    with compress(loaded.model, "full") as session, torch.inference_mode():
+        cache = session.new_cache()
+        loaded.model(input_ids=torch.tensor([prompt_of(loaded)]), **with_cache(loaded.model, cache))
+        return unfit(loaded.model, cache)
 
 
 if __name__ == "__main__":

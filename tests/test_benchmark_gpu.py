@@ -35,8 +35,8 @@ def tiny_bench(folder: Path, seconds: float = 1000.0) -> Bench:
 def test_all_parts_run_on_a_cpu_and_no_target_counts_as_measured(tmp_path: Path) -> None:
     main(["--device", "cpu", "--shape", "tiny", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "gpu-cpu.json").read_text())
-    assert {name: part.get("error") for name, part in found["parts"].items()} == {part.name: None for part in PARTS}
-    assert [part["status"] for part in found["parts"].values()] == ["done"] * len(PARTS)
+    assert list(found["parts"]) == [part.name for part in PARTS if part.name != "real"]  # no real model was named
+    assert {(part["status"], part.get("error")) for part in found["parts"].values()} == {("done", None)}
     assert not found["is_measurement"]
     assert [row["met"] for row in found["targets"]] == [None] * len(TARGETS)
     unknown = {row["name"] for row in found["targets"] if row["value"] is None}
@@ -44,6 +44,12 @@ def test_all_parts_run_on_a_cpu_and_no_target_counts_as_measured(tmp_path: Path)
     table = (tmp_path / "gpu-cpu.md").read_text()
     assert "says nothing about a GPU" in table
     assert "| yes |" not in table
+
+
+def test_the_part_with_a_real_model_needs_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--device", "cpu", "--shape", "tiny", "--out", str(tmp_path), "--only", "real"])
+    assert "the part real needs a model: name one with --real-model" in capsys.readouterr().err
 
 
 def test_a_part_that_fails_is_recorded_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

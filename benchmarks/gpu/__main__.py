@@ -88,7 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = set(names) - {part.name for part in PARTS}
     if unknown:
         parser.error(f"unknown part {sorted(unknown)[0]!r}: known are {', '.join(part.name for part in PARTS)}")
-    parts = tuple(part for part in PARTS if not names or part.name in names or part.name == "bandwidth")
+    if "real" in names and given.real_model is None:
+        parser.error("the part real needs a model: name one with --real-model")
+    wanted = names or [part.name for part in PARTS if part.name != "real" or given.real_model is not None]
+    parts = tuple(part for part in PARTS if part.name in wanted or part.name == "bandwidth")
     shape = SHAPES[given.shape]
     counts = given.device == "cuda" and shape is LLAMA3_8B
     record = Record(given.out, given.device, shape.name, counts=counts)

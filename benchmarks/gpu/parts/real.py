@@ -35,9 +35,7 @@ GRID_S, LOOK_S = 120.0, 20.0  # on a GPU, for the needles
 
 
 def run(bench: Bench, note: Any) -> None:
-    if bench.real_model is None:
-        note("model", "none given: name one with --real-model")
-        return
+    assert bench.real_model is not None
     loaded = load_model(bench.real_model, device=bench.device.type, dtype="float32")
     note("model", {"name": loaded.name, "weights_sha256": loaded.weights_sha256, "window": loaded.window})
     if bench.on_gpu or bench.shape.name == "tiny":

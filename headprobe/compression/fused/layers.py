@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from headprobe.compression.fused.launches import MOST_ROWS, Biased, project, rotate_and_write
 from headprobe.compression.importance import AttentionShape
@@ -180,13 +179,19 @@ def unfit(model: Any, cache: RaggedCache) -> str | None:
         return f"a batch of {len(cache.pads)} sequences: at most {MOST_ROWS} can be fused"
     if len(layers) != len(cache.layers) or not all(isinstance(held, RaggedLayer) for held in cache.layers):
         return "not all layers are compressed"
-    if _has_any_global_hook():
+    if _may_have_hooks_everywhere():
         return "there are hooks on all modules"
     for number, layer in enumerate(layers):
         reason = _odd(layer, family, model.dtype)
         if reason is not None:
             return f"layer {number}: {reason}"
     return None
+
+
+def _may_have_hooks_everywhere() -> bool:
+    """Whether there are hooks on all modules, or this release of torch does not say so where the tested ones do."""
+    known = getattr(nn.modules.module, "_has_any_global_hook", None)
+    return known is None or bool(known())
 
 
 def _is_own(module: Any, family: str, name: str) -> bool:

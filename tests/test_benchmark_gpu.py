@@ -206,6 +206,22 @@ def test_the_tests_that_the_readme_runs_on_a_gpu_are_all_that_need_one() -> None
         assert any(place == one or place.startswith(f"{one}/") for one in named), place
 
 
+def test_the_pages_say_what_was_measured() -> None:
+    """Each target's value, and which were missed, as in the result that lies in the repository."""
+    found = json.loads((ROOT / "benchmarks/results/gpu-cuda.json").read_text())["targets"]
+    page = (ROOT / "benchmarks/README.md").read_text().partition("## What was measured")[2]
+    own = [row for row in found if row["name"] != "score_128k_runs"]
+    assert [row["name"] for row in own if f"{row['value']:.3f}" not in page and f"{row['value']:.1f}" not in page] == []
+    missed = [row["name"] for row in found if not row["met"]]
+    assert page.count("**not met**") == len(missed) == 4
+    readme = (ROOT / "README.md").read_text()
+    assert "Four of fifteen goals are missed" in readme
+    assert len(found) == 15
+    table = readme.partition("## On a GPU")[2].partition("Four of fifteen")[0]
+    bold = {float(value) for value in re.findall(r"\*\*([\d.]+)\*\*", table)}
+    assert bold == {round(row["value"], 2) for row in found if not row["met"]}
+
+
 def side(weights: str, score: float, **responses: str) -> dict[str, Any]:
     """A measured side of the part `real`, as far as the comparison reads it."""
     return {

@@ -7,7 +7,7 @@
 # make smoke-newest every command once on the newest releases, warnings as errors, in .venv-newest
 # make test-slow    the long runs: 20,000 mutated score files, the recall grid, memory at 32k tokens
 # make gallery    head scores, pictures and reports of three real models, in gallery/ (hours; needs the weights)
-# make gpu-bench    everything that is measured on a GPU, in about six minutes (there: make gpu-bench CONSTRAINTS=)
+# make gpu-bench    everything that is measured on a GPU, in about seven minutes (there: make gpu-bench CONSTRAINTS=)
 # make test-vllm    the tests of the vLLM plug-in in serving/, in an environment of its own (.venv-vllm, 4 GB)
 # make lock         write constraints/lock.txt anew from the newest releases; then make test
 # make clean        remove what these leave behind

@@ -25,9 +25,10 @@ from benchmarks.gpu.supervisor import BEGINS, Part, child_command, supervise
 
 PARTS = (
     Part("environment", 1), Part("bandwidth", 2), Part("numerics", 40), Part("fused", 10), Part("kernels", 5),
-    Part("decode_short", 12), Part("profile", 10), Part("decode_batch", 15), Part("decode_long", 10),
-    Part("prefill", 40), Part("profile_prefill", 20), Part("memory", 20), Part("batch", 30), Part("bundled", 20),
-    Part("scoring", 60), Part("profile_scoring", 30), Part("scoring_long", 20), Part("real", 200),
+    Part("projections", 50), Part("decode_short", 12), Part("profile", 10), Part("decode_batch", 15),
+    Part("decode_long", 10), Part("prefill", 40), Part("profile_prefill", 20), Part("memory", 20), Part("batch", 30),
+    Part("bundled", 20), Part("scoring", 60), Part("profile_scoring", 30), Part("scoring_long", 20),
+    Part("real", 200),
 )  # fmt: skip
 
 

@@ -157,16 +157,13 @@ def _switches(layers: Sequence[Any]) -> Iterator[None]:
 
 
 def _refusal(model: Any, cache: RaggedCache) -> str | None:
-    """Why the layers' step cannot be fused, None where it can."""
-    fault = TRITON.fault()
-    if fault is not None:
-        return fault
+    """Why the layers' step cannot be fused, None where it can. Triton is imported only where it would be used."""
     if model.device.type != "cuda" or model.dtype != DTYPE:
         return f"a step is fused on CUDA devices in bfloat16, not on {model.device.type} in {str(model.dtype)[6:]}"
     card = capability(model.device) or (0, 0)
     if card[0] < OLDEST_CARD:
         return f"a step is fused on compute capability {OLDEST_CARD}.0 and newer, not {card[0]}.{card[1]}"
-    return unfit(model, cache)
+    return TRITON.fault() or unfit(model, cache)
 
 
 def unfit(model: Any, cache: RaggedCache) -> str | None:

@@ -26,6 +26,7 @@ from headprobe.compression.decoding import Decoder, run_step
 from headprobe.compression.fused import layers
 from headprobe.compression.fused.launches import Blocking
 from headprobe.compression.fused.layers import unfit
+from headprobe.compression.kernels.source import Source
 from headprobe.compression.session import compress
 from headprobe.errors import ModelError, OptionError
 from tests.compression.fused.cases import (
@@ -199,7 +200,11 @@ def decoding(model: Any, **how: Any) -> Iterator[Decoder]:
         yield Decoder(model, cache, **how)
 
 
-def test_on_a_cpu_nothing_is_fused_and_the_decoder_says_why() -> None:
+def test_on_a_cpu_nothing_is_fused_and_the_decoder_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(source: Source) -> str:
+        raise AssertionError(f"{source.package} is imported for nothing")
+
+    monkeypatch.setattr(Source, "fault", imported)
     model = small_model("llama")
     with decoding(model) as decoder:
         assert decoder.fused_refusal == "a step is fused on CUDA devices in bfloat16, not on cpu in float32"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -121,7 +121,7 @@ def fused_attention(
         aligned: Any = causal_lower_right(queries, keys)
         return scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scaling, enable_gqa=grouped)
     if mask is None and not windowed and query.device.type == "cpu":
-        return _joined(query, key, value, scaling)
+        return joined(query, key, value, partial(_flash_on_cpu, scaling))
     parts = []
     for a, b, start, end, part in query_blocks(queries, keys, mask, window, QUERY_BLOCK, query.device):
         k, v = key[:, :, start:end], value[:, :, start:end]
@@ -140,20 +140,34 @@ def repeated(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.repeat_interleave(heads // tensor.shape[1], 1)
 
 
-def _joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Causal attention of the last `T` of `K` positions on a CPU: over what stood before them, over themselves, joined.
+# Output `[B, H, T, d_v]` and log-sum-exps, a number for each row of it, of queries, keys and values of as many heads;
+# without a mask, or causal where the last argument says so.
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor]]
 
-    Neither part needs a mask, and torch's kernel for CPUs gives the log-sum-exp by which the two are weighed.
+
+def joined(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attend: Attend) -> torch.Tensor:
+    """Causal attention of the last `T` of `K` positions: over what stood before them, over themselves, joined.
+
+    Neither part needs a mask, and `attend` gives the log-sum-exp by which the two are weighed.
     """
     batch, heads, queries, dim = query.shape
     groups, before = key.shape[1], key.shape[2] - query.shape[2]
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     grouped = query.reshape(batch, groups, -1, dim)
-    far, far_lse = flash(grouped, key[:, :, :before], value[:, :, :before], 0.0, False, scale=scaling)
+    far, far_lse = attend(grouped, key[:, :, :before], value[:, :, :before], False)
     near_keys, near_values = (repeated(t[:, :, before:], heads) for t in (key, value))
-    near, near_lse = flash(query, near_keys, near_values, 0.0, True, scale=scaling)
-    share = torch.sigmoid(far_lse.reshape(batch, heads, queries) - near_lse)[..., None].to(near.dtype)
+    near, near_lse = attend(query, near_keys, near_values, True)
+    rows = batch, heads, queries, 1
+    share = torch.sigmoid(far_lse.reshape(rows) - near_lse.reshape(rows)).to(near.dtype)
     return torch.lerp(near, far.reshape(batch, heads, queries, -1), share)
+
+
+def _flash_on_cpu(
+    scaling: float, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, scale=scaling
+    )
+    return out, lse
 
 
 def explicit_attention(query, key, value, mask, scaling, softcap, sinks, window=None) -> torch.Tensor:  # type: ignore[no-untyped-def]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -106,16 +105,16 @@ class Decoder:
     ) -> None:
         self.cache = cache
         self.graph_refusal = _refusal(model, cache) if graphs else "graphs are switched off"
-        self._step = DecodeStep(model, cache, sampler, FusedLayers(model, cache) if fused else None)
+        self._step = DecodeStep(model, cache, sampler, fused=fused)
         self._graph: CapturedStep | None = None
+        self._has_begun = False
         self._warm_layout: tuple[int, ...] = ()
         self._warm_steps = 0
 
     @property
     def fused_refusal(self) -> str | None:
         """Why the layers' steps are not fused, None where they are."""
-        layers = self._step.layers
-        return "fused layers are switched off" if layers is None else layers.refusal
+        return self._step.layers.refusal
 
     @property
     def uses_graph(self) -> bool:
@@ -163,8 +162,9 @@ class Decoder:
 
     def _begin(self, tokens: torch.Tensor) -> None:
         self.cache.conversation.check_whole()
-        if self._graph is None and self._step.layers is not None:
+        if self._has_begun and self._graph is None:
             self._step.layers.renew()
+        self._has_begun = True
         self._step.begin(tokens)
 
     def _check_usable(self, rows: list[list[int]]) -> None:
@@ -218,10 +218,9 @@ class DecodeStep:
     `logits` `[B, vocabulary]` are the step's.
     """
 
-    def __init__(
-        self, model: Any, cache: RaggedCache, sampler: Sampler | None, layers: FusedLayers | None = None
-    ) -> None:
-        self.model, self.cache, self.sampler, self.layers = model, cache, sampler, layers
+    def __init__(self, model: Any, cache: RaggedCache, sampler: Sampler | None, *, fused: bool = True) -> None:
+        self.model, self.cache, self.sampler = model, cache, sampler
+        self.layers = FusedLayers(model, cache, wanted=fused)
         self.device = model.device
         self.positions = cache.next_positions(self.device)
         self.tokens = torch.zeros_like(self.positions)
@@ -244,7 +243,7 @@ class DecodeStep:
     def __call__(self) -> None:
         """Read `tokens`, choose those behind them."""
         self.cache.announce()
-        with nullcontext() if self.layers is None else self.layers.in_place():
+        with self.layers.in_place():
             self.logits = run_step(self.model, self.cache, self.tokens, self.positions)
         self.positions += 1
         chosen = self.choose(self.logits)

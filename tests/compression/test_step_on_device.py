@@ -123,7 +123,7 @@ def watched(llama: Any, name: str, sampler: Sampler | None, batch: int = 1, *, i
         cache: RaggedCache = to_meta(caches[0] if batch == 1 else join(caches), {})
     model, watch = deepcopy(llama).to("meta"), FromHost()
     with compress(model, **given, attention="torch"), torch.inference_mode():
-        step = DecodeStep(model, cache, sampler, fused.FusedLayers(model, cache) if is_fused else None)
+        step = DecodeStep(model, cache, sampler, fused=is_fused)
         step()
         with watch, patch.object(conversation, "is_capturing", lambda _: True):
             step()

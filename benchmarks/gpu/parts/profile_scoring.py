@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.parts.profile import by_kernel
 from benchmarks.gpu.parts.scoring import plain, prompt, score
-from headprobe.attention.dense import fused_attention, repeated
+from headprobe.attention.dense import fused_attention, joined, repeated
 
 
 def run(bench: Bench, note: Any) -> None:
@@ -41,7 +41,7 @@ def behind_a_prefix(bench: Bench, tokens: int) -> dict[str, Any]:
         "square": lambda: scaled_dot_product_attention(wide, wide, values, is_causal=True, scale=scaling),
     }
     if bench.on_gpu:
-        ways["cudnn_joined"] = lambda: cudnn_joined(q, k, v, scaling)
+        ways["cudnn_joined"] = lambda: joined(q, k, v, partial(cudnn, scaling))
     found: dict[str, Any] = {}
     for name, way in ways.items():
         try:
@@ -55,12 +55,10 @@ def behind_a_prefix(bench: Bench, tokens: int) -> dict[str, Any]:
     return found
 
 
-def cudnn_joined(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Causal attention of the last queries: over what stood before them, over themselves, joined."""
+def cudnn(
+    scaling: float, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """cuDNN's attention, which torch takes for square causal masks, with its log-sum-exps."""
     attend = torch.ops.aten._scaled_dot_product_cudnn_attention
-    before, heads = k.shape[2] - q.shape[2], q.shape[1]
-    k, v = repeated(k, heads), repeated(v, heads)
-    far, far_lse = attend(q, k[:, :, :before], v[:, :, :before], None, True, 0.0, False, False, scale=scaling)[:2]
-    near, near_lse = attend(q, k[:, :, before:], v[:, :, before:], None, True, 0.0, True, False, scale=scaling)[:2]
-    share = torch.sigmoid(far_lse.view(near_lse.shape) - near_lse).reshape(*near.shape[:3], 1).to(near.dtype)
-    return torch.lerp(near, far, share)
+    out, lse, *_ = attend(query, key, value, None, True, 0.0, is_causal, False, scale=scaling)
+    return out, lse

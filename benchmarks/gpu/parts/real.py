@@ -55,13 +55,16 @@ def measured(bench: Bench, loaded: LoadedModel, work: Path, note: Any) -> dict[s
     there = of_the_cpu(RESULTS, loaded.weights_sha256) if bench.on_gpu else None
     found: dict[str, Any] = {"environment": environment(), "weights_sha256": loaded.weights_sha256}
     found["scores"] = scored(bench, loaded, work)
-    note("score", {name: row | {"mean": None} for name, row in found["scores"].items()})
+    note("score", {
+        name: {what: value for what, value in row.items() if what != "mean"} for name, row in found["scores"].items()
+    })  # fmt: skip
     if bench.on_gpu:
         note("scores_against_the_cpu", compared_scores(found["scores"], there))
-    for found["needles"] in needles(bench, loaded, work):
-        note("needles", found["needles"]["exact_matches"])
+    for so_far in needles(bench, loaded, work):
+        found["needles"] = so_far
+        note("needles", so_far["exact_matches"])
         if bench.on_gpu:
-            note("needles_against_the_cpu", compared_answers(found["needles"]["responses"], there))
+            note("needles_against_the_cpu", compared_answers(so_far["responses"], there))
     return found
 
 

@@ -33,18 +33,16 @@ class FusedLayers:
     """The layers of `model` whose step on `cache` can be fused; `refusal` says why there are none (None: all).
 
     Outputs are those of the layers themselves, up to the order in which products are summed, and one rounding to
-    bfloat16 instead of two in a norm.
+    bfloat16 instead of two in a norm. `wanted`: whether any are to be fused.
     """
 
-    def __init__(self, model: Any, cache: RaggedCache) -> None:
-        self._model, self._cache = model, cache
-        self._steps: dict[int, FusedLayer] = {}
-        self.refusal: str | None = None
+    def __init__(self, model: Any, cache: RaggedCache, *, wanted: bool = True) -> None:
+        self._model, self._cache, self._wanted = model, cache, wanted
         self.renew()
 
     def renew(self) -> None:
         """Look at the model again, which may have got hooks or other parts since."""
-        self.refusal = _refusal(self._model, self._cache)
+        self.refusal = _refusal(self._model, self._cache) if self._wanted else "fused layers are switched off"
         layers = [] if self.refusal is not None else self._layers
         self._steps = {
             id(layer): FusedLayer(layer, held, self._cache)

@@ -54,15 +54,14 @@ class Tiling:
     """Sizes that the programs are compiled for.
 
     `tile` entries by `rows` rows at a time, keys and values filled up to `key_pad` and `value_pad`: powers of two, each
-    of at least the 16 that a tensor core takes. `warps` of a program; `stages` of its loads.
+    of at least the 16 that a tensor core takes. `stages` of a program's loads.
     """
 
     tile: int
     rows: int
     key_pad: int
     value_pad: int
-    warps: int = 4
-    stages: int = 3
+    stages: int
 
     @classmethod
     def of(cls, store: RaggedStore, rows: int) -> Tiling:
@@ -72,7 +71,7 @@ class Tiling:
         tile = 1 << (max(most, 16).bit_length() - 1)  # widths may differ, and then `most` is no power of two
         most_rows = MAX_FULL_ROWS if store.keys.dtype == torch.float32 else MAX_ROWS
         stages = 3 if store.keys.dtype != torch.float32 and shared_bytes(store.device) >= LARGE else 2
-        return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad, stages=stages)
+        return cls(min(tile, store.splits.size, 64), min(_padded(rows), most_rows), key_pad, value_pad, stages)
 
 
 def _attend(
@@ -99,7 +98,7 @@ def _attend(
         splits.number, partial, peak, total, out, scores, levels, float(shape.scaling), float(shape.softcap or 1.0),
         rows, count, ahead, entries, groups, tile=tiling.tile, row_block=tiling.rows, key_width=query.shape[-1],
         key_pad=tiling.key_pad, capped=shape.softcap is not None, biased=store.bias is not None,
-        precision="ieee" if store.keys.dtype == torch.float32 else "tf32", num_warps=tiling.warps,
+        precision="ieee" if store.keys.dtype == torch.float32 else "tf32", num_warps=4,
         num_stages=tiling.stages, **common,
     )  # fmt: skip
     if len(splits.joined):

@@ -22,8 +22,7 @@ def attend_split(
     number = tl.load(number_of + split)
     used = tl.load(length + segment)
     base = tl.load(start + segment).to(tl.int64)
-    first_row = tl.program_id(1) * row_block
-    row = first_row + tl.arange(0, row_block)
+    row = tl.program_id(1) * row_block + tl.arange(0, row_block)
     is_row = row < rows
     key_place, value_place = tl.arange(0, key_pad), tl.arange(0, value_pad)
     is_key, is_value = key_place < key_width, value_place < value_width

@@ -5,8 +5,8 @@ Every step is a `headprobe` command, which is printed before it runs: scores by 
 files that are there. A step whose results are there is skipped, an interrupted one continues, so that the command can
 be given again. `--tables` makes the tables alone, `--models smollm2-135m` that model alone.
 
-The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. On two cores
-the three models take some six hours.
+The weights come from the hub, or from the packages named in `docs/models.md` where these are installed. The three
+models take many hours of two cores.
 """
 
 from __future__ import annotations
